@@ -1,0 +1,40 @@
+## make demo      a small study from audio to predictions (DEMO_ARGS: options of tools/demo.py)
+## make test      lint, unit and integration tests, the examples of the docstrings (PYTEST_ARGS: pytest's options)
+## make hparams   compose hparams/ into the flat files of recipes/*/hparams
+## make format    lay out the code and mend what ruff can mend
+## make clean     delete .venv, caches and the demo's output (never results/)
+##
+## Everything runs in .venv, which the first call makes. PYTHON names the Python that makes it; TORCH_INDEX_URL,
+## where torch comes from if not from pip's usual index (see tools/set_up.py).
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test hparams format clean
+
+help:
+	@sed -n 's/^## \{0,1\}//p' Makefile
+
+demo: .venv/.ready
+	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+test: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+hparams: .venv/.ready
+	$(BIN)/python tools/build_hparams.py
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .hypothesis .pytest_cache .ruff_cache *.egg-info build dist demo
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp comes last, so that a set-up which was cut short goes on at the next call.
+.venv/.ready: setup.py tools/constraints.txt tools/set_up.py
+	$(PYTHON) tools/set_up.py
+	touch $@

@@ -1,0 +1,55 @@
+"""What all tests and doctests share."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from speechbrain.utils.importutils import LazyModule
+
+# hypothesis asks every loaded module for its file, and SpeechBrain's deprecated modules answer by importing
+# what they stand for, such as k2, which isn't there.
+LazyModule.__file__ = None
+
+# Two threads on any machine, here and in the programs that tests start, and no test waits for the network.
+torch.set_num_threads(2)
+os.environ["OMP_NUM_THREADS"] = "2"
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported, by a test
+
+# A slow machine is no failure, and a failure must come again when the test is run again.
+hypothesis.settings.register_profile("ser_ts_lobes", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ser_ts_lobes")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Start each test from the same random state, whichever tests ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_folder():
+    """Real recordings and weights, beside the checkout."""
+    folder = Path(__file__).resolve().parents[1] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared (real recordings and weights), which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hubert(tmp_path_factory):
+    """Give the folder of a small random HuBERT, base style."""
+    from tests.tiny_models import save_tiny_ssl  # here, so that HF_HUB_OFFLINE counts
+
+    return save_tiny_ssl(tmp_path_factory.mktemp("tiny_hubert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory):
+    """Give the folder of a small random BERT with its tokenizer."""
+    from tests.tiny_models import save_tiny_bert
+
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny_bert"))

@@ -1,0 +1,82 @@
+"""Small random configurations of the real classes, saved as a hub download would be."""
+
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+
+_SSL_CLASSES = {
+    "hubert": (HubertConfig, HubertModel),
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
+    "wavlm": (WavLMConfig, WavLMModel),
+}
+_WORDS = "it was good bad day the a we had and not so very awful lovely".split()
+
+
+def save_tiny_ssl(folder, kind="hubert", style="base"):
+    """Save a HuBERT, wav2vec 2.0 or WavLM model in the style of its base or its large version."""
+    torch.manual_seed(0)
+    large = style == "large"
+    config_class, model_class = _SSL_CLASSES[kind]
+    config = config_class(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        feat_extract_norm="layer" if large else "group",
+        do_stable_layer_norm=large,
+        conv_bias=large,
+    )
+    model_class(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_whisper(folder):
+    """Save a Whisper model whose window is 10 s."""
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_source_positions=500,
+    )
+    WhisperModel(config).save_pretrained(folder)
+    WhisperFeatureExtractor(chunk_length=10).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_bert(folder):
+    """Save a BERT model with a tokenizer of a few words."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(_WORDS) + 5,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    BertModel(config).save_pretrained(folder)
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS])}
+    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    return str(folder)
