@@ -1,0 +1,370 @@
+"""Metrics over a whole set, in float64, with bootstrap confidence intervals."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.errors import InputError
+
+#: Speaker id of utterances whose speaker isn't known (MSP-Podcast): they don't share a speaker.
+UNKNOWN_SPEAKER = "Unknown"
+
+_MAX_COUNTS = 2**21  # resampling counts held at once, 16 MiB of float64
+
+
+class Moments(NamedTuple):
+    """Population moments of predictions p and targets y, each of shape (..., D)."""
+
+    mean_p: np.ndarray
+    mean_y: np.ndarray
+    var_p: np.ndarray
+    var_y: np.ndarray
+    cov: np.ndarray
+
+
+def ccc(predictions, targets):
+    """Return the concordance correlation coefficient (Lin, 1989).
+
+    CCC = 2 cov / (var_p + var_y + (mean_p - mean_y)^2) with population moments; it equals Pearson's
+    correlation times C_b <= 1, a penalty for a difference in location and scale.
+
+    Parameters
+    ----------
+    predictions, targets : array_like
+        Shape (N, D), or (N,) for a single dimension; N >= 2.
+
+    Returns
+    -------
+    numpy.ndarray or numpy.float64
+        One value in [-1, 1] a column, shape (D,); a scalar for (N,). NaN where predictions or targets are
+        constant.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, there are fewer than 2 utterances, or a value isn't finite.
+
+    Example
+    -------
+    >>> round(float(ccc([1.0, 2.0, 3.0], [2.0, 3.0, 4.0])), 6)  # perfectly correlated, but 1 too low
+    0.571429
+    """
+    return _ccc(moments(predictions, targets))
+
+
+def pearson(predictions, targets):
+    """Return Pearson's correlation coefficient.
+
+    Parameters, return value (NaN for constant input) and errors are those of `ccc`.
+
+    Example
+    -------
+    >>> round(float(pearson([1.0, 2.0, 3.0], [2.0, 3.0, 4.0])), 6)
+    1.0
+    """
+    return _pearson(moments(predictions, targets))
+
+
+def rmse(predictions, targets):
+    """Return the root mean square error, on the scale of the labels.
+
+    Parameters and errors are those of `ccc`; the values are >= 0 and never NaN.
+
+    Example
+    -------
+    >>> float(rmse([1.0, 2.0], [4.0, 5.0]))
+    3.0
+    """
+    predictions, targets = _pairs(predictions, targets)
+    return np.sqrt(np.mean((predictions - targets) ** 2, axis=0))
+
+
+def evaluate(predictions, targets):
+    """Return all metrics of all dimensions.
+
+    Parameters
+    ----------
+    predictions, targets : array_like
+        Shape (N, 3) in the order of `ser_ts_lobes.DIMENSIONS`, N >= 2.
+
+    Returns
+    -------
+    dict of str to dict of str to float
+        ``{dimension: {"ccc": ..., "pearson": ..., "rmse": ...}}``; NaN as in `ccc`.
+
+    Raises
+    ------
+    InputError
+        As in `ccc`, or if there aren't three columns.
+    """
+    predictions, targets = _pairs(predictions, targets)
+    if predictions.shape[1:] != (len(DIMENSIONS),):
+        raise InputError(
+            f"predictions have shape {predictions.shape}; "
+            f"evaluate needs one column for each of {', '.join(DIMENSIONS)}."
+        )
+    columns = {
+        "ccc": ccc(predictions, targets),
+        "pearson": pearson(predictions, targets),
+        "rmse": rmse(predictions, targets),
+    }
+    return {
+        dimension: {name: float(values[j]) for name, values in columns.items()}
+        for j, dimension in enumerate(DIMENSIONS)
+    }
+
+
+def moments(predictions, targets):
+    """Return the population moments of predictions and targets, computed in two passes.
+
+    Parameters and errors are those of `ccc`. The variance of a constant column is exactly 0.
+
+    Returns
+    -------
+    Moments
+        Each of shape (D,), or scalars for (N,).
+    """
+    predictions, targets = _pairs(predictions, targets)
+    mean_p, centred_p = _centre(predictions)
+    mean_y, centred_y = _centre(targets)
+    return Moments(
+        mean_p,
+        mean_y,
+        np.mean(centred_p**2, axis=0),
+        np.mean(centred_y**2, axis=0),
+        np.mean(centred_p * centred_y, axis=0),
+    )
+
+
+def bootstrap_ci(predictions, targets, groups=None, statistic="ccc", n_resamples=2000, confidence=0.95, seed=0):
+    """Return percentile bootstrap confidence intervals.
+
+    Utterances are drawn with replacement; with `groups`, whole groups are, because utterances of one speaker
+    aren't independent.
+
+    Parameters
+    ----------
+    predictions, targets : array_like
+        Shape (N, D), N >= 2.
+    groups : sequence, optional
+        N speaker ids; each utterance of the speaker "Unknown" is a group of its own.
+    statistic : {"ccc", "pearson"}
+        What the interval is for.
+    n_resamples : int
+        Number of resamples.
+    confidence : float
+        Coverage of the interval, between 0 and 1.
+    seed : int
+        Seed of the draws: the same seed gives the same interval.
+
+    Returns
+    -------
+    numpy.ndarray
+        Lower and upper ends, shape (2, D). NaN for a dimension in which some resample is constant, as happens
+        in very small sets: the statistic isn't defined there.
+
+    Raises
+    ------
+    InputError
+        As in `ccc`, or if there are fewer than 2 groups, not one group an utterance, or a setting that can't
+        be used.
+    """
+    resampled = _resample(predictions, targets, groups, statistic, n_resamples, seed)
+    return _percentile_interval(resampled, confidence)
+
+
+class PairedBootstrap(NamedTuple):
+    """How system a differs from system b; see `paired_bootstrap`."""
+
+    difference: np.ndarray
+    interval: np.ndarray
+    p_value: np.ndarray
+
+
+def paired_bootstrap(
+    predictions_a,
+    predictions_b,
+    targets,
+    groups=None,
+    statistic="ccc",
+    n_resamples=2000,
+    confidence=0.95,
+    seed=0,
+):
+    """Compare two systems on the same utterances; each resample is drawn for both.
+
+    Parameters
+    ----------
+    predictions_a, predictions_b, targets : array_like
+        Shape (N, D), N >= 2, rows in the same order.
+    groups, statistic, n_resamples, confidence, seed
+        As in `bootstrap_ci`.
+
+    Returns
+    -------
+    PairedBootstrap
+        ``difference`` (D,): statistic of a minus that of b on the whole set. ``interval`` (2, D): its
+        percentile interval. ``p_value`` (D,): two-sided, twice the smaller share of resampled differences on
+        either side of 0, counting the set itself as one more resample (Davison & Hinkley, 1997, section 4.2),
+        so never 0. NaN as in `bootstrap_ci`.
+
+    Raises
+    ------
+    InputError
+        As in `bootstrap_ci`.
+    """
+    _pairs(predictions_a, targets, "predictions_a")
+    _pairs(predictions_b, targets, "predictions_b")
+    # Systems side by side: one set of draws serves both.
+    predictions = np.column_stack([predictions_a, predictions_b])
+    targets = np.column_stack([targets, targets])
+    value_a, value_b = np.split(_statistic(statistic)(moments(predictions, targets)), 2)
+    resampled_a, resampled_b = np.split(
+        _resample(predictions, targets, groups, statistic, n_resamples, seed), 2, axis=1
+    )
+    differences = resampled_a - resampled_b
+    smaller_tail = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
+    p_value = np.minimum(2 * (1 + smaller_tail) / (1 + n_resamples), 1)
+    p_value[np.isnan(differences).any(axis=0)] = np.nan
+    return PairedBootstrap(value_a - value_b, _percentile_interval(differences, confidence), p_value)
+
+
+def finite_array(values, name):
+    """Return `values` as a float64 array of utterances by dimensions, shape (N, D) or (N,).
+
+    Raises
+    ------
+    InputError
+        If the shape is another one, or a value isn't finite; it names the first such row.
+
+    Example
+    -------
+    >>> finite_array([[1, 2, 3], [4, float("nan"), 6]], "predictions")
+    Traceback (most recent call last):
+    ser_ts_lobes.errors.InputError: predictions, row 1 (from 0), column 1: nan isn't a finite number; ...
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim not in (1, 2):
+        raise InputError(f"{name}: shape {values.shape} isn't (utterances,) or (utterances, dimensions).")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = (*bad[0], 0)[:2]
+        raise InputError(
+            f"{name}, row {row} (from 0), column {column}: {values[tuple(bad[0])]} isn't a finite number; "
+            f"check the utterance in that row."
+        )
+    return values
+
+
+def _pairs(predictions, targets, name="predictions"):
+    predictions, targets = finite_array(predictions, name), finite_array(targets, "targets")
+    if predictions.shape != targets.shape:
+        raise InputError(
+            f"{name} have shape {predictions.shape} and targets {targets.shape}; "
+            f"give one row for each utterance in both, in the same order."
+        )
+    if len(predictions) < 2:
+        raise InputError(f"A metric needs at least 2 utterances, not {len(predictions)}.")
+    return predictions, targets
+
+
+def _centre(values):
+    # Starting from the first row makes a constant column exactly 0, whatever the rounding of its mean.
+    shifted = values - values[0]
+    mean = shifted.mean(axis=0)
+    return values[0] + mean, shifted - mean
+
+
+def _ccc(m):
+    denominator = m.var_p + m.var_y + (m.mean_p - m.mean_y) ** 2
+    return _divide(2 * m.cov, denominator, where=(m.var_p > 0) & (m.var_y > 0))
+
+
+def _pearson(m):
+    # Rounding may carry a perfect correlation past 1.
+    scale = np.sqrt(m.var_p) * np.sqrt(m.var_y)
+    return np.clip(_divide(m.cov, scale, where=scale > 0), -1, 1)
+
+
+def _statistic(name):
+    functions = {"ccc": _ccc, "pearson": _pearson}
+    if name not in functions:
+        raise InputError(f"statistic is {name!r}; choose one of {', '.join(functions)}.")
+    return functions[name]
+
+
+def _divide(numerator, denominator, where):
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=where)[()]
+
+
+def _resample(predictions, targets, groups, statistic, n_resamples, seed):
+    """Return the statistic of each resample, shape (n_resamples, D).
+
+    A resample is a count for each group, and its moments follow from the groups' sums: all resamples are one
+    matrix product of counts and sums, made in chunks to bound the memory.
+    """
+    of_moments = _statistic(statistic)
+    if n_resamples < 1:
+        raise InputError(f"n_resamples is {n_resamples}; draw at least 1.")
+    predictions, targets = _pairs(predictions, targets)
+    sums, origin = _group_sums(predictions, targets, groups)
+    n_groups = len(sums)
+    if n_groups < 2:
+        raise InputError("All utterances are in one group; a bootstrap over groups needs at least 2.")
+
+    rng = np.random.default_rng(seed)
+    resampled_sums = np.empty((n_resamples, sums.shape[1]))
+    chunk = max(1, _MAX_COUNTS // n_groups)
+    for start in range(0, n_resamples, chunk):
+        out = resampled_sums[start : start + chunk]
+        counts = np.empty((len(out), n_groups))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
+        np.matmul(counts, sums, out=out)
+    return of_moments(_moments_from_sums(resampled_sums, origin))
+
+
+def _group_sums(predictions, targets, groups):
+    """Return each group's n and sums of p, y, pp, yy, py, shape (G, 1 + 5 D), and the origin of p and y.
+
+    Values are centred on the mean of the whole set first, which keeps the one-pass variances accurate.
+    """
+    n = len(predictions)
+    mean_p, p = _centre(predictions.reshape(n, -1))
+    mean_y, y = _centre(targets.reshape(n, -1))
+    rows = np.hstack([np.ones((n, 1)), p, y, p * p, y * y, p * y])
+    if groups is not None:
+        index = _group_index(groups, n)
+        sums = np.zeros((index.max() + 1, rows.shape[1]))
+        np.add.at(sums, index, rows)
+        rows = sums
+    return rows, (mean_p, mean_y)
+
+
+def _group_index(groups, n_utterances):
+    groups = np.asarray(groups).astype(str)
+    if groups.shape != (n_utterances,):
+        raise InputError(f"groups have shape {groups.shape}; give one for each of {n_utterances} utterances.")
+    names, index = np.unique(groups, return_inverse=True)
+    unknown = groups == UNKNOWN_SPEAKER
+    index[unknown] = len(names) + np.arange(unknown.sum())
+    return np.unique(index, return_inverse=True)[1]  # the id of "Unknown" itself is no longer in use
+
+
+def _moments_from_sums(sums, origin):
+    n = sums[:, :1]
+    p, y, pp, yy, py = np.split(sums[:, 1:] / n, 5, axis=1)
+    return Moments(origin[0] + p, origin[1] + y, _variance_from_means(p, pp), _variance_from_means(y, yy), py - p * y)
+
+
+def _variance_from_means(mean, mean_square):
+    variance = mean_square - mean**2
+    # A resample that repeats one value has a variance of rounding errors; make it the 0 that it is.
+    return np.where(variance > 1e-12 * mean_square, variance, 0)
+
+
+def _percentile_interval(resampled, confidence):
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}; it has to lie between 0 and 1, as 0.95 does.")
+    return np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
