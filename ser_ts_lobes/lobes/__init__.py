@@ -1,0 +1,1 @@
+"""Network blocks: encoders, pooling and the emotion model."""

@@ -1,0 +1,277 @@
+"""What speech and text encoders have in common: a frozen part, a trainable part, a checkpoint."""
+
+import torch
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+
+
+def load_pretrained(auto_class, source, **kwargs):
+    """Load with a `transformers` auto class; a source that can't be had is an `InputError`.
+
+    Parameters
+    ----------
+    auto_class : type
+        `AutoModel`, `AutoConfig`, `AutoTokenizer`, ...
+    source : str
+        Hub name (``facebook/hubert-base-ls960``) or local folder.
+    **kwargs
+        Passed to ``from_pretrained``.
+
+    Returns
+    -------
+    object
+        What ``auto_class.from_pretrained`` returns.
+    """
+    transformers_logging.disable_progress_bar()  # it would cover the recipe's own
+    try:
+        return auto_class.from_pretrained(source, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"Can't load {auto_class.__name__} from {source!r}: it must be a folder in transformers' format, or "
+            f"a Hugging Face Hub name that this machine can reach or has in its cache ({reason})."
+        ) from error
+
+
+def n_valid(lens, size):
+    """Turn SpeechBrain's relative lengths into whole numbers.
+
+    Parameters
+    ----------
+    lens : torch.Tensor
+        (B,), in 0-1.
+    size : int
+        Size of the padded dimension.
+
+    Returns
+    -------
+    torch.Tensor
+        (B,), int64, in 1-size.
+
+    Example
+    -------
+    >>> n_valid(torch.tensor([1.0, 0.5]), 7)
+    tensor([7, 4])
+    """
+    return (lens * size).round().long().clamp(1, size)
+
+
+def valid_mask(lens, size):
+    """Mask of the valid positions of a padded batch.
+
+    Parameters
+    ----------
+    lens : torch.Tensor
+        (B,), relative lengths.
+    size : int
+        Size of the padded dimension.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, size), bool, True where valid.
+
+    Example
+    -------
+    >>> valid_mask(torch.tensor([1.0, 0.5]), 2)
+    tensor([[ True,  True],
+            [ True, False]])
+    """
+    return length_to_mask(n_valid(lens, size), size).bool()
+
+
+@register_checkpoint_hooks
+class Encoder(torch.nn.Module):
+    """A pretrained transformer of which only the top layers may learn.
+
+    Everything below the trainable layers is frozen for good: no gradient, no dropout, whatever mode
+    the module is in. So what `frozen_forward` computes for an utterance never changes and can be kept
+    on disk (`ser_ts_lobes.features`), and `forward` takes either the input or what was kept.
+
+    A subclass gives `layers`, `_embed` and `_run_layers`.
+
+    Parameters
+    ----------
+    source : str
+        Hub name or local folder in transformers' format.
+    trainable_layers : int
+        How many transformer layers, counted from the top, learn (0: none).
+    """
+
+    def __init__(self, source, trainable_layers=0):
+        super().__init__()
+        self.source = source
+        self.model = self._load(source)
+        n_layers = len(self.layers)
+        if not 0 <= trainable_layers <= n_layers:
+            raise InputError(
+                f"trainable_layers is {trainable_layers}, but {source!r} has {n_layers} transformer layers: "
+                f"choose 0 to {n_layers}."
+            )
+        self.n_frozen = n_layers - trainable_layers
+        self.output_size = self.model.config.hidden_size
+        self.model.requires_grad_(False)
+        self.layers[self.n_frozen :].requires_grad_(True)
+        self._frozen_fingerprint = None
+
+    def _load(self, source):
+        return load_pretrained(AutoModel, source, dtype=torch.float32)
+
+    @property
+    def layers(self):
+        """torch.nn.ModuleList : the transformer layers, bottom first."""
+        return self.model.encoder.layers
+
+    def _embed(self, inputs, lens):
+        """All that comes before the transformer layers: (B, N) -> (B, T, D) and relative lengths (B,)."""
+        raise NotImplementedError
+
+    def _run_layers(self, hidden, lens, layers):
+        """Run some transformer layers: (B, T, D) -> (B, T, D)."""
+        raise NotImplementedError
+
+    def _finish(self, hidden):
+        """Apply what comes after the last layer."""
+        return hidden
+
+    @torch.no_grad()
+    def frozen_forward(self, inputs, lens):
+        """From the input up to the first trainable layer.
+
+        Parameters
+        ----------
+        inputs : torch.Tensor
+            (B, N): 16 kHz waveforms in -1..1, or token ids.
+        lens : torch.Tensor
+            (B,), relative lengths.
+
+        Returns
+        -------
+        hidden : torch.Tensor
+            (B, T, output_size), zero beyond the valid positions.
+        hidden_lens : torch.Tensor
+            (B,), relative lengths of `hidden`.
+        """
+        hidden, lens = self._embed(inputs, lens)
+        hidden = self._run_layers(hidden, lens, self.layers[: self.n_frozen])
+        if self.n_frozen == len(self.layers):
+            hidden = self._finish(hidden)
+        return hidden * valid_mask(lens, hidden.shape[1]).unsqueeze(-1), lens
+
+    def trainable_forward(self, hidden, lens):
+        """From the first trainable layer to the top; with none, `hidden` as it is.
+
+        Parameters
+        ----------
+        hidden : torch.Tensor
+            (B, T, output_size), from `frozen_forward`.
+        lens : torch.Tensor
+            (B,), relative lengths of `hidden`.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, output_size).
+        """
+        if self.n_frozen == len(self.layers):
+            return hidden
+        return self._finish(self._run_layers(hidden, lens, self.layers[self.n_frozen :]))
+
+    def forward(self, inputs, lens):
+        """Encode: both parts for an input, the trainable part alone for kept frozen features.
+
+        It is one method for both because only `forward` synchronises gradients under
+        `torch.nn.parallel.DistributedDataParallel`.
+
+        Parameters
+        ----------
+        inputs : torch.Tensor
+            (B, N) waveforms or token ids, or (B, T, output_size) from `frozen_forward`.
+        lens : torch.Tensor
+            (B,), relative lengths of `inputs`.
+
+        Returns
+        -------
+        frames : torch.Tensor
+            (B, T, output_size).
+        frame_lens : torch.Tensor
+            (B,), relative lengths of `frames`.
+        """
+        if inputs.dim() == 2:
+            inputs, lens = self.frozen_forward(inputs, lens)
+        return self.trainable_forward(inputs, lens), lens
+
+    def train(self, mode=True):
+        """Set the mode of the trainable layers; the frozen part stays in evaluation mode."""
+        super().train(mode)
+        self.model.eval()
+        self.layers[self.n_frozen :].train(mode)
+        return self
+
+    def frozen_fingerprint(self):
+        """Fingerprint of all that determines `frozen_forward`: weights, configuration, layer.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits.
+        """
+        if self._frozen_fingerprint is None:
+            trainable = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+            weights = {k: v for k, v in self.model.state_dict().items() if k not in trainable}
+            config = {k: v for k, v in self.model.config.to_diff_dict().items() if not k.startswith("_")}
+            for key in ("transformers_version", "dtype", "architectures"):
+                config.pop(key, None)
+            self._frozen_fingerprint = fingerprint(
+                encoder=type(self).__name__,
+                weights=fingerprint_tensors(weights),
+                config=repr(sorted(config.items(), key=lambda item: item[0])),
+                n_frozen=self.n_frozen,
+            )
+        return self._frozen_fingerprint
+
+    def trainable_state(self):
+        """Weights of the trainable layers.
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+        """
+        return self.layers[self.n_frozen :].state_dict()
+
+    @mark_as_saver
+    def _save(self, path):
+        # Only what has learnt: the frozen part comes from `source`, and would make a checkpoint
+        # of HuBERT large 1.2 GB bigger.
+        torch.save({"frozen": self.frozen_fingerprint(), "layers": self.trainable_state()}, path)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        del end_of_epoch
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["frozen"] != self.frozen_fingerprint():
+            raise InputError(
+                f"{path} was trained on top of another encoder (or another number of trainable layers) than "
+                f"{self.source!r}: use the encoder that it was trained with, or another output_folder."
+            )
+        self.layers[self.n_frozen :].load_state_dict(saved["layers"])
+
+
+def model_type(source):
+    """Architecture name of a pretrained model (``hubert``, ``whisper``, ``bert``, ...).
+
+    Parameters
+    ----------
+    source : str
+        Hub name or local folder.
+
+    Returns
+    -------
+    str
+    """
+    return load_pretrained(AutoConfig, source).model_type

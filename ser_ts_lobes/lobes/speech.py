@@ -1,0 +1,203 @@
+"""Speech encoders: HuBERT, wav2vec 2.0, WavLM and Whisper's encoder.
+
+The frames of an utterance do not depend on what it is batched with: padding is left out of the
+waveform normalisation, of the group norm of base models and of the attention. (In `transformers`
+and in SpeechBrain's own lobe it is not, for base models.)
+"""
+
+import torch
+from transformers import AutoFeatureExtractor, WhisperModel
+from transformers.masking_utils import create_bidirectional_mask
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, n_valid, valid_mask
+
+SAMPLE_RATE = 16000
+
+
+def load_speech_encoder(source, trainable_layers=0):
+    """Load a speech encoder of whatever architecture `source` is.
+
+    Parameters
+    ----------
+    source : str
+        Hub name (``facebook/hubert-base-ls960``, ``openai/whisper-small``, ...) or local folder.
+    trainable_layers : int
+        How many transformer layers, counted from the top, learn.
+
+    Returns
+    -------
+    SpeechEncoder or WhisperEncoder
+
+    Example
+    -------
+    >>> encoder = load_speech_encoder(getfixture("tiny_hubert"), trainable_layers=1)
+    >>> frames, lens = encoder(torch.randn(2, 16000), torch.ones(2))
+    >>> frames.shape == (2, 49, encoder.output_size)
+    True
+    """
+    encoder_class = WhisperEncoder if model_type(source) == "whisper" else SpeechEncoder
+    return encoder_class(source, trainable_layers)
+
+
+class SpeechEncoder(Encoder):
+    """Frames of a pretrained HuBERT, wav2vec 2.0 or WavLM (paper, method section): one each 20 ms.
+
+    Fine-tuning trains the top transformer layers with their dropout; layer drop and the masking of
+    pretraining are left out, since the paper mentions neither.
+
+    Parameters
+    ----------
+    source : str
+        Hub name or local folder, with its ``preprocessor_config.json`` (it says whether the model
+        expects waveforms of zero mean and unit variance).
+    trainable_layers : int
+        How many transformer layers, counted from the top, learn (paper: 6).
+    """
+
+    def __init__(self, source, trainable_layers=0):
+        self.model_type = model_type(source)
+        if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
+            raise InputError(
+                f"{source!r} is a {self.model_type!r} model; a speech encoder must be a hubert, wav2vec2, wavlm "
+                "or whisper model."
+            )
+        super().__init__(source, trainable_layers)
+        if getattr(self.model.config, "add_adapter", False):
+            raise InputError(f"{source!r} has an adapter on top, which is not supported.")
+        self.normalize = load_pretrained(AutoFeatureExtractor, source).do_normalize
+
+    def _embed(self, inputs, lens):
+        n_samples = n_valid(lens, inputs.shape[1])
+        mask = valid_mask(lens, inputs.shape[1])
+        if self.normalize:
+            inputs = _standardise(inputs, mask, n_samples)
+        hidden, n_frames = self._convolve(inputs * mask, n_samples)
+        hidden = self.model.feature_projection(hidden.transpose(1, 2))
+        # wav2vec 2.0 and WavLM also return the frames before the projection, for their pretraining.
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        frame_lens = n_frames / hidden.shape[1]
+        # The positional convolution looks 64 frames ahead: it must see zeros there.
+        hidden = hidden * valid_mask(frame_lens, hidden.shape[1]).unsqueeze(-1)
+        hidden = hidden + self.model.encoder.pos_conv_embed(hidden)
+        if not self.model.config.do_stable_layer_norm:
+            hidden = self.model.encoder.layer_norm(hidden)
+        return hidden, frame_lens
+
+    def _convolve(self, wavs, n_samples):
+        """Convolutional front end: (B, N) -> (B, C, T) and the number of valid frames (B,)."""
+        layers = self.model.feature_extractor.conv_layers
+        shortest = 1  # samples that give one frame
+        for layer in reversed(layers):
+            shortest = (shortest - 1) * layer.conv.stride[0] + layer.conv.kernel_size[0]
+        wavs = torch.nn.functional.pad(wavs, (0, max(0, shortest - wavs.shape[1])))
+        n_valid_frames = n_samples.clamp(min=shortest)
+        hidden = wavs.unsqueeze(1)
+        for layer in layers:
+            kernel_size, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+            n_valid_frames = (n_valid_frames - kernel_size) // stride + 1
+            if isinstance(getattr(layer, "layer_norm", None), torch.nn.GroupNorm):
+                hidden = layer.conv(hidden)
+                # Over the valid frames alone: one call an utterance beats masked sums.
+                for row, n in zip(hidden, n_valid_frames.tolist(), strict=True):
+                    row[:, :n] = layer.layer_norm(row[:, :n].unsqueeze(0)).squeeze(0)
+                hidden = layer.activation(hidden)
+            else:
+                hidden = layer(hidden)
+        return hidden, n_valid_frames
+
+    def _run_layers(self, hidden, lens, layers):
+        mask = valid_mask(lens, hidden.shape[1])
+        if self.model_type == "wavlm":
+            bias = self._wavlm_position_bias(hidden)
+            for layer in layers:
+                hidden, _ = layer(hidden, mask, position_bias=bias)
+        else:
+            mask = create_bidirectional_mask(self.model.config, hidden, mask)
+            for layer in layers:
+                hidden = layer(hidden, mask)
+        return hidden
+
+    def _wavlm_position_bias(self, hidden):
+        """Relative position bias, which WavLM's first layer owns and all layers share."""
+        attention = self.layers[0].attention
+        bias = attention.compute_bias(hidden.shape[1], hidden.shape[1])
+        return bias.unsqueeze(0).expand(len(hidden), -1, -1, -1).flatten(0, 1)
+
+    def _finish(self, hidden):
+        return self.model.encoder.layer_norm(hidden) if self.model.config.do_stable_layer_norm else hidden
+
+
+class WhisperEncoder(Encoder):
+    """Frames of Whisper's encoder: one each 20 ms, for the utterance's own length.
+
+    Whisper was trained on 30 s windows, padded with silence. Here an utterance is encoded at its own
+    length, with padding left out of convolutions and attention: for a clip that fills the window this
+    is the original's output; for a short one it costs a fraction of the window and serves emotion as well.
+
+    Parameters
+    ----------
+    source : str
+        Hub name (``openai/whisper-small``) or local folder.
+    trainable_layers : int
+        How many transformer layers, counted from the top, learn.
+    """
+
+    def __init__(self, source, trainable_layers=0):
+        super().__init__(source, trainable_layers)
+        extractor = load_pretrained(AutoFeatureExtractor, source)
+        self.n_fft, self.hop_length = extractor.n_fft, extractor.hop_length
+        self.register_buffer("mel_filters", torch.tensor(extractor.mel_filters.T, dtype=torch.float32), False)
+        self.register_buffer("window", torch.hann_window(self.n_fft), False)
+
+    def _load(self, source):
+        return load_pretrained(WhisperModel, source, dtype=torch.float32).encoder
+
+    @property
+    def layers(self):
+        """torch.nn.ModuleList : the transformer layers, bottom first."""
+        return self.model.layers
+
+    def _embed(self, inputs, lens):
+        mask = valid_mask(lens, inputs.shape[1])
+        n_frames = -(-n_valid(lens, inputs.shape[1]) // (2 * self.hop_length))
+        longest, limit = int(n_frames.max()), self.model.config.max_source_positions
+        if longest > limit:
+            raise InputError(
+                f"Whisper hears at most {limit // 50} s, and a clip of {longest / 50:.1f} s was given: cut it first, "
+                "or use a HuBERT, wav2vec 2.0 or WavLM encoder."
+            )
+        mel_mask = valid_mask(n_frames / longest, longest).repeat_interleave(2, dim=1).unsqueeze(1)
+        hidden = self._log_mel(inputs * mask, mel_mask) * mel_mask
+        hidden = torch.nn.functional.gelu(self.model.conv1(hidden)) * mel_mask
+        hidden = torch.nn.functional.gelu(self.model.conv2(hidden)).transpose(1, 2)
+        return hidden + self.model.embed_positions.weight[:longest], n_frames / longest
+
+    def _log_mel(self, wavs, mel_mask):
+        """Whisper's log-mel spectrogram: (B, N) -> (B, mels, 2 T); as its own feature extractor's."""
+        n_mel_frames = mel_mask.shape[-1]
+        # Silence behind the end, as in the original's 30 s window, so that no frame is mirrored there.
+        wavs = torch.nn.functional.pad(wavs, (0, n_mel_frames * self.hop_length + self.n_fft - wavs.shape[1]))
+        stft = torch.stft(wavs, self.n_fft, self.hop_length, window=self.window, return_complex=True)
+        mel = self.mel_filters @ stft[..., :n_mel_frames].abs().square()
+        log_mel = mel.clamp(min=1e-10).log10()
+        loudest = log_mel.masked_fill(~mel_mask, -torch.inf).amax(dim=(1, 2), keepdim=True)
+        return (torch.maximum(log_mel, loudest - 8) + 4) / 4
+
+    def _run_layers(self, hidden, lens, layers):
+        mask = create_bidirectional_mask(self.model.config, hidden, valid_mask(lens, hidden.shape[1]))
+        for layer in layers:
+            hidden = layer(hidden, mask)
+        return hidden
+
+    def _finish(self, hidden):
+        return self.model.layer_norm(hidden)
+
+
+def _standardise(wavs, mask, n_samples):
+    """Zero mean and unit variance over the valid samples, as transformers' feature extractor."""
+    n_samples = n_samples.unsqueeze(1)
+    mean = (wavs * mask).sum(1, keepdim=True) / n_samples
+    wavs = wavs - mean
+    variance = (wavs * mask).square().sum(1, keepdim=True) / n_samples
+    return wavs / torch.sqrt(variance + 1e-7)

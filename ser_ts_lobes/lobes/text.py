@@ -1,0 +1,71 @@
+"""Text encoders: BERT and its family."""
+
+import torch
+from transformers import AutoTokenizer
+from transformers.masking_utils import create_bidirectional_mask
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, valid_mask
+
+
+class TextEncoder(Encoder):
+    """Token vectors of a pretrained BERT-architecture encoder (paper, method section).
+
+    Parameters
+    ----------
+    source : str
+        Hub name (``bert-base-uncased``) or local folder of a BERT or RoBERTa model.
+    trainable_layers : int
+        How many transformer layers, counted from the top, learn (0: none, as in the paper).
+
+    Example
+    -------
+    >>> encoder = TextEncoder(getfixture("tiny_bert"))
+    >>> tokens = encoder.tokenize("it was good")
+    >>> hidden, lens = encoder(tokens.unsqueeze(0), torch.ones(1))
+    >>> hidden.shape == (1, len(tokens), encoder.output_size)
+    True
+    """
+
+    def __init__(self, source, trainable_layers=0):
+        kind = model_type(source)
+        if kind not in ("bert", "roberta", "xlm-roberta"):
+            raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be of BERT's architecture.")
+        super().__init__(source, trainable_layers)
+        self.tokenizer = load_pretrained(AutoTokenizer, source)
+        self.max_tokens = self.model.embeddings.position_embeddings.num_embeddings
+        if kind.endswith("roberta"):
+            self.max_tokens -= self.model.config.pad_token_id + 1  # its positions start behind the padding's
+
+    @property
+    def layers(self):
+        """torch.nn.ModuleList : the transformer layers, bottom first."""
+        return self.model.encoder.layer
+
+    def tokenize(self, text):
+        """Token ids of one transcript, with the special tokens; a longer one is cut at `max_tokens`.
+
+        Parameters
+        ----------
+        text : str
+            An empty transcript is an empty sentence: the special tokens alone.
+
+        Returns
+        -------
+        torch.Tensor
+            (T,), int64.
+        """
+        ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        return torch.tensor(ids, dtype=torch.long)
+
+    def _embed(self, inputs, lens):
+        # Batches are padded with zeros, which need not be this tokenizer's padding.
+        inputs = inputs.masked_fill(~valid_mask(lens, inputs.shape[1]), self.tokenizer.pad_token_id)
+        hidden = self.model.embeddings(input_ids=inputs)
+        return hidden, lens
+
+    def _run_layers(self, hidden, lens, layers):
+        mask = create_bidirectional_mask(self.model.config, hidden, valid_mask(lens, hidden.shape[1]))
+        for layer in layers:
+            hidden = layer(hidden, mask)
+        return hidden

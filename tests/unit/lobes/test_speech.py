@@ -1,0 +1,152 @@
+import pytest
+import torch
+from transformers import AutoModel, WhisperFeatureExtractor, WhisperModel
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.speech import SpeechEncoder, WhisperEncoder, load_speech_encoder
+from tests.tiny_models import save_tiny_bert, save_tiny_ssl, save_tiny_whisper
+
+STYLES = [(kind, style) for kind in ("hubert", "wav2vec2", "wavlm") for style in ("base", "large")]
+SECOND = 16000
+
+
+@pytest.fixture(scope="module", params=[*STYLES, ("whisper", "")], ids="-".join)
+def source(request, tmp_path_factory):
+    kind, style = request.param
+    folder = tmp_path_factory.mktemp(kind)
+    return save_tiny_whisper(folder) if kind == "whisper" else save_tiny_ssl(folder, kind, style)
+
+
+def speech(n_samples):
+    # An offset and a level of its own, so that normalisation matters.
+    return 0.1 * torch.randn(n_samples) + 0.05
+
+
+def pad(*wavs):
+    longest = max(len(wav) for wav in wavs)
+    batch = torch.stack([torch.nn.functional.pad(wav, (0, longest - len(wav))) for wav in wavs])
+    return batch, torch.tensor([len(wav) / longest for wav in wavs])
+
+
+@pytest.mark.parametrize("n_samples", [SECOND, SECOND + 137, 500])
+def test_frames_do_not_depend_on_the_batch(source, n_samples):
+    encoder = load_speech_encoder(source)
+    short, long = speech(n_samples), 5 * speech(3 * SECOND)
+    alone, _ = encoder(*pad(short))
+    together, lens = encoder(*pad(long, short))
+    n_frames = alone.shape[1]
+    assert round(float(lens[1] * together.shape[1])) == n_frames
+    torch.testing.assert_close(together[1, :n_frames], alone[0], rtol=0, atol=1e-4)
+    assert not together[1, n_frames:].any()
+
+
+def test_what_lies_in_the_padding_does_not_matter(source):
+    encoder = load_speech_encoder(source)
+    batch, lens = pad(speech(2 * SECOND), speech(SECOND))
+    clean, _ = encoder(batch, lens)
+    batch[1, SECOND:] = 3.0
+    dirty, _ = encoder(batch, lens)
+    torch.testing.assert_close(dirty, clean, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "style"), STYLES)
+def test_one_clip_gets_what_the_original_computes(tmp_path, kind, style):
+    source = save_tiny_ssl(tmp_path, kind, style)
+    wav = speech(SECOND)
+    standardised = (wav - wav.mean()) / torch.sqrt(wav.var(correction=0) + 1e-7)
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(source).eval()(standardised.unsqueeze(0)).last_hidden_state
+    frames, _ = SpeechEncoder(source)(*pad(wav))
+    torch.testing.assert_close(frames, expected, rtol=0, atol=1e-4)
+
+
+def test_whisper_gets_what_the_original_computes_for_a_full_window(tmp_path):
+    source = save_tiny_whisper(tmp_path)
+    wav = speech(10 * SECOND)
+    features = WhisperFeatureExtractor.from_pretrained(source)(wav.numpy(), sampling_rate=SECOND, return_tensors="pt")
+    with torch.no_grad():
+        original = WhisperModel.from_pretrained(source).encoder.eval()
+        expected = original(features.input_features).last_hidden_state
+    frames, _ = WhisperEncoder(source)(*pad(wav))
+    torch.testing.assert_close(frames, expected, rtol=0, atol=5e-4)
+
+
+def test_whisper_refuses_more_than_its_window(tmp_path):
+    with pytest.raises(InputError, match=r"at most 10 s, and a clip of 10\.5 s"):
+        WhisperEncoder(save_tiny_whisper(tmp_path))(*pad(speech(int(10.5 * SECOND))))
+
+
+def test_frozen_and_trainable_part_make_the_whole(source):
+    batch = pad(speech(2 * SECOND), speech(SECOND))
+    whole, lens = load_speech_encoder(source)(*batch)
+    encoder = load_speech_encoder(source, trainable_layers=1).eval()
+    hidden, hidden_lens = encoder.frozen_forward(*batch)
+    assert not torch.allclose(hidden, whole)
+    assert hidden_lens.equal(lens)
+    # Frames beyond the end are anything in a trainable part: pooling never sees them.
+    n_short = round(float(lens[1] * whole.shape[1]))
+    for parts in (encoder.trainable_forward(hidden, lens), encoder(hidden, lens)[0], encoder(*batch)[0]):
+        torch.testing.assert_close(parts[0], whole[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(parts[1, :n_short], whole[1, :n_short], rtol=0, atol=1e-5)
+
+
+def test_only_the_top_layers_learn(source):
+    encoder = load_speech_encoder(source, trainable_layers=1)
+    frames, _ = encoder(*pad(speech(SECOND)))
+    frames.square().sum().backward()
+    learning = {name for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+    top = {id(parameter) for parameter in encoder.layers[-1].parameters()}
+    assert learning == {name for name, parameter in encoder.named_parameters() if id(parameter) in top}
+
+
+def test_the_frozen_part_has_no_dropout_in_training(tmp_path):
+    encoder = load_speech_encoder(save_tiny_ssl(tmp_path), trainable_layers=1).train()
+    batch = pad(speech(SECOND))
+    assert encoder.frozen_forward(*batch)[0].equal(encoder.frozen_forward(*batch)[0])
+    assert not encoder(*batch)[0].equal(encoder(*batch)[0])
+
+
+def test_fingerprint_names_the_frozen_part(tmp_path):
+    source = save_tiny_ssl(tmp_path)
+    encoder = SpeechEncoder(source, trainable_layers=1)
+    fingerprint = encoder.frozen_fingerprint()
+    assert SpeechEncoder(source, trainable_layers=2).frozen_fingerprint() != fingerprint
+    other = SpeechEncoder(source, trainable_layers=1)
+    with torch.no_grad():
+        other.layers[-1].final_layer_norm.bias.add_(1)
+    assert other.frozen_fingerprint() == fingerprint
+    changed = SpeechEncoder(source, trainable_layers=1)
+    with torch.no_grad():
+        changed.layers[0].final_layer_norm.bias.add_(1e-3)
+    assert changed.frozen_fingerprint() != fingerprint
+
+
+@pytest.mark.parametrize("trainable_layers", [-1, 4])
+def test_number_of_trainable_layers_is_checked(tmp_path, trainable_layers):
+    with pytest.raises(InputError, match="3 transformer layers: choose 0 to 3"):
+        load_speech_encoder(save_tiny_ssl(tmp_path), trainable_layers)
+
+
+def test_a_text_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is a 'bert' model"):
+        load_speech_encoder(save_tiny_bert(tmp_path))
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(InputError, match="no_such_model"):
+        load_speech_encoder(str(tmp_path / "no_such_model"))
+
+
+def test_a_checkpoint_holds_the_trainable_layers_and_fits_one_encoder(tmp_path):
+    source = save_tiny_ssl(tmp_path / "a")
+    encoder = SpeechEncoder(source, trainable_layers=1)
+    with torch.no_grad():
+        encoder.layers[-1].final_layer_norm.bias.add_(1)
+    encoder._save(tmp_path / "encoder.ckpt")
+    again = SpeechEncoder(source, trainable_layers=1)
+    again._recover(tmp_path / "encoder.ckpt", end_of_epoch=True)
+    batch = pad(speech(SECOND))
+    assert again.eval()(*batch)[0].equal(encoder.eval()(*batch)[0])
+    other = SpeechEncoder(save_tiny_ssl(tmp_path / "b", style="large"), trainable_layers=1)
+    with pytest.raises(InputError, match="another encoder"):
+        other._recover(tmp_path / "encoder.ckpt", end_of_epoch=True)

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from transformers import AutoModel
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.text import TextEncoder
+from tests.tiny_models import save_tiny_bert, save_tiny_ssl
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    return TextEncoder(save_tiny_bert(tmp_path))
+
+
+def test_tokens_get_what_the_original_computes_whatever_the_batch(encoder):
+    sentences = ["it was a good day", "not so bad", ""]
+    tokens = [encoder.tokenize(sentence) for sentence in sentences]
+    longest = len(tokens[0])
+    # Batches come padded with zeros; here with a real word instead, which must not be seen.
+    batch = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row)), value=7) for row in tokens])
+    hidden, _ = encoder(batch, torch.tensor([len(row) / longest for row in tokens]))
+    original = AutoModel.from_pretrained(encoder.source).eval()
+    for row, ids in zip(hidden, tokens, strict=True):
+        with torch.no_grad():
+            expected = original(ids.unsqueeze(0)).last_hidden_state[0]
+        torch.testing.assert_close(row[: len(ids)], expected, rtol=0, atol=1e-5)
+
+
+def test_an_empty_transcript_is_an_empty_sentence(encoder):
+    ids = encoder.tokenize("")
+    assert encoder.tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "[SEP]"]
+
+
+def test_a_long_transcript_is_cut_at_what_the_model_takes(encoder):
+    ids = encoder.tokenize("good " * 100)
+    assert len(ids) == encoder.max_tokens == 40
+    assert encoder(ids.unsqueeze(0), torch.ones(1))[0].shape == (1, 40, encoder.output_size)
+
+
+def test_a_speech_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'hubert'"):
+        TextEncoder(save_tiny_ssl(tmp_path))
