@@ -1,0 +1,171 @@
+"""Frozen features: what a frozen network computes, kept by utterance id.
+
+A frozen encoder says the same of an utterance in every epoch, so it needs to be asked once. With HuBERT
+base that is nearly all of the work of an epoch.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
+from ser_ts_lobes.fingerprint import fingerprint
+from ser_ts_lobes.lobes.encoder import n_valid
+
+logger = get_logger(__name__)
+
+_SHARD_BYTES = 2**28
+_INDEX = "index.json"
+
+
+class FrozenFeatures:
+    """Features of a set of utterances, read from disk one utterance at a time.
+
+    `compute` makes them. On disk they are safetensors shards with the utterance ids as keys and an
+    ``index.json`` written last, in a folder named by the fingerprint of all that made them: the manifest,
+    the encoder's frozen part, the number type, the code version.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        A folder that `compute` has finished.
+
+    Example
+    -------
+    >>> from ser_ts_lobes.lobes.speech import load_speech_encoder
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> encoder = load_speech_encoder(getfixture("tiny_hubert"))
+    >>> data = DynamicItemDataset({"a": {"duration": 1.0, "speech": torch.randn(16000)}}, [], ["id", "speech"])
+    >>> folder = getfixture("tmp_path")
+    >>> features = FrozenFeatures.compute(folder, encoder, data, "speech", manifest_fingerprint="ab12")
+    >>> features["a"].shape
+    torch.Size([49, 32])
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self._shard_of = json.loads((self.folder / _INDEX).read_text())
+        self._shards = {}
+
+    @classmethod
+    def compute(
+        cls,
+        cache_folder,
+        encoder,
+        dataset,
+        key,
+        manifest_fingerprint,
+        dtype="float16",
+        batch_size=16,
+        num_workers=0,
+        device="cpu",
+        progressbar=True,
+    ):
+        """Compute what is not there yet, and open it.
+
+        Parameters
+        ----------
+        cache_folder : str or pathlib.Path
+            Where features of all encoders and manifests are kept.
+        encoder : ser_ts_lobes.lobes.encoder.Encoder
+            Its `frozen_forward` makes the features.
+        dataset : speechbrain.dataio.dataset.DynamicItemDataset
+            Utterances with a ``duration``, and the encoder's input under `key`.
+        key : str
+            Name of the dataset's item that the encoder takes.
+        manifest_fingerprint : str
+            Of the manifest that the dataset was made from.
+        dtype : str
+            Number type on disk, ``float16`` or ``float32``.
+        batch_size : int
+            Utterances computed at once, sorted by length.
+        num_workers : int
+            Processes that read the inputs.
+        device : str
+            Where to compute.
+        progressbar : bool
+            Whether to show progress.
+
+        Returns
+        -------
+        FrozenFeatures
+
+        Raises
+        ------
+        InputError
+            If a value can't be held in `dtype`.
+        """
+        encoder_fingerprint = encoder.frozen_fingerprint()
+        name = fingerprint(manifest=manifest_fingerprint, encoder=encoder_fingerprint, dtype=dtype, key=key)
+        folder = Path(cache_folder) / name[:16]
+        if not (folder / _INDEX).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            loader_options = {"batch_size": batch_size, "num_workers": num_workers}
+            with dataset.output_keys_as(["id", key]):
+                _write_shards(folder, encoder.to(device), dataset, key, dtype, device, progressbar, loader_options)
+        return cls(folder)
+
+    def __getitem__(self, utterance):
+        """Return the features, (T, D), of an utterance."""
+        name = self._shard_of[utterance]
+        if name not in self._shards:
+            self._shards[name] = safe_open(self.folder / name, framework="pt")
+        return self._shards[name].get_tensor(utterance).float()
+
+    def __getstate__(self):
+        # Open files do not travel to the workers of a data loader.
+        return {**self.__dict__, "_shards": {}}
+
+
+def _write_shards(folder, encoder, dataset, key, dtype, device, progressbar, loader_options):
+    """Compute the utterances that no finished shard has; then write the index."""
+    shard_of = {}
+    for path in sorted(folder.glob("shard-*.safetensors")):
+        with safe_open(path, framework="pt") as shard:
+            shard_of.update(dict.fromkeys(shard.keys(), path.name))
+    done = frozenset(shard_of)
+    rest = dataset.filtered_sorted(key_test={"id": lambda utterance: utterance not in done}, sort_key="duration")
+    loader = make_dataloader(rest, collate_fn=PaddedBatch, **loader_options)
+    shard = {}
+    encoder.eval()
+    bar = tqdm(total=len(rest), desc=f"frozen features ({key})", unit="utt", disable=not progressbar)
+    for batch in loader:
+        hidden, lens = encoder.frozen_forward(*batch.to(device)[key])
+        for utterance, row, n in zip(batch.id, hidden.cpu(), n_valid(lens, hidden.shape[1]).tolist(), strict=True):
+            features = row[:n].to(getattr(torch, dtype)).clone()
+            if not features.isfinite().all():
+                raise InputError(
+                    f"A feature of utterance {utterance!r} can't be held as {dtype}: check the audio, or use "
+                    "--feature_dtype float32."
+                )
+            shard[utterance] = features
+        if sum(features.nbytes for features in shard.values()) > _SHARD_BYTES:
+            _write_shard(folder, shard, shard_of)
+            shard = {}
+        bar.update(len(batch))
+    bar.close()
+    if shard:
+        _write_shard(folder, shard, shard_of)
+    with replacing(folder / _INDEX) as temporary:
+        temporary.write_text(json.dumps(shard_of))
+    used, free = sum(path.stat().st_size for path in folder.iterdir()), shutil.disk_usage(folder).free
+    logger.info(
+        f"Frozen features ({key}) of {len(shard_of)} utterances: {used / 1e9:.2f} GB in {folder}, "
+        f"{free / 1e9:.0f} GB left on the disk."
+    )
+
+
+def _write_shard(folder, shard, shard_of):
+    path = folder / f"shard-{len(set(shard_of.values())):05d}.safetensors"
+    with replacing(path) as temporary:
+        save_file(shard, temporary)
+    shard_of.update(dict.fromkeys(shard, path.name))
