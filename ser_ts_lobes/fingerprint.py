@@ -8,6 +8,7 @@ import hashlib
 import json
 
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from speechbrain.utils.distributed import if_main_process
 
 import ser_ts_lobes
 from ser_ts_lobes.errors import InputError
@@ -88,8 +89,9 @@ class MadeFrom:
 
     @mark_as_saver
     def _save(self, path):
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(self.fingerprints, file)
+        if if_main_process():
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(self.fingerprints, file)
 
     @mark_as_loader
     def _recover(self, path, end_of_epoch):

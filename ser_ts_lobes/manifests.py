@@ -1,0 +1,687 @@
+"""Manifests: which utterances a corpus has, where their audio is, and what was labelled.
+
+A prepared folder holds one CSV a split (``train.csv``, ``valid.csv``, ``test.csv`` or ``test1.csv``, ...)
+and a sidecar, ``manifests.json``, with the SHA-256 of each CSV and the fingerprint of the files that they
+were made from. Nothing here knows a corpus: a recipe's ``*_prepare.py`` reads its corpus and calls
+`write_manifests`; everything else calls `read_manifest`.
+"""
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ser_ts_lobes import DIMENSIONS, __version__
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
+from ser_ts_lobes.metrics import UNKNOWN_SPEAKER
+
+logger = logging.getLogger(__name__)
+
+#: The columns of a manifest, in their order in the file.
+COLUMNS = ("ID", "duration", "wav", "spk_id", "gender", *DIMENSIONS, "transcript", "emotion")
+
+#: The columns of transcripts.csv, which `ser-ts transcribe` writes and preparation reads.
+TRANSCRIPT_COLUMNS = ("ID", "transcript", "model", "revision")
+
+SIDECAR = "manifests.json"
+ROOT_VARIABLE = "$data_root"
+SPLIT_NAME = re.compile(r"train|valid|test(\d*)")
+
+# Programs that write WAV into a pipe can't know its length and promise about 2 or 4 GiB instead.
+UNKNOWN_WAV_SIZE = 0x7FFF0000
+# What libsndfile logs when a chunk promises another number of bytes than the file holds.
+WAV_SIZE_MISMATCH = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
+
+
+@dataclass
+class Utterance:
+    """One utterance.
+
+    Arguments
+    ---------
+    id : str
+        Unique in the corpus.
+    duration : float
+        Seconds.
+    wav : str or Path
+        Absolute path of the audio, somewhere under the manifest's ``data_root``.
+    spk_id : str
+        Speaker; ``"Unknown"`` (or ``""``) where nobody knows, which is never taken for one speaker.
+    gender : str
+        As the corpus says it.
+    labels : sequence of float, or None
+        Activation, valence and dominance (the order of `DIMENSIONS`), on the corpus's scale; None for all
+        utterances of a test set whose labels are kept secret.
+    transcript : str or None
+        The words; ``""`` when somebody listened and nothing was said, None when nobody transcribed it.
+    emotion : str
+        The corpus's emotion class, which no system here learns.
+    """
+
+    id: str
+    duration: float
+    wav: str | Path
+    spk_id: str
+    gender: str
+    labels: tuple[float, float, float] | None
+    transcript: str | None
+    emotion: str
+
+
+@dataclass
+class Manifest:
+    """One split, read by `read_manifest`.
+
+    Arguments
+    ---------
+    name : str
+        The split: ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ...
+    path : Path
+        The CSV.
+    fingerprint : str
+        SHA-256 of the CSV's bytes, in hexadecimal.
+    utterances : dict
+        ID → row, fit for `speechbrain.dataio.dataset.DynamicItemDataset`: ``duration`` and the three labels
+        are float (NaN where the set is unlabelled), ``wav`` is an absolute path, ``spk_id`` is ``"Unknown"``
+        where nobody knows, ``transcript`` is ``""`` where missing, the rest are str.
+    missing_transcripts : frozenset of str
+        IDs that nobody transcribed.
+    label_range : tuple of float, or None
+        The lowest and the highest label on the corpus's scale; None for a CSV that no prepare script wrote.
+    data_root : str or None
+        What ``$data_root`` in the CSV stands for.
+    """
+
+    name: str
+    path: Path
+    fingerprint: str
+    utterances: dict
+    missing_transcripts: frozenset
+    label_range: tuple[float, float] | None
+    data_root: str | None
+
+    @property
+    def labelled(self):
+        """Whether there are labels: all utterances of a manifest have some, or none has."""
+        return not any(math.isnan(row[DIMENSIONS[0]]) for row in self.utterances.values())
+
+    def labels(self):
+        """Return the labels as a float64 array of shape (utterances, 3), in the order of the rows.
+
+        Raises
+        ------
+        InputError
+            When the manifest is unlabelled.
+        """
+        if not self.labelled:
+            raise InputError(f"{self.path} has no labels: its utterances can be predicted, but not scored.")
+        return np.array([[row[name] for name in DIMENSIONS] for row in self.utterances.values()], dtype=np.float64)
+
+    def require_transcripts(self):
+        """Raise `InputError` when an utterance has not been transcribed."""
+        if self.missing_transcripts:
+            first = next(id for id in self.utterances if id in self.missing_transcripts)
+            raise InputError(
+                f"{self.path.name}: {len(self.missing_transcripts)} of {len(self.utterances)} utterances "
+                f"have no transcript (first: {first}). Run `ser-ts transcribe {self.path.parent}` and then "
+                "this command again."
+            )
+
+
+@dataclass
+class AudioInfo:
+    """What `inspect_audio` found: seconds, Hz, channels, and what makes the file useless, or None."""
+
+    duration: float = 0.0
+    sample_rate: int = 0
+    channels: int = 0
+    problem: str | None = None
+
+
+def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
+    """Validate a corpus and write its manifests.
+
+    Each file appears whole or not at all, and the sidecar comes last, so that a folder whose preparation was
+    cut short is never taken for a prepared one. CSVs of an earlier preparation whose split is gone are
+    removed. Whitespace in text columns becomes single spaces. Speakers that are in more than one of train,
+    valid and test are a warning.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to write; made when it does not exist.
+    splits : dict of str to list of Utterance
+        Names are ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ``"test2"``, ...
+    data_root : str or Path
+        The corpus folder; the CSVs name audio relative to it.
+    inputs_fingerprint : str
+        Of everything that the manifests are made from (`fingerprint_files`), for `is_prepared`.
+    label_range : tuple of float
+        The lowest and the highest label that the corpus's scale allows.
+
+    Returns
+    -------
+    dict of str to Path
+        The CSV of each split, in the order of `find_manifests`.
+
+    Raises
+    ------
+    InputError
+        For an empty split, an id that is not unique or holds surplus whitespace, a label outside
+        ``label_range``, labels missing anywhere but in a whole test set, a duration that is not positive, or
+        audio outside ``data_root``.
+    """
+    folder = Path(folder)
+    data_root = os.path.abspath(data_root)
+    splits = {name: splits[name] for name in sorted(splits, key=_split_order)}
+    _validate(splits, label_range)
+    _warn_shared_speakers(splits)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for name, utterances in splits.items():
+        rows = (_csv_row(utterance, data_root) for utterance in utterances)
+        missing = [utterance.id for utterance in utterances if utterance.transcript is None]
+        entries[name] = {
+            "file": f"{name}.csv",
+            "sha256": write_csv(folder / f"{name}.csv", COLUMNS, rows),
+            "utterances": len(utterances),
+            "speakers": len({utterance.spk_id for utterance in utterances if _is_known(utterance.spk_id)}),
+            "hours": round(sum(utterance.duration for utterance in utterances) / 3600, 4),
+            "missing_transcripts": missing,
+        }
+        logger.info(
+            f"{name}: {len(utterances)} utterances, {entries[name]['speakers']} known speakers, "
+            f"{entries[name]['hours']:.2f} h, {len(missing)} without a transcript"
+            f"{', all without labels' if utterances[0].labels is None else ''}."
+        )
+
+    for stale in _earlier_files(folder) - {entry["file"] for entry in entries.values()}:
+        (folder / stale).unlink(missing_ok=True)
+    sidecar = {
+        "inputs_fingerprint": inputs_fingerprint,
+        "code_version": __version__,
+        "data_root": data_root,
+        "label_range": [float(bound) for bound in label_range],
+        "splits": entries,
+    }
+    with replacing(folder / SIDECAR) as temporary:
+        temporary.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    return {name: folder / entry["file"] for name, entry in entries.items()}
+
+
+def read_manifest(path, data_root=None):
+    """Read one split, whether a prepare script or a person wrote it.
+
+    A file whose label cells are all empty is an unlabelled set (`Manifest.labelled`). A person's own CSV has no
+    entry in a ``manifests.json``: an empty transcript then counts as missing, and ``label_range`` is None. Paths
+    that neither start with ``$data_root`` nor are absolute are relative to the working directory, as in
+    SpeechBrain.
+
+    Arguments
+    ---------
+    path : str or Path
+        The CSV, with at least `COLUMNS`.
+    data_root : str or Path, optional
+        What ``$data_root`` stands for; by default what it stood for when the corpus was prepared.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    InputError
+        When the file is missing, was edited after preparation, has no utterances, lacks a column, repeats an
+        id, or holds something else where a number must be (with its line), or when ``$data_root`` occurs and
+        nothing says what it is.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Prepare the corpus first, or name a manifest that exists.")
+    fingerprint = _sha256(path)
+    sidecar = _read_sidecar(path.parent)
+    entry = sidecar["splits"].get(path.stem) if sidecar else None
+    if entry and entry["sha256"] != fingerprint:
+        raise InputError(
+            f"{path} was edited after preparation. Prepare the corpus again, or delete "
+            f"{path.with_name(SIDECAR)} to use the file as it is."
+        )
+    if entry and data_root is None:
+        data_root = sidecar["data_root"]
+    utterances = _read_utterances(path, data_root)
+    missing = entry["missing_transcripts"] if entry else [id for id, row in utterances.items() if not row["transcript"]]
+    return Manifest(
+        name=path.stem,
+        path=path,
+        fingerprint=fingerprint,
+        utterances=utterances,
+        missing_transcripts=frozenset(missing),
+        label_range=tuple(sidecar["label_range"]) if entry else None,
+        data_root=None if data_root is None else os.path.abspath(data_root),
+    )
+
+
+def find_manifests(folder):
+    """Find the splits of a prepared folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder that a prepare script wrote.
+
+    Returns
+    -------
+    dict of str to Path
+        The CSV of each split, in the order train, valid, test, test1, test2, ...
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    paths = [path for path in Path(folder).glob("*.csv") if SPLIT_NAME.fullmatch(path.stem)]
+    if not paths:
+        raise InputError(
+            f"{folder} has no manifests (train.csv, valid.csv, test.csv, test1.csv, ...). Run the corpus's "
+            f"prepare script first, such as `python msp_podcast_prepare.py DATA_FOLDER {folder}`."
+        )
+    return {path.stem: path for path in sorted(paths, key=lambda path: _split_order(path.stem))}
+
+
+def is_prepared(folder, inputs_fingerprint):
+    """Say whether a folder's manifests are whole, unedited, and made from these inputs by this version."""
+    try:
+        sidecar = _read_sidecar(Path(folder))
+    except InputError:
+        return False
+    if not sidecar:
+        return False
+    if (sidecar["inputs_fingerprint"], sidecar["code_version"]) != (inputs_fingerprint, __version__):
+        return False
+    files = [(Path(folder) / entry["file"], entry["sha256"]) for entry in sidecar["splits"].values()]
+    return all(file.is_file() and _sha256(file) == sha256 for file, sha256 in files)
+
+
+def fingerprint_files(paths, **options):
+    """Digest the inputs of a preparation, so that a change of any of them is noticed.
+
+    A file counts with its content: label files are small, and a copy with another date must not matter. A
+    folder, whose audio is too much to read, counts with the relative name, size and modification time of each
+    file under it.
+
+    Arguments
+    ---------
+    paths : iterable of str or Path
+        Files and folders that exist.
+    **options
+        Anything else that the result depends on, fit for JSON.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
+
+    Raises
+    ------
+    InputError
+        When a path does not exist.
+
+    Example
+    -------
+    >>> from pathlib import Path
+    >>> labels = Path(getfixture("tmp_path")) / "labels.csv"
+    >>> _ = labels.write_text("FileName")
+    >>> fingerprint_files([labels], data_folder="/data") == fingerprint_files([labels], data_folder="/data")
+    True
+    >>> fingerprint_files([labels], data_folder="/data") == fingerprint_files([labels], data_folder="/other")
+    False
+    """
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    for path in map(Path, paths):
+        if path.is_dir():
+            content = sorted(_stat_tree(path))
+        elif path.is_file():
+            content = _sha256(path)
+        else:
+            raise InputError(f"{path} does not exist.")
+        digest.update(json.dumps([path.name, content]).encode())
+    return digest.hexdigest()
+
+
+def inspect_audio(path):
+    """Look at an audio file's header.
+
+    Samples are read only where they can be other than finite, in files of 32- or 64-bit floating point.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that libsndfile reads.
+
+    Returns
+    -------
+    AudioInfo
+        ``problem`` is None, or ``"missing"``, ``"unreadable"`` (not audio, or cut within its header),
+        ``"truncated"`` (a WAV that holds less than its header promises), ``"empty"`` (no samples), ``"NaN or
+        infinite samples"``.
+
+    Example
+    -------
+    >>> import numpy, soundfile
+    >>> path = getfixture("tmp_path") / "half_a_second.wav"
+    >>> soundfile.write(path, numpy.zeros(8000), 16000)
+    >>> inspect_audio(path)
+    AudioInfo(duration=0.5, sample_rate=16000, channels=1, problem=None)
+    >>> inspect_audio(path.with_name("other.wav")).problem
+    'missing'
+    """
+    if not os.path.isfile(path):
+        return AudioInfo(problem="missing")
+    if os.path.getsize(path) == 0:
+        return AudioInfo(problem="empty")
+    try:
+        with soundfile.SoundFile(path) as audio:
+            return AudioInfo(audio.frames / audio.samplerate, audio.samplerate, audio.channels, _problem(audio))
+    except soundfile.LibsndfileError:
+        return AudioInfo(problem="unreadable")
+
+
+def read_lines(path, warn_if_cut=False):
+    """Read a text file in UTF-8 line by line, for readers that must say where something is wrong.
+
+    A byte order mark and CRLF are fine.
+
+    Arguments
+    ---------
+    path : str or Path
+        The text file.
+    warn_if_cut : bool
+        Whether to warn of a last line without a line break, for formats whose lines don't show that they were cut.
+
+    Yields
+    ------
+    tuple of int and str
+        The number of the line, from 1, and the line with its line break.
+
+    Raises
+    ------
+    InputError
+        When the file can't be read, or a line is not UTF-8.
+    """
+    number, text = 0, "\n"
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, text
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, line {number}: not text in UTF-8 ({error.reason}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}.") from error
+    if warn_if_cut and not text.endswith("\n"):
+        logger.warning(f"{path}, line {number}: no line break at the end; is the file cut short?")
+
+
+def read_rows(path, columns, key=None):
+    """Read a CSV with a header, telling lines apart, for readers that must say where something is wrong.
+
+    A byte order mark, CRLF, another order of the columns and further columns are all fine.
+
+    Arguments
+    ---------
+    path : str or Path
+        The CSV, in UTF-8.
+    columns : iterable of str
+        Columns that it must have.
+    key : str, optional
+        Column whose values must be unique.
+
+    Yields
+    ------
+    tuple of int and dict
+        The line of the file (the header is line 1), and the row with all its columns.
+
+    Raises
+    ------
+    InputError
+        When the file can't be read, lacks a column, has a row of another length, or repeats a key.
+    """
+    lines_of_keys = {}
+    reader = csv.DictReader(
+        (text for _, text in read_lines(path, warn_if_cut=True)), skipinitialspace=True, strict=True
+    )
+    try:
+        absent = [column for column in columns if column not in (reader.fieldnames or ())]
+        if absent:
+            raise InputError(
+                f"{path}, line 1: no column {', '.join(absent)}; it must have {', '.join(columns)}, "
+                f"separated by commas."
+            )
+        for row in reader:
+            line = reader.line_num
+            if None in row or None in row.values():
+                raise InputError(f"{path}, line {line}: not the {len(reader.fieldnames)} values of the header.")
+            if key and (first := lines_of_keys.setdefault(row[key], line)) != line:
+                raise InputError(f"{path}, lines {first} and {line}: {key} {row[key]} occurs twice; keep one.")
+            yield line, row
+    except csv.Error as error:
+        # line_num is the end of the last good row.
+        raise InputError(f"{path}, line {reader.line_num + 1}: not CSV ({error}).") from error
+
+
+def write_csv(path, columns, rows):
+    """Write a CSV whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; its folder exists.
+    columns : iterable of str
+        The header.
+    rows : iterable of sequence
+        The values.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file, in hexadecimal.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    content = text.getvalue().encode()
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def first_few(names, number=3):
+    """Name the first few of many.
+
+    Example
+    -------
+    >>> first_few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    >>> first_few(["a", "b"])
+    'a, b'
+    """
+    names = list(names)
+    rest = f" and {len(names) - number} more" if len(names) > number else ""
+    return ", ".join(names[:number]) + rest
+
+
+def _split_order(name):
+    """Sort train, valid, test, test1, ..., test10."""
+    match = SPLIT_NAME.fullmatch(name)
+    if not match:
+        raise InputError(f"'{name}' is not the name of a split; use train, valid, test, test1, test2, ...")
+    return ("train", "valid").index(name) if match[1] is None else 2 + int(match[1] or 0)
+
+
+def _is_known(spk_id):
+    return spk_id.lower() not in ("", "unknown")
+
+
+def _validate(splits, label_range):
+    low, high = label_range
+    split_of = {}
+    for name, utterances in splits.items():
+        if not utterances:
+            raise InputError(f"{name} has no utterances.")
+        unlabelled = name.startswith("test") and utterances[0].labels is None
+        for utterance in utterances:
+            id = utterance.id
+            if not id or id != _one_line(id):
+                raise InputError(f"{name}: the id {id!r} is empty or has whitespace at an end or other than a space.")
+            if id in split_of:
+                raise InputError(f"The id {id} occurs twice (in {split_of[id]} and in {name}).")
+            split_of[id] = name
+            if not (math.isfinite(utterance.duration) and utterance.duration > 0):
+                raise InputError(f"{name}, {id}: a duration of {utterance.duration} s is not positive.")
+            if (utterance.labels is None) != unlabelled:
+                raise InputError(f"{name}, {id}: only a test set can be without labels, and only as a whole.")
+            for dimension, label in zip(DIMENSIONS, utterance.labels or (), strict=not unlabelled):
+                if not low <= label <= high:
+                    raise InputError(f"{name}, {id}: {dimension} {label} is not within {low:g} to {high:g}.")
+
+
+def _warn_shared_speakers(splits):
+    """Warn of speakers shared by train, valid and the test sets: results there say little of new speakers."""
+    parts = {}
+    for name, utterances in splits.items():
+        speakers = parts.setdefault(re.sub(r"\d", "", name), Counter())
+        speakers.update(utterance.spk_id for utterance in utterances if _is_known(utterance.spk_id))
+    for (part, here), (other, there) in itertools.combinations(parts.items(), 2):
+        shared = sorted(here.keys() & there.keys())
+        if shared:
+            counts = [f"{speaker} ({here[speaker]} and {there[speaker]} utterances)" for speaker in shared]
+            logger.warning(f"Speakers in both {part} and {other} ({len(shared)}): {first_few(counts, 10)}.")
+
+
+def _csv_row(utterance, data_root):
+    """Make the values of one row, in the order of `COLUMNS`; floats read back the same."""
+    wav = os.path.relpath(utterance.wav, data_root)
+    if Path(wav).parts[0] == os.pardir:
+        raise InputError(f"The audio of {utterance.id}, {utterance.wav}, is not under {data_root}.")
+    return (
+        utterance.id,
+        repr(float(utterance.duration)),
+        f"{ROOT_VARIABLE}/{Path(wav).as_posix()}",
+        _one_line(utterance.spk_id),
+        _one_line(utterance.gender),
+        *([""] * len(DIMENSIONS) if utterance.labels is None else [repr(float(label)) for label in utterance.labels]),
+        _one_line(utterance.transcript or ""),
+        _one_line(utterance.emotion),
+    )
+
+
+def _one_line(text):
+    """Make whitespace single spaces: a row is a line, and SpeechBrain's CSV reader drops leading blanks anyway."""
+    return " ".join(text.split())
+
+
+def _read_utterances(path, data_root):
+    """Read the rows of a manifest by id, with numbers for numbers and absolute paths."""
+    utterances = {}
+    labelled = None
+    for line, row in read_rows(path, COLUMNS, key="ID"):
+        id = row.pop("ID")
+        where = f"{path}, line {line}"
+        row["duration"] = _parse_number(row, "duration", id, where)
+        has_labels = any(row[name] for name in DIMENSIONS)
+        if labelled not in (None, has_labels):
+            raise InputError(
+                f"{where}: {id} has {'' if has_labels else 'no '}labels, unlike the rows above. Label all or none."
+            )
+        labelled = has_labels
+        row.update({name: _parse_number(row, name, id, where) if labelled else math.nan for name in DIMENSIONS})
+        if row["wav"].startswith(ROOT_VARIABLE):
+            if data_root is None:
+                raise InputError(f"{where}: the audio of {id} is {row['wav']}, but no data_root was given. Give it.")
+            row["wav"] = f"{data_root}{row['wav'].removeprefix(ROOT_VARIABLE)}"
+        row["wav"] = os.path.abspath(row["wav"])
+        if not _is_known(row["spk_id"]):
+            row["spk_id"] = UNKNOWN_SPEAKER
+        utterances[id] = row
+    if not utterances:
+        raise InputError(f"{path} has no utterances.")
+    return utterances
+
+
+def _parse_number(row, column, id, where):
+    """Read one finite number of a manifest."""
+    try:
+        number = float(row[column])
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: the {column} of {id} is {row[column]!r}, not a number.")
+    return number
+
+
+def _read_sidecar(folder):
+    """Read a folder's sidecar, or return None when it has none."""
+    path = folder / SIDECAR
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}). Prepare the corpus again.") from error
+
+
+def _earlier_files(folder):
+    """Name the CSVs that the last preparation wrote here."""
+    try:
+        sidecar = _read_sidecar(folder)
+    except InputError:  # Preparing again is what the damaged file asks for.
+        return set()
+    return {entry["file"] for entry in sidecar["splits"].values()} if sidecar else set()
+
+
+def _problem(audio):
+    """Say what is wrong with an open `soundfile.SoundFile`, or None."""
+    mismatch = WAV_SIZE_MISMATCH.search(audio.extra_info)
+    if mismatch and int(mismatch[2]) < int(mismatch[1]) < UNKNOWN_WAV_SIZE:
+        return "truncated"
+    if audio.frames == 0:
+        return "empty"
+    # Integers can't be NaN. A minute at a time: memory must not depend on how long a file is.
+    if audio.subtype in FLOAT_SUBTYPES:
+        if not all(np.isfinite(block).all() for block in audio.blocks(60 * audio.samplerate)):
+            return "NaN or infinite samples"
+    return None
+
+
+def _stat_tree(folder, prefix=""):
+    """Yield the relative name, size and modification time of each file under a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _stat_tree(entry.path, f"{prefix}{entry.name}/")
+            else:
+                status = entry.stat()
+                yield prefix + entry.name, status.st_size, status.st_mtime_ns
+
+
+def _sha256(path):
+    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
