@@ -3,6 +3,7 @@
 import torch
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from speechbrain.utils.distributed import if_main_process
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
@@ -248,7 +249,8 @@ class Encoder(torch.nn.Module):
     def _save(self, path):
         # Only what has learnt: the frozen part comes from `source`, and would make a checkpoint
         # of HuBERT large 1.2 GB bigger.
-        torch.save({"frozen": self.frozen_fingerprint(), "layers": self.trainable_state()}, path)
+        if if_main_process():
+            torch.save({"frozen": self.frozen_fingerprint(), "layers": self.trainable_state()}, path)
 
     @mark_as_loader
     def _recover(self, path, end_of_epoch):

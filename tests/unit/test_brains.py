@@ -1,0 +1,208 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from ser_ts_lobes import metrics
+from ser_ts_lobes.brains import StudentBrain, TeacherBrain
+from ser_ts_lobes.dataio import load_manifests, make_datasets
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.losses import ccc_loss
+from ser_ts_lobes.residuals import fit_residuals
+from ser_ts_lobes.targets import TeacherTargets
+from tests.fixtures_msp import write_msp_tree
+from tests.unit.test_dataio import msp_podcast_prepare
+from tools.build_hparams import compose
+
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus = write_msp_tree(folder / "msp", {"Train": 24, "Development": 12, "Test1": 12})
+    msp_podcast_prepare.prepare_msp_podcast(corpus, folder / "manifests")
+    return load_manifests(folder / "manifests")
+
+
+@pytest.fixture
+def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests):
+    def make(system, brain_class=StudentBrain, targets=None, manifests=manifests, **overrides):
+        overrides = {
+            "data_folder": "unused",
+            "results_folder": str(tmp_path / "results"),
+            "batch_size": 8,
+            "num_workers": 0,
+            "number_of_epochs": 2,
+            "speech_source": tiny_hubert,
+        } | overrides
+        if system == "teacher":
+            overrides["text_source"] = tiny_bert
+        hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides)
+        (tmp_path / "results" / system / "1986").mkdir(parents=True, exist_ok=True)
+        extra = [targets] if brain_class is StudentBrain else []
+        brain = brain_class(hparams, RUN_OPTS, manifests, *extra)
+        return brain, hparams, make_datasets(manifests, hparams, RUN_OPTS, targets)
+
+    return make
+
+
+def train(brain, hparams, datasets):
+    brain.train(datasets)
+
+
+def make_targets(manifest, embedding=0.0):
+    n = len(manifest.utterances)
+    residual = np.zeros((n, 3))
+    residual[: n // 4] = 1.0  # beyond any threshold below sqrt(3) sigma
+    return TeacherTargets(
+        ids=list(manifest.utterances),
+        embedding=np.full((n, 128), embedding, np.float32),
+        prediction=manifest.labels(),
+        label=manifest.labels(),
+        residual=residual - residual.mean(),
+        made_from={"manifest": manifest.fingerprint, "teacher": "t"},
+    )
+
+
+def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, number_of_epochs=8, lr=0.003)
+    brain.train(datasets)
+    report = brain.test({"test1": datasets["test1"]})
+    log = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
+    losses = [float(line.split("valid loss: ")[1].split(",")[0]) for line in log]
+    assert losses[-1] < 0.8 * losses[0]  # the fixture's pitch and loudness say what the labels are
+    assert report["best"]["epoch"] == 1 + int(np.argmin(losses))
+    assert report["counts"] == {"train": 24, "valid": 12, "test1": 12}
+    assert report["test"]["test1"]["activation"]["ccc"] == pytest.approx(
+        metrics.ccc(brain.outputs.prediction, brain.outputs.label)[0]
+    )
+
+
+def test_predictions_do_not_depend_on_the_batch(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1)
+    brain.train(datasets)
+    together = brain.predict(datasets["test1"])
+    brain.hparams.test_dataloader_opts["batch_size"] = 1
+    alone = brain.predict(datasets["test1"])
+    assert alone.ids == together.ids
+    np.testing.assert_allclose(alone.prediction, together.prediction, atol=1e-4)
+
+
+def test_validation_loss_is_of_the_whole_set(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1, batch_size=5)
+    brain.train(datasets)
+    brain.predict(datasets["valid"])
+    expected = np.mean(1 - metrics.ccc(brain.outputs.prediction, brain.outputs.label))
+    assert brain.best["valid_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_encoder_layers_learn_at_a_quarter_of_the_rate(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, lr=0.002)
+    brain.init_optimizers()
+    model, encoder = brain.optimizer.param_groups
+    assert (model["lr"], encoder["lr"]) == (0.002, 0.0005)
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in hparams["speech_encoder"].layers[-1].parameters()}
+    assert {id(p) for p in model["params"]} == {id(p) for p in hparams["model"].parameters()}
+
+
+def test_the_rate_falls_by_a_quarter_after_more_than_two_epochs_without_progress(make_brain):
+    brain, _, _ = make_brain("ft", trainable_layers=1, lr=0.001)
+    brain.init_optimizers()
+    rates = []
+    for loss in (1.0, 1.0, 1.0, 1.0, 0.9999, 0.9999, 0.9999, 0.9999):
+        brain.lr_annealing.step(loss)
+        rates.append([group["lr"] for group in brain.optimizer.param_groups])
+    once, twice = [0.00075, 0.00075 / 4], [0.0005625, 0.0005625 / 4]
+    np.testing.assert_allclose(rates, [[0.001, 0.00025]] * 3 + [once] * 4 + [twice])
+
+
+@pytest.mark.parametrize(("system", "kept"), [("ts", 1.0), ("cts", 0.75)])
+def test_the_student_adds_the_distance_to_the_teacher_where_it_is_trusted(make_brain, manifests, system, kept):
+    targets = make_targets(manifests["train"])
+    threshold = {"residual_threshold": 1.5} if system == "cts" else {}
+    brain, hparams, datasets = make_brain(
+        system, targets=targets, trainable_layers=0, feature_folder=None, batch_size=24, ts_weight=7, **threshold
+    )
+    [batch] = brain.make_dataloader(datasets["train"], stage=torch_stage("TRAIN"), batch_size=24)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    labels = hparams["label_scale"].standardise(batch.labels)
+    norms = output.embedding.norm(dim=1)  # the teacher's embedding is zero
+    trusted = torch.tensor([i not in targets.ids[: len(targets.ids) // 4] or system == "ts" for i in batch.id])
+    expected = ccc_loss(output.prediction, labels) + 7 * norms[trusted].mean()
+    torch.testing.assert_close(loss, expected)
+    assert brain._batch_values["kept"] == [kept]
+
+
+def torch_stage(name):
+    import speechbrain
+
+    return speechbrain.Stage[name]
+
+
+def test_the_log_shows_both_losses_and_the_share_kept(make_brain, manifests, tmp_path):
+    run = make_brain("cts", targets=make_targets(manifests["train"]), trainable_layers=0, number_of_epochs=1)
+    train(*run)
+    log = (tmp_path / "results/cts/1986/train_log.txt").read_text()
+    for name in ("train ccc_loss: ", "train ts_distance: ", "train kept: ", "valid loss: ", "valid ccc_valence: "):
+        assert name in log
+
+
+def test_a_run_goes_on_where_it_was(make_brain, tmp_path):
+    log = tmp_path / "results/ft/1986/train_log.txt"
+    train(*make_brain("ft", trainable_layers=1, number_of_epochs=1))
+    train(*make_brain("ft", trainable_layers=1, number_of_epochs=3))
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["epoch: 1", "epoch: 2", "epoch: 3"]
+
+
+def test_a_checkpoint_of_other_data_is_refused(make_brain, tmp_path, manifests):
+    train(*make_brain("hubert_base", number_of_epochs=1))
+    corpus = write_msp_tree(tmp_path / "other", {"Train": 24, "Development": 12, "Test1": 12}, seed=1)
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    other = load_manifests(tmp_path / "manifests")
+    with pytest.raises(InputError, match=r"train, valid changed.*another output_folder"):
+        train(*make_brain("hubert_base", manifests=other))
+
+
+def test_an_untrained_system_is_not_tested(make_brain):
+    brain, _, datasets = make_brain("hubert_base")
+    with pytest.raises(InputError, match="train this system first"):
+        brain.test({"test1": datasets["test1"]})
+
+
+def test_a_training_set_smaller_than_a_batch_is_refused(make_brain):
+    with pytest.raises(InputError, match="24 utterances, fewer than one batch of 32: choose a smaller --batch_size"):
+        train(*make_brain("hubert_base", batch_size=32))
+
+
+def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brain, manifests):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    targets = brain.make_targets(datasets)
+    assert set(targets) == {"train", "valid", "test1"}
+    fitted = fit_residuals(targets["train"].prediction, targets["train"].label)
+    np.testing.assert_allclose(targets["train"].residual, fitted.residual, atol=1e-9)
+    row = targets["test1"].ids.index(next(iter(manifests["test1"].utterances)))
+    np.testing.assert_allclose(
+        targets["test1"].residual[row],
+        fitted.weight * targets["test1"].prediction[row] + fitted.offset - manifests["test1"].labels()[0],
+        atol=1e-5,
+    )
+    restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
+    np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
+    report = brain.test({"test1": datasets["test1"]})
+    assert targets["train"].made_from == {"manifest": manifests["train"].fingerprint, "teacher": report["fingerprint"]}
+    assert json.dumps(report)
+
+
+def test_the_fingerprint_is_of_what_has_learnt(make_brain):
+    brain, hparams, _ = make_brain("ft", trainable_layers=1)
+    before = brain.fingerprint()
+    assert brain.fingerprint() == before
+    with torch.no_grad():
+        hparams["speech_encoder"].layers[-1].final_layer_norm.bias.add_(1e-3)
+    assert brain.fingerprint() != before
