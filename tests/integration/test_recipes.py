@@ -1,0 +1,108 @@
+"""Each row of tests/recipes/*.csv: two epochs from the command line, with small random encoders."""
+
+import csv
+import json
+import shlex
+import shutil
+from functools import cache
+
+import pytest
+
+from tests.fixtures_iemocap import write_iemocap_tree
+from tests.fixtures_msp import write_msp_tree
+from tests.integration.programs import ROOT, run
+from tests.tiny_models import save_tiny_bert, save_tiny_ssl
+
+# What the flags of the rows name, relative to the root.
+TMP = ROOT / "tests" / "tmp"
+STEPS_BEFORE = ("train_teacher-teacher", "precompute_targets-teacher")
+
+
+def read_rows():
+    rows = {}
+    for path in sorted((ROOT / "tests" / "recipes").glob("*.csv")):
+        with open(path, encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                stems = [row[column].rsplit("/", 1)[-1].split(".")[0] for column in ("Script_file", "Hparam_file")]
+                rows["-".join([row["Dataset"], *stems])] = row
+    return rows
+
+
+ROWS = read_rows()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def material():
+    shutil.rmtree(TMP, ignore_errors=True)
+    write_msp_tree(TMP / "msp", {"Train": 24, "Development": 8, "Test1": 8, "Test2": 8})
+    write_iemocap_tree(TMP / "iemocap")
+    save_tiny_ssl(TMP / "hubert")
+    save_tiny_bert(TMP / "bert")
+    yield
+    shutil.rmtree(TMP)
+
+
+@cache
+def run_row(name):
+    """Run a row once, after the rows of the teacher if it needs them; return its results folder and output."""
+    row = ROWS[name]
+    if "teacher_folder:" in (ROOT / row["Hparam_file"]).read_text(encoding="utf-8"):
+        for step in STEPS_BEFORE:
+            run_row(f"{row['Dataset']}-{step}")
+    flags = shlex.split(row["test_debug_flags"])
+    output = run(row["Script_file"], row["Hparam_file"], *flags)
+    [results] = [flag.split("=")[1] for flag in flags if flag.startswith("--results_folder=")]
+    system = row["Hparam_file"].rsplit("/", 1)[-1].split(".")[0]
+    [metrics] = (ROOT / results / system).rglob("metrics.json")
+    return metrics.parent, output
+
+
+def flags_elsewhere(row, folder):
+    """Give the flags of a row, with another results folder."""
+    return [
+        f"--results_folder={folder}" if flag.startswith("--results_folder=") else flag
+        for flag in shlex.split(row["test_debug_flags"])
+    ]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_recipe_runs(name):
+    folder, _ = run_row(name)
+    files = ROWS[name]["test_debug_checks"].removeprefix("file_exists=[").removesuffix("]").split(",")
+    missing = [file for file in files if not (folder / file).is_file()]
+    assert not missing
+
+
+def test_every_hparams_file_has_a_row():
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*/hparams/*.yaml")}
+    assert files == {row["Hparam_file"] for row in ROWS.values()}
+
+
+def test_every_test_set_is_scored():
+    folder, _ = run_row("MSP-Podcast-train_student-ft")
+    report = json.loads((folder / "metrics.json").read_text())
+    assert set(report["test"]) == {"test1", "test2"}
+    with open(folder / "predictions.csv") as file:
+        assert [row["split"] for row in csv.DictReader(file)].count("test2") == 8
+
+
+def test_the_targets_script_prints_table_1():
+    _, output = run_row("MSP-Podcast-precompute_targets-teacher")
+    assert "| training set | activation | valence | dominance |" in output and "residual beyond 2 σ" in output
+
+
+def test_a_student_before_its_teacher_is_one_sentence(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-cts"]
+    flags = flags_elsewhere(row, tmp_path)
+    output = run(row["Script_file"], row["Hparam_file"], *flags, succeeds=False)
+    assert "error: " in output and "run `python train_teacher.py hparams/teacher.yaml`" in output
+    assert "Traceback" not in output
+
+
+def test_two_processes_train_one_student(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-ft"]
+    flags = [*flags_elsewhere(row, tmp_path), "--distributed_backend=gloo"]
+    run("-m", "torch.distributed.run", "--nproc_per_node=2", row["Script_file"], row["Hparam_file"], *flags)
+    log = (tmp_path / "ft" / "1986" / "train_log.txt").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch: 1", "epoch: 2"]
+    assert json.loads((tmp_path / "ft" / "1986" / "metrics.json").read_text())["counts"]["train"] == 24

@@ -1,0 +1,74 @@
+import re
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+from ser_ts_lobes.errors import InputError
+from tools.build_hparams import ROOT, compose, flat_files, read_blocks
+
+FILES = flat_files()
+NAMES = {path: f"{path.parts[-3]}-{path.stem}" for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
+def test_the_flat_file_is_up_to_date(path):
+    assert path.is_file() and path.read_text(encoding="utf-8") == FILES[path], "run `make hparams`"
+
+
+def test_no_flat_file_is_left_over():
+    assert set((ROOT / "recipes").glob("*/hparams/*.yaml")) == set(FILES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
+def test_each_constant_says_where_it_comes_from(path):
+    for number, line in enumerate(FILES[path].splitlines(), 1):
+        if re.match(r"\s*\w+: (\d[\d.]*|\[)", line):
+            before = FILES[path].splitlines()[number - 2]
+            assert re.search(r"# (paper|ours)", line) or "# ours" in before, f"line {number}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("system", "encoders", "layers", "keys"),
+    [
+        ("hubert_base", {"speech_encoder"}, 0, set()),
+        ("bert_base", {"text_encoder"}, None, set()),
+        ("teacher", {"speech_encoder", "text_encoder"}, 0, set()),
+        ("ft", {"speech_encoder"}, 2, {"encoder_lr"}),
+        ("ts", {"speech_encoder"}, 2, {"encoder_lr", "teacher_folder"}),
+        ("cts", {"speech_encoder"}, 2, {"encoder_lr", "teacher_folder"}),
+    ],
+)
+def test_a_flat_file_loads_and_takes_overrides(tmp_path, tiny_hubert, tiny_bert, system, encoders, layers, keys):
+    overrides = {"data_folder": "corpus", "results_folder": str(tmp_path), "lr": 0.01}
+    if "speech_encoder" in encoders:
+        overrides |= {"speech_source": tiny_hubert, "trainable_layers": layers}
+    if "text_encoder" in encoders:
+        overrides |= {"text_source": tiny_bert}
+    hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides)
+    assert hparams["system"] == system
+    assert set(hparams["modules"]) == {"model", "label_scale", *encoders}
+    assert hparams["model"] is hparams["checkpointer"].recoverables["model"] is hparams["modules"]["model"]
+    assert {"encoder_lr", "teacher_folder"} & set(hparams) == keys
+    if "encoder_lr" in keys:
+        assert hparams["encoder_lr"] == pytest.approx(0.0025)
+    assert hparams.get("residual_threshold") == (2.0 if system == "cts" else None)
+
+
+def test_a_later_block_replaces_and_keeps_the_comment():
+    flat = compose("MSP-Podcast", "cts")
+    assert flat.count("\nresidual_threshold: ") == 1
+    assert "every\n# dimension; null: on all.\nresidual_threshold: 2.0  # paper" in flat
+    assert "PLACEHOLDER" not in flat.split("data_folder")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# ----- Run\n?", "base.yaml, line 2: expected a key"),
+        ("# ----- Nonsense\n", "base.yaml, line 1: no section 'Nonsense'"),
+        ("seed: 1\n", "before the first section"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        read_blocks(text, "base.yaml")
