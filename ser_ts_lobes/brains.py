@@ -255,6 +255,7 @@ class EmotionBrain(sb.Brain):
                 outputs,
                 self.manifests,
                 system=self.hparams.system,
+                run=self.hparams.run,
                 seed=self.hparams.seed,
                 best=self.best,
                 fingerprint=self.fingerprint(),

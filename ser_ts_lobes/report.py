@@ -13,6 +13,8 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.manifests import write_csv
 from ser_ts_lobes.residuals import keep_mask
 
+# Fewer clusters than this make percentile intervals of a cluster bootstrap far too narrow.
+_MIN_SPEAKERS = 10
 _PACKAGES = ("speechbrain", "torch", "transformers", "numpy")
 
 
@@ -81,10 +83,6 @@ def write_metrics(path, outputs, manifests, **run):
         }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-
-
-#: Fewer clusters than this make percentile intervals of a cluster bootstrap far too narrow.
-_MIN_SPEAKERS = 10
 
 
 def ccc_table(reports, split):

@@ -16,7 +16,8 @@ def run(*command, cwd=ROOT, succeeds=True):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        # One thread: the same sums in the same order, whatever the machine.
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     assert (result.returncode == 0) == succeeds, f"{command} ended with {result.returncode}:\n{result.stdout[-5000:]}"
     return result.stdout
