@@ -130,7 +130,7 @@ def write_msp_release(folder, release, counts=None, seconds=(0.05, 0.1), seed=0)
     """Write a folder as a release of MSP-Podcast has it, oddities included.
 
     One label has no audio, one audio file no label and one label row the split NA; a seventh of the speakers is
-    unknown; secondary emotions are sometimes absent; Partitions.txt has lines without content and genders have
+    unknown; secondary emotions are sometimes empty or absent; Partitions.txt has lines without content and genders have
     trailing blanks. Release 1.8 has a stereo file at 44.1 kHz; 1.11 and later have transcripts (one of them empty),
     an unlabelled Test3 and force-aligned words.
 
@@ -217,7 +217,7 @@ def _invent(counts, layout, random, first_speaker=1):
                 Rating(
                     worker=f"WORKER{random.integers(1, 2000):08d}",
                     primary=("Neutral", "Happy", "Sad", "Angry", "Other-bored; tired")[random.integers(5)],
-                    secondary=("Neutral", "Happy,Excited", None)[random.integers(3)],
+                    secondary=("Neutral", "Happy,Excited", "", None)[random.integers(4)],
                     labels=tuple(random.integers(1, 8, 3).tolist()),
                 )
                 for _ in range(random.integers(5, 8))

@@ -373,8 +373,8 @@ def read_blocks(path):
     """Read labels.txt: a block an utterance, separated by blank lines.
 
     A block's first line is ``name.wav; emotion; A:x; V:y; D:z;`` with the consensus, and each further one is
-    ``worker; primary; secondary; A:x; V:y; D:z;`` with the answers of one rater, sometimes without secondary
-    emotions.
+    ``worker; primary; secondary; A:x; V:y; D:z;`` with the answers of one rater, the secondary emotions
+    sometimes empty or left out.
 
     Arguments
     ---------
@@ -396,7 +396,7 @@ def read_blocks(path):
         where = f"{path}, line {number}"
         texts, labels = parse_label_line(line, where)
         if block:
-            if len(texts) < 2 or is_audio(texts[0]):
+            if len(texts) < 2 or not texts[0] or is_audio(texts[0]):
                 raise InputError(f"{where}: expected a rater and an emotion; a blank line ends an utterance.")
             block.ratings.append(tuple(parse_label(label, "A, V or D", where) for label in labels))
         else:
@@ -432,7 +432,7 @@ def parse_label_line(line, where):
     *fields, end = (field.strip() for field in line.split(";"))
     texts, labels = fields[:-3], fields[-3:]
     # The last semicolon tells that no digit is missing.
-    if end or not all(texts) or [label[:2] for label in labels] != ["A:", "V:", "D:"]:
+    if end or [label[:2] for label in labels] != ["A:", "V:", "D:"]:
         raise InputError(f"{where}: expected '...; A:number; V:number; D:number;', but it is {line.strip()!r}.")
     return texts, tuple(label[2:] for label in labels)
 

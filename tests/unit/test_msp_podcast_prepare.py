@@ -146,6 +146,8 @@ def test_columns_in_any_order_with_bom_and_crlf(corpus, folder, tmp_path):
             "None of the 16 utterances .*16 missing",
         ),
         (lambda corpus: edit_labels(corpus, "EmoVal", "Valence"), "line 1: no column EmoVal"),
+        (lambda corpus: edit_labels(corpus, "SpkrID", "Speaker"), "line 1: no column SpkrID"),
+        (lambda corpus: edit_labels(corpus, "Split_Set", "Split"), "line 1: no column Split_Set"),
         (
             lambda corpus: edit_labels(corpus, "Train", "Dev"),
             "line 2: MSP.*'Dev'; known are Train, Development, Val",
@@ -236,7 +238,7 @@ def test_recognised_transcripts_fill_only_the_gaps(corpus, folder, tmp_path, cap
     manual, recognised, silent, neither, *_ = (path.stem for path in audio_of(corpus))
     for id in (recognised, silent, neither):
         (corpus / "Transcripts" / f"{id}.txt").unlink()
-    (corpus / "Transcripts" / f"{manual}.txt").write_text("by hand")
+    (corpus / "Transcripts" / f"{manual}.txt").write_text("by hand", encoding="utf-8-sig")
     texts = {manual: "by machine", recognised: "it was $5", silent: "", "stray": "who?"}
     write_transcripts(folder / "transcripts.csv", texts)
 
@@ -288,6 +290,14 @@ def test_nothing_is_done_twice_but_changes_are_noticed(corpus, folder, caplog):
 @pytest.fixture(params=LAYOUTS)
 def release(request, tmp_path):
     return request.param, tmp_path / request.param, write_msp_release(tmp_path / request.param, request.param)
+
+
+def write_text_files(corpus):
+    """Write a corpus whose labels, splits and speakers are in text files alone."""
+    write_msp_release(corpus, "1.6")
+    for form in ("csv", "json"):
+        (corpus / f"Labels/labels_concensus.{form}").unlink()
+    return corpus
 
 
 def as_row(utterance):
@@ -351,8 +361,9 @@ def test_all_forms_of_the_labels_give_the_same_manifests(release, folder, tmp_pa
     number, corpus, _ = release
     labels = corpus / LAYOUTS[number].labels
     expected = {name: path.read_text() for name, path in prepare_msp_podcast(corpus, folder).items()}
-    for form in ("csv", "json"):  # without the CSV the JSON form is read, and without that the text files
+    for form, next_best in (("csv", f"{labels.name}.json"), ("json", "labels.txt")):
         labels.with_suffix(f".{form}").unlink()
+        assert recipe.find_files(corpus).labels == labels.with_name(next_best)
         paths = prepare_msp_podcast(corpus, tmp_path / f"without_{form}")
         assert {name: path.read_text() for name, path in paths.items()} == expected
     assert warnings(caplog) == [
@@ -406,6 +417,19 @@ def test_raters_of_an_earlier_preparation_go(tmp_path, folder):
     (tmp_path / "corpus" / "labels.txt").unlink()
     prepare_msp_podcast(tmp_path / "corpus", folder)
     assert not (folder / "raters.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "file", ["Partitions.txt", "Speaker_ids.txt", "Labels/labels.txt", "Labels/labels_consensus.csv"]
+)
+def test_a_change_of_any_label_file_is_noticed(tmp_path, folder, caplog, file):
+    caplog.set_level("INFO")
+    write_msp_release(tmp_path / "corpus", "1.11")
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    with open(tmp_path / "corpus" / file, "a") as changed:
+        changed.write("\n")
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    assert "is up to date" not in caplog.text
 
 
 def test_force_aligned_words_do_not_count(tmp_path, folder, caplog):
@@ -499,10 +523,7 @@ def test_split_set_na_is_filled_by_the_partitions_alone(corpus, folder):
 
 
 def test_speakers_without_gender_or_line_are_named(tmp_path, folder, caplog):
-    corpus = tmp_path / "corpus"
-    write_msp_release(corpus, "1.6")
-    for form in ("csv", "json"):
-        (corpus / f"Labels/labels_concensus.{form}").unlink()
+    corpus = write_text_files(tmp_path / "corpus")
     path = corpus / "Speaker_ids.txt"
     path.write_text(path.read_text().replace("Speaker_2; Male  \n", "").replace("MSP-PODCAST_0001_0001.wav;1\n", ""))
     paths = prepare_msp_podcast(corpus, folder)
@@ -543,6 +564,8 @@ def test_speakers_without_gender_or_line_are_named(tmp_path, folder, caplog):
         ("Speaker_ids.txt", "0001_0001.wav;1", "0001_0001.wav;one", r"Speaker_ids\.txt, line 6: expected"),
         ("Speaker_ids.txt", "0001_0002.wav;", "0001_0001.wav;", r"line 7: MSP-PODCAST_0001_0001\.wav occurs twice"),
         ("Speaker_ids.txt", "*" * 40, "", r"line 6: expected 'Speaker_NUMBER; gender' or a line of asterisks"),
+        ("Labels/labels.txt", ";\n", "\n", r"labels\.txt, line 1: expected '\.\.\.; A:number"),
+        ("Labels/labels.txt", ";\n", "; more\n", r"labels\.txt, line 1: expected '\.\.\.; A:number"),
         ("Labels/labels.txt", "; D:", "; X:", r"labels\.txt, line 1: expected '\.\.\.; A:number; V:number; D:number;'"),
         (
             "Labels/labels.txt",
@@ -551,6 +574,7 @@ def test_speakers_without_gender_or_line_are_named(tmp_path, folder, caplog):
             r"labels\.txt, line 1: expected the first line of an utterance",
         ),
         ("Labels/labels.txt", "\n\n", "\n", r"labels\.txt, line \d+: expected a rater and an emotion; a blank line"),
+        ("Labels/labels.txt", "\nWORKER", "\n;WORKER", r"labels\.txt, line 2: expected a rater and an emotion"),
         ("Labels/labels.txt", "WORKER", "\nWORKER", r"labels\.txt, line 3: expected the first line of an utterance"),
         (
             "Labels/labels.txt",
@@ -567,10 +591,7 @@ def test_speakers_without_gender_or_line_are_named(tmp_path, folder, caplog):
     ],
 )
 def test_bad_text_files_say_what_and_where(tmp_path, folder, file, old, new, message):
-    corpus = tmp_path / "corpus"
-    write_msp_release(corpus, "1.6")
-    for form in ("csv", "json"):
-        (corpus / f"Labels/labels_concensus.{form}").unlink()
+    corpus = write_text_files(tmp_path / "corpus")
     text = (corpus / file).read_text()
     assert old in text
     (corpus / file).write_text(text.replace(old, new, 1))
@@ -599,6 +620,13 @@ def test_bad_json_says_what_and_where(tmp_path, folder, edit, message):
         prepare_msp_podcast(corpus, folder)
 
 
+def test_speakers_cut_above_the_utterances(tmp_path, folder):
+    corpus = write_text_files(tmp_path / "corpus")
+    (corpus / "Speaker_ids.txt").write_text("Speaker_1; Male\n")
+    with pytest.raises(InputError, match=r"Speaker_ids\.txt, line 1: the end, without a line of asterisks"):
+        prepare_msp_podcast(corpus, folder)
+
+
 def test_files_that_disagree_on_the_split(tmp_path, folder):
     corpus = tmp_path / "corpus"
     write_msp_release(corpus, "1.11")
@@ -617,7 +645,11 @@ def test_a_test_set_that_lost_its_digit(corpus, folder):
 typed = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n;")).map(str.strip).filter(bool)
 numbers = st.floats(1, 7)
 ratings = st.builds(
-    Rating, st.from_regex(r"WORKER\d{8}", fullmatch=True), typed, st.none() | typed, st.tuples(*[numbers] * 3)
+    Rating,
+    st.from_regex(r"WORKER\d{8}", fullmatch=True),
+    typed,
+    st.sampled_from([None, ""]) | typed,
+    st.tuples(*[numbers] * 3),
 )
 
 
@@ -678,12 +710,8 @@ def read_corpus(corpus):
 def fuzzed(tmp_path_factory):
     """Two corpora: one whose labels are a CSV, one of text files alone."""
     folder = tmp_path_factory.mktemp("fuzzed")
-    corpora = {"1.11": folder / "1.11", "1.6": folder / "1.6"}
-    for number, corpus in corpora.items():
-        write_msp_release(corpus, number)
-    for form in ("csv", "json"):
-        (corpora["1.6"] / f"Labels/labels_concensus.{form}").unlink()
-    return corpora
+    write_msp_release(folder / "1.11", "1.11")
+    return {"1.11": folder / "1.11", "1.6": write_text_files(folder / "1.6")}
 
 
 @pytest.mark.parametrize(
