@@ -1,4 +1,4 @@
-## make demo      a small study from audio to predictions (DEMO_ARGS: options of tools/demo.py)
+## make demo      a small study from audio to predictions (DEMO_ARGS: options of tools.demo)
 ## make test      lint, unit and integration tests, the examples of the docstrings (PYTEST_ARGS: pytest's options)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make format    lay out the code and mend what ruff can mend
@@ -16,12 +16,12 @@ help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
 demo: .venv/.ready
-	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+	$(BIN)/python -m tools.demo $(DEMO_ARGS)
 
 test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py
