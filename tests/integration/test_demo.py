@@ -1,0 +1,43 @@
+"""The demo, as `make demo` runs it, on a corpus of a few utterances."""
+
+import json
+
+import pytest
+import yaml
+
+from tests.integration.programs import ROOT, run
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    settings = yaml.safe_load((ROOT / "hparams" / "demo.yaml").read_text(encoding="utf-8"))
+    settings["corpus"] = {"n_train": 40, "n_valid": 16, "n_test": 16}
+    for system in ("teacher", "students"):
+        settings[system]["number_of_epochs"] = 1
+    (folder / "small.yaml").write_text(yaml.safe_dump(settings))
+    output = run("-m", "tools.demo", "--folder", folder / "demo", "--hparams", folder / "small.yaml")
+    return folder / "demo", output
+
+
+def test_all_systems_are_compared(demo):
+    _, output = demo
+    for row in ("| teacher | ", "| ft | ", "| ts | ", "| cts | ", "| CCC | "):
+        assert row in output
+    assert "SYNTHETIC" in output
+
+
+def test_what_it_says_it_wrote_is_there(demo):
+    _, output = demo
+    paths = [line.strip() for line in output.split("Written:")[1].splitlines() if line.strip()]
+    assert len(paths) >= 12
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_systems_ran_as_the_recipe_says(demo):
+    folder, output = demo
+    for system in ("teacher", "ft", "ts", "cts"):
+        report = json.loads((folder / "results" / system / "1986" / "metrics.json").read_text())
+        assert report["counts"] == {"train": 40, "valid": 16, "test1": 16}
+    assert output.count("$ cd recipes/MSP-Podcast && python ") == 5
