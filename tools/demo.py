@@ -106,7 +106,7 @@ def run_script(script, system, options, logs, threads):
 
 
 def train(teacher_options, student_options, logs):
-    """Train the teacher and, from its targets, the students, two at a time.
+    """Train the teacher and, from its targets, the students, all at once.
 
     Parameters
     ----------
@@ -118,8 +118,8 @@ def train(teacher_options, student_options, logs):
     logs.mkdir(exist_ok=True)
     run_script("train_teacher.py", "teacher", teacher_options, logs, threads=2)
     run_script("precompute_targets.py", "teacher", teacher_options, logs, threads=2)
-    # Networks this small gain little from a second thread, so two students share the cores.
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    # Networks this small gain little from a second thread, so the students share the cores.
+    with ThreadPoolExecutor(max_workers=len(STUDENTS)) as pool:
         jobs = [
             pool.submit(run_script, "train_student.py", name, student_options, logs, threads=1) for name in STUDENTS
         ]
