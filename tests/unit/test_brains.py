@@ -81,6 +81,16 @@ def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path)
     )
 
 
+def test_the_best_checkpoint_outlives_later_ones(make_brain):
+    brain, _, datasets = make_brain("hubert_base", number_of_epochs=1)
+    brain.train(datasets)
+    brain.outputs.prediction = 8 - brain.outputs.label  # as wrong as can be
+    for epoch in (2, 3):
+        brain._end_epoch(epoch)
+    brain.predict(datasets["test1"])
+    assert brain.best["epoch"] == 1
+
+
 def test_predictions_do_not_depend_on_the_batch(make_brain):
     brain, hparams, datasets = make_brain("ft", trainable_layers=1)
     brain.train(datasets)
