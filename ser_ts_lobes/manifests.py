@@ -136,8 +136,8 @@ class Manifest:
             first = next(id for id in self.utterances if id in self.missing_transcripts)
             raise InputError(
                 f"{self.path.name}: {len(self.missing_transcripts)} of {len(self.utterances)} utterances "
-                f"have no transcript (first: {first}). Run `ser-ts transcribe {self.path.parent}` and then "
-                "this command again."
+                f"have no transcript (first: {first}). Complete the corpus's own transcripts or, on MSP-Podcast, run "
+                f"`ser-ts transcribe {self.path.parent}`; then this command again."
             )
 
 
@@ -523,6 +523,25 @@ def first_few(names, number=3):
     names = list(names)
     rest = f" and {len(names) - number} more" if len(names) > number else ""
     return ", ".join(names[:number]) + rest
+
+
+def list_utterances(file, columns, rows, what):
+    """List utterances in a CSV file, and warn of them where there are any.
+
+    Parameters
+    ----------
+    file : str or pathlib.Path
+        Is written with its header in any case, so that it never speaks of an earlier preparation.
+    columns : sequence of str
+        Its header; the first is the utterance id.
+    rows : list of sequence
+        One an utterance.
+    what : str
+        What is said of them in the warning.
+    """
+    write_csv(file, columns, rows)
+    if rows:
+        logger.warning(f"{what}: {first_few(row[0] for row in rows)}. All are listed in {file}.")
 
 
 def _split_order(name):

@@ -595,7 +595,7 @@ def report_excluded(evaluations, audio, file):
         raise InputError(
             f"None of the audio of {', '.join(useless)} can be used ({reasons}). Unpack the release completely."
         )
-    report(
+    manifests.list_utterances(
         file,
         ("ID", "session", "reason"),
         excluded,
@@ -610,20 +610,12 @@ def report_converted(evaluations, audio, file):
         for evaluation, info in zip(evaluations, audio, strict=True)
         if info.problem is None and (info.sample_rate, info.channels) != (SAMPLE_RATE, 1)
     ]
-    report(
+    manifests.list_utterances(
         file,
         ("ID", "session", "sample_rate", "channels"),
         converted,
         f"{len(converted)} utterances are not 16 kHz mono and are converted when loaded",
     )
-
-
-def report(file, columns, rows, what):
-    """List utterances in a file, and warn of them where there are any."""
-    manifests.write_csv(file, columns, rows)
-    if rows:
-        names = manifests.first_few(row[0] for row in rows)
-        logger.warning(f"{what}: {names}. All are listed in {file}.")
 
 
 def main():

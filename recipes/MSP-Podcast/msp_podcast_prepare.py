@@ -659,30 +659,28 @@ def exclude(entries, audio, audio_folder, manifest_folder):
             f"None of the {len(entries)} utterances has a label, a split and usable audio in {audio_folder} "
             f"({reasons}). Check that the corpus was unpacked completely."
         )
-    file = manifest_folder / "excluded.csv"
-    manifests.write_csv(file, ("ID", "split", "reason"), excluded)
-    if excluded:
-        logger.warning(
-            f"Left out {len(excluded)} of {len(entries)} utterances ({reasons}): "
-            f"{manifests.first_few(row[0] for row in excluded)}. All are listed in {file}."
-        )
+    manifests.list_utterances(
+        manifest_folder / "excluded.csv",
+        ("ID", "split", "reason"),
+        excluded,
+        f"Left out {len(excluded)} of {len(entries)} utterances ({reasons})",
+    )
     return kept
 
 
 def report_converted(kept, manifest_folder):
     """Warn of utterances that loading will resample or mix down, and list them in ``converted.csv``."""
-    file = manifest_folder / "converted.csv"
     converted = [
         (entry.id, entry.split, info.sample_rate, info.channels)
         for entry, info in kept
         if (info.sample_rate, info.channels) != (SAMPLE_RATE, 1)
     ]
-    manifests.write_csv(file, ("ID", "split", "sample_rate", "channels"), converted)
-    if converted:
-        logger.warning(
-            f"{len(converted)} utterances are not 16 kHz mono and are converted when loaded: "
-            f"{manifests.first_few(row[0] for row in converted)}. All are listed in {file}."
-        )
+    manifests.list_utterances(
+        manifest_folder / "converted.csv",
+        ("ID", "split", "sample_rate", "channels"),
+        converted,
+        f"{len(converted)} utterances are not 16 kHz mono and are converted when loaded",
+    )
 
 
 def write_raters(ratings, file):

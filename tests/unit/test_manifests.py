@@ -271,8 +271,8 @@ def test_require_transcripts_names_the_command(tmp_path):
     with pytest.raises(InputError) as error:
         read_manifest(path["train"]).require_transcripts()
     assert str(error.value) == (
-        "train.csv: 1 of 3 utterances have no transcript (first: b). "
-        f"Run `ser-ts transcribe {tmp_path}` and then this command again."
+        "train.csv: 1 of 3 utterances have no transcript (first: b). Complete the corpus's own transcripts or, on "
+        f"MSP-Podcast, run `ser-ts transcribe {tmp_path}`; then this command again."
     )
     read_manifest(write(tmp_path, train=[utterance("c", transcript="")])["train"]).require_transcripts()
 
