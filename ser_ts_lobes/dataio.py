@@ -13,6 +13,7 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.audio import read_audio
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.features import FrozenFeatures
+from ser_ts_lobes.lobes.words import WordEncoder
 from ser_ts_lobes.manifests import find_manifests, read_manifest
 from ser_ts_lobes.residuals import keep_mask
 from ser_ts_lobes.targets import TeacherTargets
@@ -59,7 +60,7 @@ def make_dataset(manifest, text_encoder=None, hears=True):
     ----------
     manifest : ser_ts_lobes.manifests.Manifest
         One split.
-    text_encoder : ser_ts_lobes.lobes.text.TextEncoder
+    text_encoder : ser_ts_lobes.lobes.text.TextEncoder or ser_ts_lobes.lobes.words.WordEncoder
         Whose tokens to give; None for none.
     hears : bool
         Whether to give the waveform.
@@ -108,7 +109,7 @@ def use_frozen_features(dataset, manifest, cache_folder, encoders, **options):
     Returns
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
-        A dataset whose ``speech`` and ``text`` are (T, D) float32.
+        A dataset whose ``speech`` and ``text`` are (T, D) float32, or (T,) int64 where nothing but tokens is frozen.
     """
     keys = list(dataset.pipeline.output_mapping)
     cached = _dataset_of_labels(manifest)
@@ -164,7 +165,7 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
     """Make the datasets of all manifests, as the system needs them.
 
     With ``feature_folder``, the training and validation sets give what the frozen networks compute; test sets
-    always go the whole way from the audio.
+    always go the whole way from the audio. A `WordEncoder` takes its words from the training set.
 
     Parameters
     ----------
@@ -185,6 +186,8 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
     """
     modules = hparams["modules"]
     encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
+    if isinstance(encoders.get("text"), WordEncoder):
+        encoders["text"].fit(row["transcript"] for row in manifests["train"].utterances.values())
     datasets = {}
     for name, manifest in manifests.items():
         datasets[name] = make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)

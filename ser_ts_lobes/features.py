@@ -85,7 +85,7 @@ class FrozenFeatures:
         manifest_fingerprint : str
             Of the manifest that the dataset was made from.
         dtype : str
-            Number type on disk, ``float16`` or ``float32``.
+            Number type on disk, ``float16`` or ``float32``; whole numbers stay what they are.
         batch_size : int
             Utterances computed at once, sorted by length.
         num_workers : int
@@ -115,11 +115,12 @@ class FrozenFeatures:
         return cls(folder)
 
     def __getitem__(self, utterance):
-        """Return the features, (T, D), of an utterance."""
+        """Return the features of an utterance, (T, D) float32 or (T,) int64."""
         name = self._shard_of[utterance]
         if name not in self._shards:
             self._shards[name] = safe_open(self.folder / name, framework="pt")
-        return self._shards[name].get_tensor(utterance).float()
+        features = self._shards[name].get_tensor(utterance)
+        return features.float() if features.is_floating_point() else features
 
     def __getstate__(self):
         # Open files do not travel to the workers of a data loader.
@@ -141,7 +142,7 @@ def _write_shards(folder, encoder, dataset, key, dtype, device, progressbar, loa
     for batch in loader:
         hidden, lens = encoder.frozen_forward(*batch.to(device)[key])
         for utterance, row, n in zip(batch.id, hidden.cpu(), n_valid(lens, hidden.shape[1]).tolist(), strict=True):
-            features = row[:n].to(getattr(torch, dtype)).clone()
+            features = row[:n].to(getattr(torch, dtype) if row.is_floating_point() else row.dtype).clone()
             if not features.isfinite().all():
                 raise InputError(
                     f"A feature of utterance {utterance!r} can't be held as {dtype}: check the audio, or use "

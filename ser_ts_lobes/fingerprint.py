@@ -10,7 +10,7 @@ import json
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from speechbrain.utils.distributed import if_main_process
 
-import ser_ts_lobes
+from ser_ts_lobes import __version__
 from ser_ts_lobes.errors import InputError
 
 
@@ -34,7 +34,7 @@ def fingerprint(**parts):
     >>> fingerprint(dtype="float16") == fingerprint(dtype="float32")
     False
     """
-    text = json.dumps({"code": ser_ts_lobes.__version__, **parts}, sort_keys=True)
+    text = json.dumps({"code": __version__, **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -17,6 +17,8 @@ from transformers import (
     WhisperModel,
 )
 
+from ser_ts_lobes.lobes.cpc import CPC, save_cpc
+
 _SSL_CLASSES = {
     "hubert": (HubertConfig, HubertModel),
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
@@ -80,3 +82,18 @@ def save_tiny_bert(folder):
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS])}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
     return str(folder)
+
+
+def save_tiny_cpc(path):
+    """Save a Modified CPC, whose context is an LSTM."""
+    torch.manual_seed(0)
+    save_cpc(CPC(channels=16, context_size=16), path)
+    return str(path)
+
+
+def save_word_vectors(path, size=300):
+    """Save random vectors of a few words as GloVe's are."""
+    torch.manual_seed(0)
+    lines = [" ".join([word, *(f"{value:.5f}" for value in torch.randn(size).tolist())]) for word in _WORDS]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)

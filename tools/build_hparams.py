@@ -127,10 +127,12 @@ def flat_files():
         Text of each file of ``recipes/*/hparams/``.
     """
     systems = sorted(path.stem for path in (ROOT / "hparams" / "systems").glob("*.yaml"))
-    recipes = sorted(path.name for path in (ROOT / "recipes").iterdir() if path.is_dir())
+    # Of a recipe without emotion labels (LibriSpeech) there is no corpus file, nor of what is special to one system.
+    recipes = {path.name for path in (ROOT / "recipes").iterdir()}
+    corpora = sorted(recipes & {path.stem for path in (ROOT / "hparams" / "corpora").glob("*.yaml")})
     return {
         ROOT / "recipes" / corpus / "hparams" / f"{system}.yaml": compose(corpus, system)
-        for corpus in recipes
+        for corpus in corpora
         for system in systems
     }
 

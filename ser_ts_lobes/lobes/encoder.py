@@ -1,10 +1,12 @@
 """What speech and text encoders have in common: a frozen part, a trainable part, a checkpoint."""
 
+import inspect
+
 import torch
-from speechbrain.dataio.dataio import length_to_mask
+from huggingface_hub.errors import StrictDataclassError
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from speechbrain.utils.distributed import if_main_process
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from ser_ts_lobes.errors import InputError
@@ -83,7 +85,7 @@ def valid_mask(lens, size):
     tensor([[ True,  True],
             [ True, False]])
     """
-    return length_to_mask(n_valid(lens, size), size).bool()
+    return torch.arange(size, device=lens.device) < n_valid(lens, size).unsqueeze(1)
 
 
 @register_checkpoint_hooks
@@ -98,8 +100,9 @@ class Encoder(torch.nn.Module):
 
     Parameters
     ----------
-    source : str
-        Hub name or local folder in transformers' format.
+    source : str or dict
+        Hub name or local folder in transformers' format; or what `configuration` gave, for an encoder whose
+        weights are loaded later.
     trainable_layers : int
         How many transformer layers, counted from the top, learn (0: none).
     """
@@ -121,7 +124,21 @@ class Encoder(torch.nn.Module):
         self._frozen_fingerprint = None
 
     def _load(self, source):
+        if isinstance(source, dict):
+            return AutoModel.from_config(model_config(source), trust_remote_code=False)
         return load_pretrained(AutoModel, source, dtype=torch.float32)
+
+    def configuration(self):
+        """All but the weights: what an encoder of this architecture is made from, without a download.
+
+        Returns
+        -------
+        dict
+            For JSON: ``model``, the configuration of the `transformers` model.
+        """
+        config = self.model.config
+        values = {name: getattr(config, name) for name in _parameters(type(config))}
+        return {"model": {"model_type": config.model_type, **values}}
 
     @property
     def layers(self):
@@ -269,11 +286,51 @@ def model_type(source):
 
     Parameters
     ----------
-    source : str
-        Hub name or local folder.
+    source : str or dict
+        Hub name, local folder or `Encoder.configuration`.
 
     Returns
     -------
     str
     """
+    if isinstance(source, dict):
+        return source["model"].get("model_type")
     return load_pretrained(AutoConfig, source).model_type
+
+
+def model_config(configuration):
+    """Make the configuration object of a `transformers` model; it names no code and no file.
+
+    Parameters
+    ----------
+    configuration : dict
+        From `Encoder.configuration`, of an architecture that `transformers` knows.
+
+    Returns
+    -------
+    transformers.PreTrainedConfig
+
+    Raises
+    ------
+    InputError
+        If a value is unknown or of the wrong type.
+    """
+    values = dict(configuration["model"])
+    kind = values.pop("model_type")
+    config_class = CONFIG_MAPPING[kind]
+    # Also `attn_implementation`, for some names of which transformers fetches code.
+    unknown = sorted(set(values) - set(_parameters(config_class)))
+    if unknown:
+        raise InputError(f"The configuration of a {kind} encoder has no {', '.join(unknown)}: remove it.")
+    try:
+        return config_class(**values)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"The configuration of the {kind} encoder can't be used: {reason}") from error
+
+
+def _parameters(config_class):
+    """Names of what shapes the models of a configuration class; what all models share does not."""
+    parameters = inspect.signature(config_class).parameters.values()
+    shared = inspect.signature(PreTrainedConfig).parameters
+    return [p.name for p in parameters if p.name not in shared and p.kind != p.VAR_KEYWORD]

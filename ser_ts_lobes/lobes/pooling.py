@@ -2,7 +2,39 @@
 
 import torch
 
-from ser_ts_lobes.lobes.encoder import n_valid
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.encoder import n_valid, valid_mask
+
+
+def make_pooling(kind, **sizes):
+    """Make the pooling that a recipe's ``pooling`` key names.
+
+    Parameters
+    ----------
+    kind : str
+        ``gru`` or ``transformer``.
+    **sizes
+        ``input_size``, ``hidden_size`` and ``num_layers`` of either.
+
+    Returns
+    -------
+    torch.nn.Module
+        With an ``output_size`` and ``forward(frames, lens)``.
+
+    Raises
+    ------
+    InputError
+        If there is no pooling of that name.
+
+    Example
+    -------
+    >>> make_pooling("transformer", input_size=16, hidden_size=32).output_size
+    32
+    """
+    kinds = {"gru": GRUPooling, "transformer": TransformerPooling}
+    if kind not in kinds:
+        raise InputError(f"pooling is {kind!r}; choose one of {', '.join(kinds)}.")
+    return kinds[kind](**sizes)
 
 
 class GRUPooling(torch.nn.Module):
@@ -48,4 +80,91 @@ class GRUPooling(torch.nn.Module):
         # makes training on a CPU 1.7 times slower and waits for the lengths on a GPU.
         outputs, _ = self.gru(frames)
         last = n_valid(lens, frames.shape[1]) - 1
-        return outputs[torch.arange(len(outputs), device=outputs.device), last]
+        return outputs[torch.arange(outputs.shape[0], device=outputs.device), last]
+
+
+class TransformerPooling(torch.nn.Module):
+    """Mean of a transformer's outputs over the valid frames; the paper found such a pooling comparable to the GRU.
+
+    Its sizes are not published. Here frames are projected to `hidden_size` and pass pre-norm layers whose feed-forward
+    part is four times as wide. Positions are not added: the encoders' frames carry their own.
+
+    Parameters
+    ----------
+    input_size : int
+        Size of a frame.
+    hidden_size : int
+        Size of the result (ours: 128, as the GRU's).
+    num_layers : int
+        Transformer layers (ours: 2, as the GRU's).
+    num_heads : int
+        Attention heads (ours).
+    dropout : float
+        Within the layers (ours).
+
+    Example
+    -------
+    >>> pooling = TransformerPooling(input_size=16)
+    >>> pooling(torch.randn(4, 50, 16), torch.tensor([1.0, 0.9, 0.5, 0.1])).shape
+    torch.Size([4, 128])
+    """
+
+    def __init__(self, input_size, hidden_size=128, num_layers=2, num_heads=4, dropout=0.1):
+        super().__init__()
+        self.output_size = hidden_size
+        self.projection = torch.nn.Linear(input_size, hidden_size)
+        layer = torch.nn.TransformerEncoderLayer(
+            hidden_size, num_heads, 4 * hidden_size, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.transformer = torch.nn.TransformerEncoder(
+            layer, num_layers, torch.nn.LayerNorm(hidden_size), enable_nested_tensor=False
+        )
+
+    def forward(self, frames, lens):
+        """Pool.
+
+        Parameters
+        ----------
+        frames : torch.Tensor
+            (B, T, input_size).
+        lens : torch.Tensor
+            (B,), relative lengths.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, hidden_size).
+        """
+        valid = valid_mask(lens, frames.shape[1])
+        outputs = self.transformer(self.projection(frames), src_key_padding_mask=~valid)
+        return (outputs * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True)
+
+
+class AttentionPooling(torch.nn.Module):
+    """Weighted mean of the valid frames; the weights are a softmax over a learnt score of each frame.
+
+    It is SpeechBrain's (`speechbrain.nnet.pooling.AttentionPooling`, after Safari, India and Hernando, Interspeech
+    2020), but padding has no weight.
+
+    Parameters
+    ----------
+    input_size : int
+        Size of a frame and of the result.
+
+    Example
+    -------
+    >>> pooling = AttentionPooling(input_size=16)
+    >>> pooling(torch.randn(4, 50, 16), torch.tensor([1.0, 0.9, 0.5, 0.1])).shape
+    torch.Size([4, 16])
+    """
+
+    def __init__(self, input_size):
+        super().__init__()
+        self.output_size = input_size
+        self.score = torch.nn.Linear(input_size, 1)
+
+    def forward(self, frames, lens):
+        """Pool, as `GRUPooling.forward` does: (B, T, input_size) and relative lengths (B,) to (B, input_size)."""
+        valid = valid_mask(lens, frames.shape[1]).unsqueeze(-1)
+        weights = self.score(frames).masked_fill(~valid, -torch.inf).softmax(dim=1)
+        return (weights * frames).sum(dim=1)

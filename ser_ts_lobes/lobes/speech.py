@@ -5,12 +5,15 @@ waveform normalisation, of the group norm of base models and of the attention. (
 and in SpeechBrain's own lobe it is not, for base models.)
 """
 
+import math
+
 import torch
-from transformers import AutoFeatureExtractor, WhisperModel
+from transformers import AutoFeatureExtractor, WhisperFeatureExtractor, WhisperModel
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.whisper import modeling_whisper
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, n_valid, valid_mask
+from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_config, model_type, n_valid, valid_mask
 
 SAMPLE_RATE = 16000
 
@@ -20,8 +23,9 @@ def load_speech_encoder(source, trainable_layers=0):
 
     Parameters
     ----------
-    source : str
-        Hub name (``facebook/hubert-base-ls960``, ``openai/whisper-small``, ...) or local folder.
+    source : str or dict
+        Hub name (``facebook/hubert-base-ls960``, ``openai/whisper-small``, ...), local folder, or
+        `Encoder.configuration`.
     trainable_layers : int
         How many transformer layers, counted from the top, learn.
 
@@ -48,24 +52,35 @@ class SpeechEncoder(Encoder):
 
     Parameters
     ----------
-    source : str
+    source : str or dict
         Hub name or local folder, with its ``preprocessor_config.json`` (it says whether the model
-        expects waveforms of zero mean and unit variance).
+        expects waveforms of zero mean and unit variance); or `Encoder.configuration`.
     trainable_layers : int
         How many transformer layers, counted from the top, learn (paper: 6).
     """
 
+    #: Longest clip that can be encoded, in seconds.
+    max_duration_s = math.inf
+
     def __init__(self, source, trainable_layers=0):
         self.model_type = model_type(source)
         if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
+            name = "The encoder described" if isinstance(source, dict) else repr(source)
             raise InputError(
-                f"{source!r} is a {self.model_type!r} model; a speech encoder must be a hubert, wav2vec2, wavlm "
-                "or whisper model."
+                f"{name} is a {self.model_type!r} model; a speech encoder must be a hubert, wav2vec2, wavlm or "
+                "whisper model."
             )
         super().__init__(source, trainable_layers)
         if getattr(self.model.config, "add_adapter", False):
             raise InputError(f"{source!r} has an adapter on top, which is not supported.")
-        self.normalize = load_pretrained(AutoFeatureExtractor, source).do_normalize
+        if isinstance(source, dict):
+            self.normalize = bool(source["feature_extractor"]["do_normalize"])
+        else:
+            self.normalize = load_pretrained(AutoFeatureExtractor, source).do_normalize
+
+    def configuration(self):
+        """All but the weights; see `Encoder.configuration`."""
+        return {**super().configuration(), "feature_extractor": {"do_normalize": self.normalize}}
 
     def _embed(self, inputs, lens):
         n_samples = n_valid(lens, inputs.shape[1])
@@ -90,18 +105,14 @@ class SpeechEncoder(Encoder):
         shortest = 1  # samples that give one frame
         for layer in reversed(layers):
             shortest = (shortest - 1) * layer.conv.stride[0] + layer.conv.kernel_size[0]
-        wavs = torch.nn.functional.pad(wavs, (0, max(0, shortest - wavs.shape[1])))
+        wavs = torch.nn.functional.pad(wavs, (0, torch.sym_max(0, shortest - wavs.shape[1])))
         n_valid_frames = n_samples.clamp(min=shortest)
         hidden = wavs.unsqueeze(1)
         for layer in layers:
             kernel_size, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
             n_valid_frames = (n_valid_frames - kernel_size) // stride + 1
             if isinstance(getattr(layer, "layer_norm", None), torch.nn.GroupNorm):
-                hidden = layer.conv(hidden)
-                # Over the valid frames alone: one call an utterance beats masked sums.
-                for row, n in zip(hidden, n_valid_frames.tolist(), strict=True):
-                    row[:, :n] = layer.layer_norm(row[:, :n].unsqueeze(0)).squeeze(0)
-                hidden = layer.activation(hidden)
+                hidden = layer.activation(_group_norm(layer.layer_norm, layer.conv(hidden), n_valid_frames))
             else:
                 hidden = layer(hidden)
         return hidden, n_valid_frames
@@ -122,7 +133,7 @@ class SpeechEncoder(Encoder):
         """Relative position bias, which WavLM's first layer owns and all layers share."""
         attention = self.layers[0].attention
         bias = attention.compute_bias(hidden.shape[1], hidden.shape[1])
-        return bias.unsqueeze(0).expand(len(hidden), -1, -1, -1).flatten(0, 1)
+        return bias.unsqueeze(0).expand(hidden.shape[0], -1, -1, -1).flatten(0, 1)
 
     def _finish(self, hidden):
         return self.model.encoder.layer_norm(hidden) if self.model.config.do_stable_layer_norm else hidden
@@ -137,21 +148,44 @@ class WhisperEncoder(Encoder):
 
     Parameters
     ----------
-    source : str
-        Hub name (``openai/whisper-small``) or local folder.
+    source : str or dict
+        Hub name (``openai/whisper-small``), local folder, or `Encoder.configuration`.
     trainable_layers : int
         How many transformer layers, counted from the top, learn.
     """
 
     def __init__(self, source, trainable_layers=0):
         super().__init__(source, trainable_layers)
-        extractor = load_pretrained(AutoFeatureExtractor, source)
+        if isinstance(source, dict):
+            extractor = WhisperFeatureExtractor(**source["feature_extractor"])
+        else:
+            extractor = load_pretrained(AutoFeatureExtractor, source)
         self.n_fft, self.hop_length = extractor.n_fft, extractor.hop_length
-        self.register_buffer("mel_filters", torch.tensor(extractor.mel_filters.T, dtype=torch.float32), False)
-        self.register_buffer("window", torch.hann_window(self.n_fft), False)
+        # On the CPU at first, also where the rest is made on the meta device and gets its weights from a file.
+        mel_filters = torch.tensor(extractor.mel_filters.T, dtype=torch.float32, device="cpu")
+        self.register_buffer("mel_filters", mel_filters, False)
+        self.register_buffer("window", torch.hann_window(self.n_fft, device="cpu"), False)
 
     def _load(self, source):
+        if isinstance(source, dict):
+            return modeling_whisper.WhisperEncoder(model_config(source))
         return load_pretrained(WhisperModel, source, dtype=torch.float32).encoder
+
+    def configuration(self):
+        """All but the weights; see `Encoder.configuration`."""
+        return {
+            **super().configuration(),
+            "feature_extractor": {
+                "feature_size": self.mel_filters.shape[0],
+                "n_fft": self.n_fft,
+                "hop_length": self.hop_length,
+            },
+        }
+
+    @property
+    def max_duration_s(self):
+        """Longest clip that can be encoded, in seconds."""
+        return self.model.config.max_source_positions * 2 * self.hop_length / SAMPLE_RATE
 
     @property
     def layers(self):
@@ -160,12 +194,14 @@ class WhisperEncoder(Encoder):
 
     def _embed(self, inputs, lens):
         mask = valid_mask(lens, inputs.shape[1])
-        n_frames = -(-n_valid(lens, inputs.shape[1]) // (2 * self.hop_length))
-        longest, limit = int(n_frames.max()), self.model.config.max_source_positions
-        if longest > limit:
+        n_frames, longest = (
+            (n_samples - 1) // (2 * self.hop_length) + 1
+            for n_samples in (n_valid(lens, inputs.shape[1]), inputs.shape[1])
+        )
+        if longest > self.model.config.max_source_positions:
             raise InputError(
-                f"Whisper hears at most {limit // 50} s, and a clip of {longest / 50:.1f} s was given: cut it first, "
-                "or use a HuBERT, wav2vec 2.0 or WavLM encoder."
+                f"Whisper hears at most {self.max_duration_s:g} s, and a clip of {longest / 50:.1f} s was given: cut "
+                "it first, or use a HuBERT, wav2vec 2.0 or WavLM encoder."
             )
         mel_mask = valid_mask(n_frames / longest, longest).repeat_interleave(2, dim=1).unsqueeze(1)
         hidden = self._log_mel(inputs * mask, mel_mask) * mel_mask
@@ -201,3 +237,19 @@ def _standardise(wavs, mask, n_samples):
     wavs = wavs - mean
     variance = (wavs * mask).square().sum(1, keepdim=True) / n_samples
     return wavs / torch.sqrt(variance + 1e-7)
+
+
+def _group_norm(norm, hidden, n_frames):
+    """Apply a group norm of one channel a group over the valid frames alone: (B, C, T), changed in place.
+
+    Sums under a mask, not a call an utterance: it waits for no length on a GPU and can be traced. In place, for
+    this is the largest tensor of the encoder.
+    """
+    n_frames = n_frames[:, None, None]
+    mask = (torch.arange(hidden.shape[2], device=hidden.device) < n_frames).to(hidden.dtype)
+    hidden -= hidden @ mask.transpose(1, 2) / n_frames
+    hidden *= mask
+    variance = torch.linalg.vector_norm(hidden, dim=2, keepdim=True).square() / n_frames
+    hidden *= norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
+    hidden += norm.bias[:, None]
+    return hidden

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shlex
 import shutil
 from functools import cache
@@ -9,13 +10,15 @@ from functools import cache
 import pytest
 
 from tests.fixtures_iemocap import write_iemocap_tree
+from tests.fixtures_librispeech import write_librispeech_tree
 from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT, run
-from tests.tiny_models import save_tiny_bert, save_tiny_ssl
+from tests.tiny_models import save_tiny_bert, save_tiny_cpc, save_tiny_ssl, save_word_vectors
 
 # What the flags of the rows name, relative to the root.
 TMP = ROOT / "tests" / "tmp"
 STEPS_BEFORE = ("train_teacher-teacher", "precompute_targets-teacher")
+PRETRAINING, PRETRAINED = "LibriSpeech-train_cpc-cpc", "tests/tmp/results_librispeech/cpc/1986/cpc.pt"
 
 
 def read_rows():
@@ -36,16 +39,23 @@ def material():
     shutil.rmtree(TMP, ignore_errors=True)
     write_msp_tree(TMP / "msp", {"Train": 24, "Development": 8, "Test1": 8, "Test2": 8})
     write_iemocap_tree(TMP / "iemocap")
+    write_librispeech_tree(TMP / "librispeech")
+    save_tiny_cpc(TMP / "modified_cpc.pt")
     save_tiny_ssl(TMP / "hubert")
+    for system in ("hubert_large", "wav2vec2_base", "wav2vec2_large"):
+        save_tiny_ssl(TMP / system, *system.split("_"))
     save_tiny_bert(TMP / "bert")
+    save_word_vectors(TMP / "word_vectors.txt")
     yield
     shutil.rmtree(TMP)
 
 
 @cache
 def run_row(name):
-    """Run a row once, after the rows of the teacher if it needs them; return its results folder and output."""
+    """Run a row once, after those that it needs (teacher, pretraining); return its results folder and output."""
     row = ROWS[name]
+    if PRETRAINED in row["test_debug_flags"]:
+        run_row(PRETRAINING)
     if "teacher_folder:" in (ROOT / row["Hparam_file"]).read_text(encoding="utf-8"):
         for step in STEPS_BEFORE:
             run_row(f"{row['Dataset']}-{step}")
@@ -74,7 +84,7 @@ def test_a_recipe_runs(name):
 
 
 def test_every_hparams_file_has_a_row():
-    files = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*/hparams/*.yaml")}
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("hparams/*.yaml")}
     assert files == {row["Hparam_file"] for row in ROWS.values()}
 
 
@@ -89,6 +99,13 @@ def test_every_test_set_is_scored():
 def test_the_targets_script_prints_table_1():
     _, output = run_row("MSP-Podcast-precompute_targets-teacher")
     assert "| training set | activation | valence | dominance |" in output and "residual beyond 2 σ" in output
+
+
+def test_cpc_learns_from_audio_alone():
+    folder, _ = run_row(PRETRAINING)
+    report = json.loads((folder / "metrics.json").read_text())
+    assert report["valid_loss_of_chance"] == pytest.approx(math.log(129))
+    assert report["valid_loss"] < math.log(129) - 0.1
 
 
 def test_a_student_before_its_teacher_is_one_sentence(tmp_path):

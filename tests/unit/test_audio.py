@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
-from ser_ts_lobes.audio import read_audio
+from ser_ts_lobes.audio import read_audio, stream_audio
 from ser_ts_lobes.errors import InputError
 
 
@@ -58,4 +59,32 @@ def test_no_audio_file(path):
         read_audio(path)
     path.write_text("not audio")
     with pytest.raises(InputError, match=r"clip\.wav .*unreadable"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("original_rate", [8000, 11025, 16000, 22050, 44100, 47952, 48000])
+@pytest.mark.parametrize("n_block_values", [61, 777, 5000])
+def test_blocks_join_to_what_the_whole_file_is_converted_to(path, monkeypatch, original_rate, n_block_values):
+    audio = np.random.default_rng(0).normal(0, 0.1, 9001)
+    soundfile.write(path, audio, original_rate, subtype="FLOAT")
+    monkeypatch.setattr("ser_ts_lobes.audio._BLOCK_VALUES", n_block_values)
+    blocks = list(stream_audio(path))
+    whole = torchaudio.functional.resample(torch.tensor(audio), original_rate, 16000).float()
+    assert len(blocks) > 1
+    torch.testing.assert_close(torch.cat(blocks), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("original_rate", [44101, 11127])
+def test_rates_without_a_small_ratio_keep_duration_and_pitch(path, original_rate):
+    soundfile.write(path, tone(original_rate, seconds=2.0), original_rate, subtype="FLOAT")
+    audio = read_audio(path)
+    assert abs(len(audio) - 32000) <= 1
+    inner = slice(400, -400)
+    np.testing.assert_allclose(audio[inner], tone(16000, seconds=2.0)[: len(audio)][inner], atol=0.02)
+
+
+@pytest.mark.parametrize("original_rate", [1, 999, 768001, 2**31 - 1])
+def test_rates_that_no_recording_has(path, original_rate):
+    soundfile.write(path, tone(16000), original_rate)
+    with pytest.raises(InputError, match=rf"clip\.wav .*sampling rate of {original_rate} Hz"):
         read_audio(path)

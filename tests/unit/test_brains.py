@@ -13,6 +13,7 @@ from ser_ts_lobes.losses import ccc_loss
 from ser_ts_lobes.residuals import fit_residuals
 from ser_ts_lobes.targets import TeacherTargets
 from tests.fixtures_msp import write_msp_tree
+from tests.tiny_models import save_word_vectors
 from tests.unit.test_dataio import msp_podcast_prepare
 from tools.build_hparams import compose
 
@@ -36,8 +37,11 @@ def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests):
             "batch_size": 8,
             "num_workers": 0,
             "number_of_epochs": 2,
-            "speech_source": tiny_hubert,
         } | overrides
+        if system == "atmaja":
+            overrides["word_vectors"] = save_word_vectors(tmp_path / "word_vectors.txt")
+        elif system != "attn":
+            overrides["speech_source"] = tiny_hubert
         if system == "teacher":
             overrides["text_source"] = tiny_bert
         hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides)
@@ -162,10 +166,17 @@ def test_the_log_shows_both_losses_and_the_share_kept(make_brain, manifests, tmp
         assert name in log
 
 
-def test_a_run_goes_on_where_it_was(make_brain, tmp_path):
-    log = tmp_path / "results/ft/1986/train_log.txt"
-    train(*make_brain("ft", trainable_layers=1, number_of_epochs=1))
-    train(*make_brain("ft", trainable_layers=1, number_of_epochs=3))
+@pytest.mark.parametrize(
+    ("system", "brain_class", "options"),
+    [
+        ("ft", StudentBrain, {"trainable_layers": 1}),
+        ("atmaja", TeacherBrain, {"feature_folder": None}),
+    ],
+)
+def test_a_run_goes_on_where_it_was(make_brain, tmp_path, system, brain_class, options):
+    log = tmp_path / "results" / system / "1986" / "train_log.txt"
+    train(*make_brain(system, brain_class, number_of_epochs=1, **options))
+    train(*make_brain(system, brain_class, number_of_epochs=3, **options))
     assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["epoch: 1", "epoch: 2", "epoch: 3"]
 
 
@@ -216,3 +227,70 @@ def test_the_fingerprint_is_of_what_has_learnt(make_brain):
     with torch.no_grad():
         hparams["speech_encoder"].layers[-1].final_layer_norm.bias.add_(1e-3)
     assert brain.fingerprint() != before
+
+
+@pytest.mark.parametrize(("system", "brain_class"), [("attn", StudentBrain), ("atmaja", TeacherBrain)])
+def test_a_baseline_says_the_same_from_audio_as_from_kept_features(make_brain, manifests, system, brain_class):
+    brain, hparams, datasets = make_brain(system, brain_class, number_of_epochs=1)
+    brain.train(datasets)
+    kept = brain.predict(datasets["valid"])
+    anew = make_datasets(manifests, hparams | {"feature_folder": None}, RUN_OPTS)
+    from_audio = brain.predict(anew["valid"])
+    assert from_audio.ids == kept.ids
+    np.testing.assert_allclose(from_audio.prediction, kept.prediction, atol=1e-5)
+    assert (kept.prediction.std(axis=0) > 0).all()
+
+
+def test_descriptors_are_standardised_on_the_whole_training_set(make_brain):
+    brain, hparams, datasets = make_brain("attn", number_of_epochs=0)
+    brain.train(datasets)
+    frames = np.concatenate([item["speech"].double().numpy() for item in datasets["train"]])
+    scale = hparams["speech_encoder"].scale
+    np.testing.assert_allclose(scale.mean, frames.mean(axis=0), rtol=1e-4, atol=1e-5)
+    varying = frames.std(axis=0) > 1e-6
+    np.testing.assert_allclose(scale.std[varying], frames.std(axis=0)[varying], rtol=1e-4)
+
+
+def test_the_loss_weighs_the_dimensions(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1, ccc_weights=[0.2, 0.7, 0.1])
+    brain.train(datasets)
+    brain.predict(datasets["valid"])
+    ccc = metrics.ccc(brain.outputs.prediction, brain.outputs.label)
+    assert brain.best["valid_loss"] == pytest.approx(np.dot([0.2, 0.7, 0.1], 1 - ccc), abs=1e-5)
+    [batch] = brain.make_dataloader(datasets["train"], stage=torch_stage("TRAIN"), batch_size=24)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    labels = hparams["label_scale"].standardise(batch.labels)
+    expected = ccc_loss(output.prediction, labels, weights=[0.2, 0.7, 0.1])
+    torch.testing.assert_close(brain.compute_objectives(output, batch, torch_stage("TRAIN")), expected)
+    assert not torch.isclose(expected, ccc_loss(output.prediction, labels))
+
+
+def test_without_annealing_the_rate_stays(make_brain):
+    brain, _, datasets = make_brain("hubert_base", lr_annealing=None, lr=0.001, number_of_epochs=1)
+    brain.train(datasets)
+    brain.outputs.prediction = 8 - brain.outputs.label  # as wrong as can be
+    for epoch in range(2, 7):
+        brain._end_epoch(epoch)
+    assert [group["lr"] for group in brain.optimizer.param_groups] == [0.001]
+
+
+def test_training_stops_when_the_validation_loss_no_longer_falls(make_brain, tmp_path):
+    options = {"brain_class": TeacherBrain, "number_of_epochs": 20, "patience": 2}
+    brain, hparams, datasets = make_brain("atmaja", **options)
+    end_epoch, losses = brain._end_epoch, iter([1.0, 0.5, 0.6, 0.55])
+
+    def end_epoch_of_known_loss(epoch):
+        offset = next(losses)
+        brain.outputs.prediction = brain.outputs.label + offset
+        end_epoch(epoch)
+
+    brain._end_epoch = end_epoch_of_known_loss
+    brain.train(datasets)
+    log = tmp_path / "results/atmaja/1986/train_log.txt"
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == [f"epoch: {i}" for i in (1, 2, 3, 4)]
+    brain, hparams, datasets = make_brain("atmaja", **options)
+    brain.train(datasets)  # resumed, it knows that it is done
+    assert len(log.read_text().splitlines()) == 4
+    brain.predict(datasets["valid"])
+    assert brain.best["epoch"] == 2

@@ -7,6 +7,8 @@ import ser_ts_lobes.features
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.features import FrozenFeatures
 from ser_ts_lobes.lobes.speech import load_speech_encoder
+from ser_ts_lobes.lobes.words import WordEncoder
+from tests.tiny_models import save_word_vectors
 
 
 @pytest.fixture
@@ -92,3 +94,14 @@ def test_what_overflows_the_number_type_is_named(tmp_path, tiny_hubert, wavs):
     with pytest.raises(InputError, match="utt0.*float16.*--feature_dtype float32"):
         compute(tmp_path, encoder, wavs)
     assert compute(tmp_path, encoder, wavs, dtype="float32")["utt0"].isfinite().all()
+
+
+def test_whole_numbers_stay_what_they_are(tmp_path):
+    encoder = WordEncoder(save_word_vectors(tmp_path / "vectors.txt", size=2), size=2)
+    encoder.fit([" ".join(["it was", *(f"word{i}" for i in range(3000))])])
+    ids = {"utt0": encoder.tokenize("it was word2049 word2999"), "utt1": encoder.tokenize("word7")}
+    rows = {name: {"duration": 1.0, "text": value} for name, value in ids.items()}
+    data = DynamicItemDataset(rows, [], ["id", "text"])
+    features = FrozenFeatures.compute(tmp_path / "features", encoder, data, "text", "manifest", progressbar=False)
+    for name, value in ids.items():  # float16 could not tell 2049 from 2048
+        assert features[name].equal(value)

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Pretrain CPC on any folder of audio, such as LibriSpeech's train-clean-100.
+
+To run this recipe::
+
+    > python train_cpc.py hparams/cpc.yaml --data_folder /path/to/LibriSpeech/train-clean-100
+
+The best network goes to ``results/cpc/<seed>/cpc.pt``, where the system ``cpc`` of the other recipes looks for it; the
+same command resumes an interrupted run.
+"""
+
+import sys
+
+import speechbrain as sb
+
+from ser_ts_lobes.errors import plain_errors
+from ser_ts_lobes.experiment import load_experiment
+from ser_ts_lobes.pretraining import CPCBrain, make_window_datasets, prepare_audio_folder
+
+if __name__ == "__main__":
+    with plain_errors():
+        hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+        hparams = load_experiment(hparams_file, run_opts, overrides)
+        sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+
+        sb.utils.distributed.run_on_main(prepare_audio_folder, kwargs=hparams["prepare_opts"])
+        datasets = make_window_datasets(hparams["manifest_folder"], hparams["data_folder"], hparams["window_samples"])
+
+        brain = CPCBrain(hparams, run_opts)
+        brain.train(datasets)
+        brain.export()
