@@ -85,6 +85,10 @@ def test_no_word_outside_the_evaluative_roles_is_rated():
     assert not (own | others) & set(lexicon)
 
 
+def label_noise_sd():
+    return np.sqrt((demo.RATER_SD**2 + 1 / 12) / demo.RATERS)  # rounding adds 1/12
+
+
 def test_valence_is_the_lexicon_s(espeak):
     utterances = demo.plan({"Train": 600, "Development": 2, "Test1": 2}, 1, espeak)
     rated = {word for role in demo.EVALUATIVE_ROLES for word in demo.WORDS[role]}
@@ -94,9 +98,9 @@ def test_valence_is_the_lexicon_s(espeak):
         np.mean([1 + 6 * (lexicon.get(word, 0) + 4) / 8 for word in u.said.split() if word in rated])
         for u in utterances
     ]
-    valence = np.array([u.labels[1] for u in utterances])
-    assert np.corrcoef(lexical, valence)[0, 1] ** 2 > 0.85
-    assert abs(np.mean(valence - lexical)) < 0.1
+    difference = np.array([u.labels[1] for u in utterances]) - lexical
+    assert np.std(difference) == pytest.approx(np.hypot(label_noise_sd(), demo.VALENCE_PER_ACTIVATION), rel=0.1)
+    assert abs(np.mean(difference)) < 0.1
 
 
 def test_plan_draws_what_it_says(espeak):
@@ -105,8 +109,7 @@ def test_plan_draws_what_it_says(espeak):
     assert np.corrcoef(latent.T)[0, 1] == pytest.approx(demo.LATENT_CORRELATION, abs=0.08)
     assert np.abs(latent).max() <= demo.LATENT_LIMIT
     labels = np.array([u.labels for u in utterances])
-    noise_sd = np.sqrt((demo.RATER_SD**2 + 1 / 12) / demo.RATERS)  # rounding adds 1/12
-    assert np.std(labels[:, 0] - 4 - latent[:, 0]) == pytest.approx(noise_sd, rel=0.1)
+    assert np.std(labels[:, 0] - 4 - latent[:, 0]) == pytest.approx(label_noise_sd(), rel=0.1)
     assert len({u.said for u in utterances}) == len(utterances)
     words = {
         split: {w for u in utterances if u.speaker.split == split for w in u.said.split()}
