@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from ser_ts_lobes import __version__
-from ser_ts_lobes.errors import plain_errors
+from ser_ts_lobes.errors import InputError, plain_errors
 
 
 def main(argv=None):
@@ -22,7 +22,7 @@ def main(argv=None):
     Returns
     -------
     int
-        Exit status: 0, or 130 when interrupted.
+        Exit status: 0, 1 when something could not be done, or 130 when interrupted.
 
     Raises
     ------
@@ -37,18 +37,17 @@ def main(argv=None):
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_command in (_add_transcribe,):
+    for add_command in (_add_transcribe, _add_table, _add_export, _add_push, _add_predict, _add_demo_app):
         add_command(commands)
 
     arguments = vars(parser.parse_args(argv))
     run = arguments.pop("run")
     try:
         with plain_errors():
-            run(**arguments)
+            return run(**arguments) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _add_transcribe(commands):
@@ -82,6 +81,197 @@ def _transcribe(**arguments):
     from ser_ts_lobes.transcription import transcribe
 
     transcribe(**arguments)
+
+
+def _add_table(commands):
+    """Add `ser-ts table`."""
+    parser = commands.add_parser(
+        "table",
+        help="train what a table of systems lacks, and write the table",
+        description="Train the systems of a recipe, with the teachers that they need, and write a table of their test\n"
+        "CCCs to RESULTS_FOLDER/table: results.csv, table.md, table.tex and figures. What is finished isn't run\n"
+        "again, so the same command goes on after an interruption or a failure.",
+        epilog="Options of the training scripts follow `--`, as they are in the recipe's folder; each goes to the\n"
+        "systems that have such a key, --SYSTEM.KEY=VALUE to that system alone.\n\n"
+        "examples:\n"
+        "  ser-ts table --recipe recipes/MSP-Podcast --seeds 1,2,3 --gpus 0,1 -- --data_folder /path/to/MSP-Podcast\n"
+        "  ser-ts table --recipe recipes/IEMOCAP --systems teacher,ts,cts -- --data_folder /path/to/IEMOCAP\n"
+        "  ser-ts table --systems cts --sweep residual_threshold=1.5,2,2.5,none -- --data_folder /path/to/corpus\n"
+        "  ser-ts table --slurm partition=gpu,time=24:00:00,gpus_per_node=1 -- --data_folder /path/to/corpus\n"
+        "  ser-ts table --report-only",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", metavar="DIR", default=".", help="a folder of recipes/ (default: this folder)")
+    parser.add_argument("--systems", metavar="A,B", type=_names, help="stems of hparams/*.yaml (default: all)")
+    parser.add_argument("--seeds", metavar="N,N", type=_numbers, help="default: the one in the hparams")
+    parser.add_argument("--folds", metavar="K,K", type=_numbers, help="of IEMOCAP (default: all five)")
+    parser.add_argument("--sweep", metavar="KEY=V,V", help="a table of these values of a setting; none is YAML's null")
+    parser.add_argument("--against", metavar="ROW", help="row that p-values compare with (default: ft)")
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument(
+        "--gpus", metavar="I,J", type=_names, default=(), help="one job at a time on each of these GPUs"
+    )
+    places.add_argument("--slurm", metavar="KEY=V,...", type=_pairs, help="submit the jobs, with sbatch's options")
+    parser.add_argument("--jobs", metavar="N", type=int, help="jobs at a time (default: 1; Slurm: all)")
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
+    parser.add_argument("--report-only", action="store_true", help="only write the tables of what is on disk")
+    parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="of the training scripts")
+    parser.set_defaults(run=_table)
+
+
+def _table(sweep, **arguments):
+    from ser_ts_lobes.plan import Sweep
+    from ser_ts_lobes.tables import make_tables
+
+    make_tables(sweep=sweep and Sweep.parse(sweep), **arguments)
+
+
+def _add_export(commands):
+    """Add `ser-ts export`."""
+    parser = commands.add_parser(
+        "export",
+        help="write a trained student as a folder that anyone can load",
+        description="Write a finished run of a system that only hears as a folder that loads without the run, a\n"
+        "download or this package: weights (safetensors), configuration, model card, interface for SpeechBrain.",
+        epilog="examples:\n"
+        "  ser-ts export results/cts/1986 --out my-student --corpus MSP-Podcast-1.6\n"
+        "  ser-ts export results/cts/1986 --out my-student --half --force\n"
+        "  ser-ts export results/cts/1986 --out my-student --onnx --int8",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_folder", metavar="RUN", help="such as results/cts/1986")
+    parser.add_argument("--out", metavar="DIR", required=True, help="the folder to write")
+    parser.add_argument("--corpus", metavar="NAME", help="what the model card calls it (default: name of its folder)")
+    parser.add_argument("--half", action="store_true", help="round the weights to float16: half the size")
+    parser.add_argument("--force", action="store_true", help="replace the student in DIR")
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx too, for onnxruntime in any language")
+    parser.add_argument(
+        "--int8", action="store_true", help="also write it in 8-bit integers, and measure their cost on the test sets"
+    )
+    parser.set_defaults(run=_export)
+
+
+def _export(run_folder, **arguments):
+    from ser_ts_lobes.export import export
+
+    export(run_folder, **arguments)
+
+
+def _add_push(commands):
+    """Add `ser-ts push`."""
+    parser = commands.add_parser(
+        "push",
+        help="upload an exported student to the Hugging Face Hub",
+        description="Show the files of an exported student; with --yes, upload them to the Hugging Face Hub.",
+        epilog="examples:\n  ser-ts push my-student user/name\n  ser-ts push my-student user/name --private --yes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="DIR", help="what `ser-ts export` wrote")
+    parser.add_argument("name", metavar="USER/NAME", help="of the repository, which is created if need be")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
+    parser.add_argument("--yes", action="store_true", help="upload; without it, nothing is sent")
+    parser.set_defaults(run=_push)
+
+
+def _push(**arguments):
+    from ser_ts_lobes.export import push
+
+    push(**arguments)
+
+
+def _add_predict(commands):
+    """Add `ser-ts predict`."""
+    parser = commands.add_parser(
+        "predict",
+        help="tell activation, valence and dominance from recordings",
+        description="Tell activation, valence and dominance from recordings, on the scale of the student's corpus.\n"
+        "A file that can't be used is reported on standard error, and the others go on.",
+        epilog="exit status:\n"
+        "  0  everything was predicted\n"
+        "  1  some of it could not be (or the model could not be loaded)\n"
+        "  2  wrong arguments\n\n"
+        "examples:\n"
+        "  ser-ts predict my-student *.wav\n"
+        "  ser-ts predict my-student recordings/ --format csv > emotions.csv\n"
+        "  ser-ts predict user/name podcast.mp3 --timeline --window 4 --hop 1\n"
+        "  ser-ts predict my-student podcast.mp3 --plot podcast.png\n"
+        "  ffmpeg -v error -i film.mkv -f wav - | ser-ts predict my-student - --timeline --format json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder by `ser-ts export`, or a name on the Hugging Face Hub")
+    parser.add_argument(
+        "audio", metavar="AUDIO", nargs="+", help="a file, a folder (with all below it), or - for stdin"
+    )
+    parser.add_argument("--timeline", action="store_true", help="window by window, for recordings of any length")
+    parser.add_argument("--window", metavar="S", type=float, default=4.0, help="seconds a window (default: 4)")
+    parser.add_argument("--hop", metavar="S", type=float, default=1.0, help="seconds to the next window (default: 1)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the timeline of one recording as PNG")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
+    parser.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="clips at a time (default: 8)")
+    parser.add_argument("--device", default="cpu", help="such as cuda:0 (default: cpu)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a model on the Hub")
+    parser.set_defaults(run=_predict)
+
+
+def _predict(**arguments):
+    from ser_ts_lobes.predict import predict
+
+    return predict(**arguments)
+
+
+def _positive(text):
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _add_demo_app(commands):
+    """Add `ser-ts demo-app`."""
+    parser = commands.add_parser(
+        "demo-app",
+        help="open a page on which a student hears recordings",
+        description="Show a page in the browser: upload or record, and see how activated, how positive and how\n"
+        "dominant the voice sounds. It runs on this machine and can only be seen from here, unless told otherwise.",
+        epilog="examples:\n"
+        "  ser-ts demo-app my-student\n"
+        "  ser-ts demo-app user/name --port 8080\n"
+        "  ser-ts demo-app my-student --host 0.0.0.0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="an exported student's folder, or its name on the Hub")
+    parser.add_argument("--host", metavar="ADDRESS", help="to listen on; 0.0.0.0 for all (default: 127.0.0.1)")
+    parser.add_argument("--port", metavar="N", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--share", action="store_true", help="open a public link, through a tunnel of gradio's servers")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
+    parser.set_defaults(run=_demo_app)
+
+
+def _demo_app(model, device, **arguments):
+    from ser_ts_lobes.inference import EmotionRegressor
+
+    try:
+        from ser_ts_lobes import demo_app
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The page needs {error.name}, which is not installed: pip install 'ser_ts_lobes[app]'."
+        ) from error
+    demo_app.serve(EmotionRegressor.from_pretrained(model, device), **arguments)
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text):
+    if not all(name.isdecimal() for name in _names(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} should be whole numbers with commas between")
+    return [int(name) for name in _names(text)]
+
+
+def _pairs(text):
+    if not all("=" in pair for pair in _names(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} should be KEY=VALUE,KEY=VALUE")
+    return dict(pair.split("=", 1) for pair in _names(text))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The start of an experiment: from a hparams file and a command line to the objects that it describes."""
 
+import contextlib
+
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
@@ -26,9 +28,21 @@ def load_experiment(hparams_file, run_opts, overrides):
         key of the file.
     """
     sb.utils.distributed.ddp_init_group(run_opts)
+    with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)
+
+
+@contextlib.contextmanager
+def plain_hparams_errors(hparams_file):
+    """Turn what HyperPyYAML says of a user's options into an `InputError`.
+
+    Parameters
+    ----------
+    hparams_file : str or pathlib.Path
+        The file that is read in the block.
+    """
     try:
-        with open(hparams_file, encoding="utf-8") as file:
-            return load_hyperpyyaml(file, overrides)
+        yield
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: name a file of hparams/.") from error
     except (ValueError, KeyError) as error:

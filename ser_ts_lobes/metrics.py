@@ -170,8 +170,74 @@ def bootstrap_ci(predictions, targets, groups=None, statistic="ccc", n_resamples
         As in `ccc`, or if there are fewer than 2 groups, not one group an utterance, or a setting that can't
         be used.
     """
-    resampled = _resample(predictions, targets, groups, statistic, n_resamples, seed)
-    return _percentile_interval(resampled, confidence)
+    return percentile_interval(resample(predictions, targets, groups, statistic, n_resamples, seed), confidence)
+
+
+def resample(predictions, targets, groups=None, statistic="ccc", n_resamples=2000, seed=0):
+    """Return a statistic of each bootstrap resample; columns, which may be systems too, share the draws.
+
+    A resample is a count for each group, and its moments follow from the groups' sums: all resamples are one
+    matrix product of counts and sums, made in chunks to bound the memory.
+
+    Parameters
+    ----------
+    predictions, targets, groups, statistic, n_resamples, seed
+        As in `bootstrap_ci`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n_resamples, D); NaN for a resample that is constant.
+
+    Raises
+    ------
+    InputError
+        As in `bootstrap_ci`.
+    """
+    of_moments = _statistic(statistic)
+    if n_resamples < 1:
+        raise InputError(f"n_resamples is {n_resamples}; draw at least 1.")
+    predictions, targets = _pairs(predictions, targets)
+    sums, origin = _group_sums(predictions, targets, groups)
+    n_groups = len(sums)
+    if n_groups < 2:
+        raise InputError("All utterances are in one group; a bootstrap over groups needs at least 2.")
+
+    rng = np.random.default_rng(seed)
+    resampled_sums = np.empty((n_resamples, sums.shape[1]))
+    chunk = max(1, _MAX_COUNTS // n_groups)
+    for start in range(0, n_resamples, chunk):
+        out = resampled_sums[start : start + chunk]
+        counts = np.empty((len(out), n_groups))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
+        np.matmul(counts, sums, out=out)
+    return of_moments(_moments_from_sums(resampled_sums, origin))
+
+
+def percentile_interval(resampled, confidence=0.95):
+    """Return the interval that holds the middle share of resampled values.
+
+    Parameters
+    ----------
+    resampled : numpy.ndarray
+        Shape (n_resamples, D).
+    confidence : float
+        That share, between 0 and 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        Lower and upper ends, shape (2, D); NaN for a column with NaN.
+
+    Raises
+    ------
+    InputError
+        If `confidence` isn't between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}; it has to lie between 0 and 1, as 0.95 does.")
+    return np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
 
 
 class PairedBootstrap(NamedTuple):
@@ -205,9 +271,7 @@ def paired_bootstrap(
     -------
     PairedBootstrap
         ``difference`` (D,): statistic of a minus that of b on the whole set. ``interval`` (2, D): its
-        percentile interval. ``p_value`` (D,): two-sided, twice the smaller share of resampled differences on
-        either side of 0, counting the set itself as one more resample (Davison & Hinkley, 1997, section 4.2),
-        so never 0. NaN as in `bootstrap_ci`.
+        percentile interval. ``p_value`` (D,): as `two_sided_p` says. NaN as in `bootstrap_ci`.
 
     Raises
     ------
@@ -220,14 +284,36 @@ def paired_bootstrap(
     predictions = np.column_stack([predictions_a, predictions_b])
     targets = np.column_stack([targets, targets])
     value_a, value_b = np.split(_statistic(statistic)(moments(predictions, targets)), 2)
-    resampled_a, resampled_b = np.split(
-        _resample(predictions, targets, groups, statistic, n_resamples, seed), 2, axis=1
-    )
+    resampled_a, resampled_b = np.split(resample(predictions, targets, groups, statistic, n_resamples, seed), 2, axis=1)
     differences = resampled_a - resampled_b
+    return PairedBootstrap(value_a - value_b, percentile_interval(differences, confidence), two_sided_p(differences))
+
+
+def two_sided_p(differences):
+    """Return the p-value of no difference, from resampled differences.
+
+    Twice the smaller share of differences on either side of 0, counting the set itself as one more resample
+    (Davison & Hinkley, 1997, section 4.2), so never 0.
+
+    Parameters
+    ----------
+    differences : numpy.ndarray
+        Shape (n_resamples, D).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (D,), in (0, 1]; NaN where a difference is.
+
+    Example
+    -------
+    >>> two_sided_p(np.array([[0.1, -0.1], [0.2, 0.1], [0.3, 0.2]]))
+    array([0.5, 1. ])
+    """
     smaller_tail = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
-    p_value = np.minimum(2 * (1 + smaller_tail) / (1 + n_resamples), 1)
+    p_value = np.minimum(2 * (1 + smaller_tail) / (1 + len(differences)), 1)
     p_value[np.isnan(differences).any(axis=0)] = np.nan
-    return PairedBootstrap(value_a - value_b, _percentile_interval(differences, confidence), p_value)
+    return p_value
 
 
 def finite_array(values, name):
@@ -298,33 +384,6 @@ def _divide(numerator, denominator, where):
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=where)[()]
 
 
-def _resample(predictions, targets, groups, statistic, n_resamples, seed):
-    """Return the statistic of each resample, shape (n_resamples, D).
-
-    A resample is a count for each group, and its moments follow from the groups' sums: all resamples are one
-    matrix product of counts and sums, made in chunks to bound the memory.
-    """
-    of_moments = _statistic(statistic)
-    if n_resamples < 1:
-        raise InputError(f"n_resamples is {n_resamples}; draw at least 1.")
-    predictions, targets = _pairs(predictions, targets)
-    sums, origin = _group_sums(predictions, targets, groups)
-    n_groups = len(sums)
-    if n_groups < 2:
-        raise InputError("All utterances are in one group; a bootstrap over groups needs at least 2.")
-
-    rng = np.random.default_rng(seed)
-    resampled_sums = np.empty((n_resamples, sums.shape[1]))
-    chunk = max(1, _MAX_COUNTS // n_groups)
-    for start in range(0, n_resamples, chunk):
-        out = resampled_sums[start : start + chunk]
-        counts = np.empty((len(out), n_groups))
-        for row in counts:
-            row[:] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
-        np.matmul(counts, sums, out=out)
-    return of_moments(_moments_from_sums(resampled_sums, origin))
-
-
 def _group_sums(predictions, targets, groups):
     """Return each group's n and sums of p, y, pp, yy, py, shape (G, 1 + 5 D), and the origin of p and y.
 
@@ -362,9 +421,3 @@ def _variance_from_means(mean, mean_square):
     variance = mean_square - mean**2
     # A resample that repeats one value has a variance of rounding errors; make it the 0 that it is.
     return np.where(variance > 1e-12 * mean_square, variance, 0)
-
-
-def _percentile_interval(resampled, confidence):
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; it has to lie between 0 and 1, as 0.95 does.")
-    return np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)

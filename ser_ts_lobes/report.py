@@ -45,8 +45,7 @@ def write_predictions(path, outputs, manifests):
 def write_metrics(path, outputs, manifests, **run):
     """Write CCC (with its 95 % bootstrap interval), Pearson's rho and RMSE of each labelled test set and dimension.
 
-    Intervals resample speakers, since utterances of one speaker are not independent; a test set with fewer
-    than 10 known speakers resamples utterances, and says so (``"resampled"``).
+    Intervals resample speakers or utterances (``"resampled"``), as `resampling_groups` decides.
 
     Parameters
     ----------
@@ -70,19 +69,41 @@ def write_metrics(path, outputs, manifests, **run):
     for split, output in outputs.items():
         if not manifests[split].labelled:
             continue
-        speakers = [manifests[split].utterances[utterance]["spk_id"] for utterance in output.ids]
-        clustered = len(set(speakers) - {metrics.UNKNOWN_SPEAKER}) >= _MIN_SPEAKERS
-        intervals = metrics.bootstrap_ci(output.prediction, output.label, speakers if clustered else None)
+        # In the order of predictions.csv, so that intervals made from there are the same.
+        order = np.argsort(output.ids)
+        speakers = [manifests[split].utterances[output.ids[row]]["spk_id"] for row in order]
+        groups = resampling_groups(speakers)
+        intervals = metrics.bootstrap_ci(output.prediction[order], output.label[order], groups)
         scores = metrics.evaluate(output.prediction, output.label)
         for j, dimension in enumerate(DIMENSIONS):
             scores[dimension]["ccc_95"] = intervals[:, j].tolist()
         report["test"][split] = {
             "utterances": len(output.ids),
-            "resampled": "speakers" if clustered else "utterances",
+            "resampled": "utterances" if groups is None else "speakers",
             **scores,
         }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def resampling_groups(speakers):
+    """Decide what a bootstrap over a test set draws.
+
+    Speakers, since utterances of one speaker are not independent; utterances, if there are fewer than 10 known
+    speakers.
+
+    Parameters
+    ----------
+    speakers : sequence of str
+        One id an utterance.
+
+    Returns
+    -------
+    sequence of str or None
+        ``groups`` of `ser_ts_lobes.metrics.bootstrap_ci`.
+    """
+    known = set(speakers) - {metrics.UNKNOWN_SPEAKER}
+    return speakers if len(known) >= _MIN_SPEAKERS else None
 
 
 def ccc_table(reports, split):
@@ -100,18 +121,71 @@ def ccc_table(reports, split):
     str
         A Markdown table: CCC [95 % interval] a dimension.
     """
-    lines = [
-        f"| {split} | " + " | ".join(DIMENSIONS) + " |",
-        "| --- |" + " --- |" * len(DIMENSIONS),
+    rows = [
+        [name, *(ccc_cell(report["test"][split][dimension]) for dimension in DIMENSIONS)]
+        for name, report in reports.items()
     ]
-    for name, report in reports.items():
-        cells = []
-        for dimension in DIMENSIONS:
-            score = report["test"][split][dimension]
-            low, high = score["ccc_95"]
-            cells.append(f"{score['ccc']:.3f} [{low:.3f}, {high:.3f}]")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown_table([split, *DIMENSIONS], rows)
+
+
+def ccc_cell(score):
+    """Format a CCC: ± standard deviation if there is one, [95 % interval].
+
+    Parameters
+    ----------
+    score : dict
+        ``ccc``, ``ccc_95`` and perhaps ``ccc_std``, as in ``metrics.json`` and `ser_ts_lobes.runs.summarise`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> ccc_cell({"ccc": 0.612, "ccc_95": [0.58, 0.64], "ccc_std": 0.0123})
+    '0.612 ± 0.012 [0.580, 0.640]'
+    """
+    deviation = f" ± {score['ccc_std']:.3f}" if "ccc_std" in score else ""
+    low, high = score["ccc_95"]
+    return f"{score['ccc']:.3f}{deviation} [{low:.3f}, {high:.3f}]"
+
+
+def gap_cell(score):
+    """Format the share of the gap to the teacher that a row closes, [95 % interval].
+
+    Parameters
+    ----------
+    score : dict
+        As of `ser_ts_lobes.runs.summarise`.
+
+    Returns
+    -------
+    str
+        A dash where there is no gap, or none that is sure.
+
+    Example
+    -------
+    >>> gap_cell({"gap_closed": 0.36, "gap_closed_95": [0.2, 0.5]}), gap_cell({})
+    ('36 % [20, 50]', '–')
+    """
+    if "gap_closed" not in score:
+        return "–"
+    low, high = score["gap_closed_95"]
+    return f"{100 * score['gap_closed']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def markdown_table(header, rows):
+    """Format a table in Markdown.
+
+    Example
+    -------
+    >>> print(markdown_table(["system", "CCC"], [["ft", "0.5"]]))
+    | system | CCC |
+    | --- | --- |
+    | ft | 0.5 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def report_teacher(folder, targets, threshold=2.0):
@@ -158,10 +232,11 @@ def fit_table(predictions, labels):
         A Markdown table of CCC and Pearson's rho a dimension.
     """
     scores = metrics.evaluate(predictions, labels)
-    lines = ["| training set | " + " | ".join(DIMENSIONS) + " |", "| --- |" + " --- |" * len(DIMENSIONS)]
-    for title, key in (("CCC", "ccc"), ("Pearson's ρ", "pearson")):
-        lines.append(f"| {title} | " + " | ".join(f"{scores[d][key]:.3f}" for d in DIMENSIONS) + " |")
-    return "\n".join(lines)
+    rows = [
+        [title, *(f"{scores[dimension][key]:.3f}" for dimension in DIMENSIONS)]
+        for title, key in (("CCC", "ccc"), ("Pearson's ρ", "pearson"))
+    ]
+    return markdown_table(["training set", *DIMENSIONS], rows)
 
 
 def plot_residuals(path, prediction, residual, keep, threshold):
@@ -217,7 +292,7 @@ def plot_predictions(path, prediction, label, title):
     _save(figure, path)
 
 
-def plot_comparison(path, reports, split, title):
+def plot_comparison(path, reports, split, title, dimensions=DIMENSIONS):
     """Plot the CCCs of several runs on one test set, with their 95 % intervals.
 
     Parameters
@@ -230,32 +305,72 @@ def plot_comparison(path, reports, split, title):
         Name of the test set.
     title : str
         Of the figure.
+    dimensions : sequence of str
+        One panel each.
     """
-    figure, axes = _panels(title, sharey=True)
+    figure, axes = _panels(title, len(dimensions), sharey=True)
     rows = np.arange(len(reports))[::-1]
-    lowest = min(report["test"][split][d]["ccc_95"][0] for report in reports.values() for d in DIMENSIONS)
-    for dimension, axis in zip(DIMENSIONS, axes, strict=True):
-        scores = [report["test"][split][dimension] for report in reports.values()]
-        ccc = np.array([score["ccc"] for score in scores])
-        low, high = np.array([score["ccc_95"] for score in scores]).T
-        axis.errorbar(ccc, rows, xerr=np.clip([ccc - low, high - ccc], 0, None), fmt="o", capsize=4)
+    # Intervals of tiny sets may be NaN.
+    lowest = np.nanmin([0, *(report["test"][split][d]["ccc_95"][0] for report in reports.values() for d in dimensions)])
+    for dimension, axis in zip(dimensions, axes, strict=True):
+        ccc, error = _points([report["test"][split][dimension] for report in reports.values()])
+        axis.errorbar(ccc, rows, xerr=error, fmt="o", capsize=4)
         axis.set_yticks(rows, list(reports))
         axis.set_ylim(-0.6, len(reports) - 0.4)
-        axis.set_xlim(min(0, lowest) - 0.02, 1)  # one scale, so that panels compare
+        axis.set_xlim(lowest - 0.02, 1)  # one scale, so that panels compare
         axis.set_title(dimension)
         axis.set_xlabel("CCC (95 % interval)")
         axis.grid(axis="x", alpha=0.3)
     _save(figure, path)
 
 
-def _panels(title, **options):
-    """Make a figure with one panel a dimension."""
+def plot_sweep(path, curves, split, title, key):
+    """Plot CCCs with their 95 % intervals over the values of a setting, one curve a system.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The PNG to write.
+    curves : dict[str, dict[str, dict]]
+        By system and value, what ``metrics.json`` holds.
+    split : str
+        Name of the test set.
+    title : str
+        Of the figure.
+    key : str
+        Name of the setting.
+    """
+    figure, axes = _panels(title, sharey=True)
+    values = list(dict.fromkeys(value for reports in curves.values() for value in reports))
+    for dimension, axis in zip(DIMENSIONS, axes, strict=True):
+        for row, (system, reports) in enumerate(curves.items()):
+            ccc, error = _points([report["test"][split][dimension] for report in reports.values()])
+            places = np.array([values.index(value) for value in reports]) + 0.05 * row  # so that bars don't cover
+            axis.errorbar(places, ccc, yerr=error, fmt="o-", capsize=4, label=system)
+        axis.set_xticks(range(len(values)), values)
+        axis.set_title(dimension)
+        axis.set_xlabel(key)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("CCC (95 % interval)")
+    axes[0].legend()
+    _save(figure, path)
+
+
+def _points(scores):
+    """CCCs, and the lengths of their error bars to either side, shape (2, N)."""
+    ccc = np.array([score["ccc"] for score in scores])
+    low, high = np.array([score["ccc_95"] for score in scores]).T
+    return ccc, np.clip([ccc - low, high - ccc], 0, None)
+
+
+def _panels(title, number=3, **options):
+    """Make a figure with panels side by side, by default one a dimension."""
     # Imported here: it takes half a second, and only reports need it.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    figure = Figure(figsize=(13 if number > 1 else 7, 4.5), layout="constrained")
     figure.suptitle(title)
-    return figure, figure.subplots(1, len(DIMENSIONS), **options)
+    return figure, figure.subplots(1, number, squeeze=False, **options)[0]
 
 
 def _save(figure, path):

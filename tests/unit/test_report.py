@@ -83,7 +83,9 @@ def test_plots_are_drawn(tmp_path):
     keep = np.arange(60) > 5
     plot_residuals(tmp_path / "residuals.png", PREDICTION, PREDICTION - LABEL, keep, 2.0)
     plot_predictions(tmp_path / "predictions.png", PREDICTION, LABEL, "title")
-    plot_comparison(tmp_path / "comparison.png", {"a": report, "b": report}, "test1", "title")
+    tiny = json.loads(json.dumps(report))
+    tiny["test"]["test1"]["valence"]["ccc_95"] = [float("nan")] * 2
+    plot_comparison(tmp_path / "comparison.png", {"a": report, "b": tiny}, "test1", "title")
     for name in ("residuals", "predictions", "comparison"):
         image = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
         assert image.shape[1] > 1000 and 0.001 < (image < 200).mean() < 0.5
