@@ -9,7 +9,7 @@ downloaded from a model hub.
 """
 
 import argparse
-import json
+import itertools
 import os
 import resource
 import shlex
@@ -23,36 +23,41 @@ import yaml
 
 import ser_ts_lobes
 from ser_ts_lobes.errors import InputError, plain_errors
-from ser_ts_lobes.report import ccc_table, plot_comparison
+from ser_ts_lobes.lobes.speech import load_speech_encoder
+from ser_ts_lobes.report import ccc_table, gap_cell, markdown_table, plot_comparison
+from ser_ts_lobes.runs import find_runs, summarise
 from tools.make_demo_corpus import make_demo_corpus
-from tools.train_mini_hubert import export, make_student
+from tools.probe_encoder import untrained
+from tools.train_mini_hubert import export
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "MSP-Podcast"
 STUDENTS = ("ft", "ts", "cts")
+SYSTEMS = ("teacher", *STUDENTS)
+#: Speech encoders, and the results folder of each.
+RESULTS = {"pretrained": "results", "random": "results_random"}
 
 
-def speech_encoder(folder, untrained, seed):
+def speech_encoder(folder, kind):
     """Find the small pretrained HuBERT of this package, or make one like it that nobody has trained.
 
     Parameters
     ----------
     folder : pathlib.Path
-        Where an untrained one goes.
-    untrained : bool
-        Whether to make one.
-    seed : int
-        Of its random weights.
+        Where a random one goes; it has the same weights each time.
+    kind : str
+        ``pretrained`` or ``random``.
 
     Returns
     -------
     pathlib.Path
         Its folder.
     """
-    if not untrained:
-        return Path(ser_ts_lobes.__file__).parent / "mini_hubert"
-    folder.mkdir(exist_ok=True)
-    export(make_student(seed), folder)
+    pretrained = Path(ser_ts_lobes.__file__).parent / "mini_hubert"
+    if kind == "pretrained":
+        return pretrained
+    encoder = untrained(load_speech_encoder(str(pretrained)), seed=1986)
+    export(encoder.model, folder)
     return folder
 
 
@@ -105,64 +110,102 @@ def run_script(script, system, options, logs, threads):
     print(f"  {system}: {script} took {time.monotonic() - started:.0f} s (output: {os.path.relpath(log)})", flush=True)
 
 
-def train(teacher_options, student_options, logs):
-    """Train the teacher and, from its targets, the students, all at once.
+def train(folder, kind, seed, overrides):
+    """Train the teacher and, from its targets, the students.
 
     Parameters
     ----------
-    teacher_options, student_options : dict[str, object]
-        Overrides of their hparams.
-    logs : pathlib.Path
-        Folder for the scripts' output.
+    folder : pathlib.Path
+        The demo's folder, with its corpus.
+    kind : str
+        Speech encoder, as of `speech_encoder`.
+    seed : int
+        Of networks and training.
+    overrides : dict[str, dict]
+        What ``hparams/demo.yaml`` holds.
     """
-    logs.mkdir(exist_ok=True)
-    run_script("train_teacher.py", "teacher", teacher_options, logs, threads=2)
-    run_script("precompute_targets.py", "teacher", teacher_options, logs, threads=2)
+    options = {
+        "data_folder": folder / "corpus",
+        "results_folder": folder / RESULTS[kind],
+        "speech_source": speech_encoder(folder / "random_encoder", kind),
+        "seed": seed,
+        **overrides["all"],
+    }
+    teacher = options | {"text_source": text_encoder()} | overrides["teacher"]
+    students = options | overrides["students"]
+    logs = folder / "logs" / f"{kind}_{seed}"
+    logs.mkdir(parents=True, exist_ok=True)
+    run_script("train_teacher.py", "teacher", teacher, logs, threads=2)
+    run_script("precompute_targets.py", "teacher", teacher, logs, threads=2)
     # Networks this small gain little from a second thread, so the students share the cores.
     with ThreadPoolExecutor(max_workers=len(STUDENTS)) as pool:
-        jobs = [
-            pool.submit(run_script, "train_student.py", name, student_options, logs, threads=1) for name in STUDENTS
-        ]
+        jobs = [pool.submit(run_script, "train_student.py", system, students, logs, threads=1) for system in STUDENTS]
         for job in jobs:
             job.result()
 
 
-def compare(results, seed):
-    """Print Table 1 and the test CCCs of all systems, and plot them.
+def compare(folder, seeds, kinds):
+    """Print Table 1 and the test CCCs of all systems, and plot them; say how much of the valence gap is closed.
 
     Parameters
     ----------
-    results : pathlib.Path
-        The demo's results folder.
-    seed : int
+    folder : pathlib.Path
+        The demo's folder.
+    seeds : list[int]
         Of the runs to compare.
+    kinds : list[str]
+        Speech encoders, as of `speech_encoder`.
 
     Returns
     -------
     list[pathlib.Path]
-        The plots, and the predictions and metrics of each system.
+        The plots, and the predictions and metrics of each run.
     """
-    folders = {system: results / system / str(seed) for system in ("teacher", *STUDENTS)}
-    reports = {system: json.loads((folder / "metrics.json").read_text()) for system, folder in folders.items()}
-    figure = results / f"comparison_{seed}.png"
-    plot_comparison(figure, reports, "test1", "Synthetic speech, test CCC")
-    print("\nThe teacher on its training set (the paper's Table 1, for this corpus)\n")
-    print((folders["teacher"] / "table1.md").read_text(encoding="utf-8"))
-    print(
-        "Test CCC [95 % bootstrap interval]. SYNTHETIC speech: it shows that everything runs and what the\n"
-        "method does, not how well it does on people.\n"
-    )
-    print(ccc_table(reports, "test1"))
-    plots = [figure, *sorted(folders["teacher"].glob("*.png"))]
-    return plots + [folder / name for folder in folders.values() for name in ("predictions.csv", "metrics.json")]
+    written, gaps = [], {}
+    for kind in kinds:
+        results = folder / RESULTS[kind]
+        rows = {}
+        for run in find_runs(results, SYSTEMS, seeds):
+            rows.setdefault(run.system, []).append(run)
+        summary = summarise(rows, against="ft")
+        figure = results / "comparison.png"
+        plot_comparison(figure, summary, "test1", f"Synthetic speech, {kind} encoder, test CCC, {_mean_of(seeds)}")
+        teacher = rows["teacher"][0]
+        print(f"\n{kind.capitalize()} speech encoder: the teacher on its training set (the paper's Table 1)\n")
+        print((teacher.folder / "table1.md").read_text(encoding="utf-8"))
+        print(
+            f"Test CCC, {_mean_of(seeds)} [95 % bootstrap interval]. SYNTHETIC speech: it shows that everything\n"
+            "runs and what the method does, not how well it does on people.\n"
+        )
+        print(ccc_table(summary, "test1"))
+        gaps[kind] = {system: summary[system]["test"]["test1"]["valence"] for system in ("ts", "cts")}
+        runs = [run.folder for members in rows.values() for run in members]
+        written += [figure, *sorted(teacher.folder.glob("*.png"))]
+        written += [run / name for run in runs for name in ("predictions.csv", "metrics.json")]
+    print("\nShare of the valence gap between ft and the teacher that a student closes [95 % bootstrap interval]\n")
+    cells = [[system, *(gap_cell(gaps[kind][system]) for kind in kinds)] for system in ("ts", "cts")]
+    print(markdown_table(["", *(f"{kind} encoder" for kind in kinds)], cells))
+    return written
+
+
+def _mean_of(seeds):
+    return f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
 
 
 def main():
     """Make the corpus and the encoder, train, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "demo", help="where everything goes (default: demo)")
-    parser.add_argument("--seed", type=int, default=1986, help="of networks and training (default: 1986)")
-    parser.add_argument("--untrained", action="store_true", help="a speech encoder with random weights, to compare")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1986], metavar="SEED", help="of networks and training (default: 1986)"
+    )
+    parser.add_argument(
+        "--encoders",
+        nargs="+",
+        choices=RESULTS,
+        default=["pretrained"],
+        help="the speech encoder of this package, and one like it with random weights (default: pretrained)",
+    )
     parser.add_argument(
         "--hparams", type=Path, default=ROOT / "hparams" / "demo.yaml", help="sizes (default: hparams/demo.yaml)"
     )
@@ -174,19 +217,9 @@ def main():
     print(f"A small study on synthetic speech, in {folder}", flush=True)
     overrides = yaml.safe_load(arguments.hparams.read_text(encoding="utf-8"))
     make_demo_corpus(folder / "corpus", **overrides["corpus"])
-    options = {
-        "data_folder": folder / "corpus",
-        "results_folder": folder / "results",
-        "speech_source": speech_encoder(folder / "untrained_encoder", arguments.untrained, arguments.seed),
-        "seed": arguments.seed,
-        **overrides["all"],
-    }
-    train(
-        options | {"text_source": text_encoder()} | overrides["teacher"],
-        options | overrides["students"],
-        folder / "logs",
-    )
-    written = compare(folder / "results", arguments.seed)
+    for kind, seed in itertools.product(arguments.encoders, arguments.seeds):
+        train(folder, kind, seed, overrides)
+    written = compare(folder, arguments.seeds, arguments.encoders)
 
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the largest process took {peak_gb:.1f} GB. Written:")

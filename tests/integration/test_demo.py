@@ -1,11 +1,15 @@
 """The demo, as `make demo` runs it, on a corpus of a few utterances."""
 
 import json
+import shutil
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModel
 
 from tests.integration.programs import ROOT, run
+from tools.demo import compare, speech_encoder
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +45,26 @@ def test_the_systems_ran_as_the_recipe_says(demo):
         report = json.loads((folder / "results" / system / "1986" / "metrics.json").read_text())
         assert report["counts"] == {"train": 40, "valid": 16, "test1": 16}
     assert output.count("$ cd recipes/MSP-Podcast && python ") == 5
+
+
+def test_encoders_stand_side_by_side(demo, capsys):
+    folder, output = demo
+    shutil.copytree(folder / "results", folder / "results_random")
+    written = compare(folder, [1986], ["pretrained", "random"])
+    both = capsys.readouterr().out
+    assert "|  | pretrained encoder | random encoder |" in both
+    pretrained, random = both.split("\nShare of")[0].split("Random speech encoder")
+    assert pretrained.split("Table 1")[1].strip() == random.split("Table 1")[1].strip()
+    assert folder / "results_random" / "comparison.png" in written
+
+
+def test_a_random_encoder_is_the_same_but_for_its_weights(tmp_path):
+    pretrained, random, again = (
+        AutoModel.from_pretrained(speech_encoder(tmp_path / folder, kind)).state_dict()
+        for folder, kind in (("", "pretrained"), ("a", "random"), ("b", "random"))
+    )
+    assert {name: weight.shape for name, weight in random.items()} == {
+        name: weight.shape for name, weight in pretrained.items()
+    }
+    name = "encoder.layers.0.attention.k_proj.weight"
+    assert not torch.equal(random[name], pretrained[name]) and torch.equal(random[name], again[name])
