@@ -5,6 +5,7 @@ import shutil
 
 from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.checkpoints import Checkpointer as SpeechBrainCheckpointer
+from speechbrain.utils.distributed import ddp_barrier
 
 
 class Checkpointer(SpeechBrainCheckpointer):
@@ -32,6 +33,9 @@ class Checkpointer(SpeechBrainCheckpointer):
             for folder in checkpoint.path.parent.glob("CKPT*"):
                 if not (folder / METAFNAME).is_file():
                     shutil.rmtree(folder)
+        # All processes must see the same checkpoints: each decides for itself which to delete, and then they wait for
+        # one another.
+        ddp_barrier()
         return checkpoint
 
     def _save_checkpoint_metafile(self, fpath, *args, **kwargs):

@@ -15,6 +15,7 @@ def run(*command, cwd=ROOT, succeeds=True):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=600,  # processes that wait for one another would wait for good
     )
     assert (result.returncode == 0) == succeeds, f"{command} ended with {result.returncode}:\n{result.stdout[-5000:]}"
     return result.stdout

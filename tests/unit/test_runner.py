@@ -180,7 +180,12 @@ def start_runner(folder):
         folder = Path({str(folder)!r})
         run(folder, kill_jobs(folder))
     """
-    runner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT)
+    runner = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        # Where the tests themselves run in the background, they ignore it, and so would the runner.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     second = kill_jobs(folder)[1]
     deadline = time.time() + 60
     while not second.past_start:
