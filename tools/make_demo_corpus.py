@@ -91,8 +91,8 @@ LATENT_CORRELATION = 0.5  #: Between activation and dominance; they go together 
 LATENT_LIMIT = 2.3  #: Standard deviations; keeps the voice within what eSpeak NG can speak plainly.
 VALENCE_PER_ACTIVATION = 0.25  #: Label units a standard deviation; about 3 % of the variance of valence.
 RATERS = 5
-#: Label units. Of the variance of one rater's answers about half is the rater's own, as with people: labels are then
-#: uncertain enough that a teacher, who has seen many, can know an utterance better than its label does.
+#: Label units. Of the variance of one rater's answers about half is the rater's own, so labels are uncertain enough
+#: that a teacher, who has seen many, can know an utterance better than its label does.
 RATER_SD = 1.3
 CORRUPTED_SHARE = 0.1
 MISHEARD_NEIGHBOURS = 3  #: A word is misheard as one of this many nearest words.

@@ -12,9 +12,9 @@ def make_pooling(kind, **sizes):
     Parameters
     ----------
     kind : str
-        ``gru`` or ``transformer``.
+        ``gru``, ``transformer`` or ``attention``.
     **sizes
-        ``input_size``, ``hidden_size`` and ``num_layers`` of either.
+        ``input_size``, ``hidden_size`` and ``num_layers``; of attention only the first counts.
 
     Returns
     -------
@@ -31,10 +31,10 @@ def make_pooling(kind, **sizes):
     >>> make_pooling("transformer", input_size=16, hidden_size=32).output_size
     32
     """
-    kinds = {"gru": GRUPooling, "transformer": TransformerPooling}
+    kinds = {"gru": GRUPooling, "transformer": TransformerPooling, "attention": AttentionPooling}
     if kind not in kinds:
         raise InputError(f"pooling is {kind!r}; choose one of {', '.join(kinds)}.")
-    return kinds[kind](**sizes)
+    return AttentionPooling(sizes["input_size"]) if kind == "attention" else kinds[kind](**sizes)
 
 
 class GRUPooling(torch.nn.Module):

@@ -46,7 +46,7 @@ def test_the_transformer_is_the_mean_over_valid_frames_of_the_formula(train):
         np.testing.assert_allclose(pooled[row], transformer_by_hand(pooling, frames[row, :n_frames]), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["gru", "transformer"])
+@pytest.mark.parametrize("kind", ["gru", "transformer", "attention"])
 def test_an_utterance_is_pooled_alike_in_any_batch(kind):
     pooling = make_pooling(kind, input_size=16, hidden_size=32, num_layers=2).eval()
     frames = torch.randn(4, 50, 16)
