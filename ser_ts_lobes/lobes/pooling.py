@@ -121,20 +121,7 @@ class TransformerPooling(torch.nn.Module):
         )
 
     def forward(self, frames, lens):
-        """Pool.
-
-        Parameters
-        ----------
-        frames : torch.Tensor
-            (B, T, input_size).
-        lens : torch.Tensor
-            (B,), relative lengths.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, hidden_size).
-        """
+        """Pool, as `GRUPooling.forward` does: (B, T, input_size) and relative lengths (B,) to (B, hidden_size)."""
         valid = valid_mask(lens, frames.shape[1])
         outputs = self.transformer(self.projection(frames), src_key_padding_mask=~valid)
         return (outputs * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True)
