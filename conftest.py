@@ -54,3 +54,19 @@ def tiny_bert(tmp_path_factory):
     from tests.tiny_models import save_tiny_bert
 
     return save_tiny_bert(tmp_path_factory.mktemp("tiny_bert"))
+
+
+@pytest.fixture(scope="session")
+def student_folder(tiny_hubert, tmp_path_factory):
+    """Give the folder of an exported student of random weights."""
+    from tests.tiny_student import save_tiny_student
+
+    return save_tiny_student(tmp_path_factory.mktemp("students") / "student", tiny_hubert)
+
+
+@pytest.fixture(scope="module")
+def student(student_folder):
+    """Give that student, loaded."""
+    from ser_ts_lobes.inference import EmotionRegressor
+
+    return EmotionRegressor.from_pretrained(student_folder)

@@ -4,7 +4,8 @@ To run: ``python -m benchmarks.inference`` (minutes). First, a batch of eight cl
 length through a student on HuBERT base (real size, random weights: no hub), through the bare encoder of `transformers`
 and through SpeechBrain's `EncoderClassifier` on its own HuBERT lobe of the same size; turn by turn, so that other
 programs slow all of them down alike, and with each one's peak memory in a process of its own. Then files of mixed
-length, one by one and by `predict_files`, on the shipped small encoder and on HuBERT base.
+length, one by one and by `predict_files`, on the shipped small encoder and on HuBERT base; on a CPU also the ratio
+that there would be if each core worked as fast as one does alone, of which no more can be had.
 """
 
 import argparse
@@ -132,19 +133,30 @@ def compare_systems(source, device, repeats):
 
 
 def compare_files(name, source, device, repeats):
-    """Print the files a second of `predict_file` and of `predict_files`, and their ratio."""
+    """Print the files a second of `predict_file` and of `predict_files`, their ratio, and what it can be at most."""
     student = Student(source, device)
     random = np.random.default_rng(0)
+    n_threads = torch.get_num_threads()
+
+    def one_by_one():
+        return [student.predict_file(path) for path in paths]
+
+    def one_by_one_on_one_thread():
+        torch.set_num_threads(1)
+        one_by_one()
+        torch.set_num_threads(n_threads)
+
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{i}.wav" for i in range(N_FILES)]
         for path in paths:
             n_samples = round(random.uniform(min(SECONDS), max(SECONDS)) * SAMPLE_RATE)
             soundfile.write(path, random.normal(0, 0.1, n_samples), SAMPLE_RATE)
-        seconds = interleave(
-            [lambda: [student.predict_file(path) for path in paths], lambda: student.predict_files(paths)], repeats
-        )
-    one_by_one, batches = N_FILES / np.median(seconds, axis=0)
-    print(f"| {name} | {one_by_one:.1f} | {batches:.1f} | {statistics.median(seconds[:, 0] / seconds[:, 1]):.2f} |")
+        calls = [one_by_one, lambda: student.predict_files(paths), one_by_one_on_one_thread]
+        seconds = interleave(calls if device == "cpu" else calls[:2], repeats)
+    rates = N_FILES / np.median(seconds, axis=0)
+    ratio, *limit = (statistics.median(seconds[:, 0] / column) for column in seconds.T[1:])
+    limit = f"{n_threads * limit[0]:.2f}" if limit else ""
+    print(f"| {name} | {rates[0]:.1f} | {rates[1]:.1f} | {ratio:.2f} | {limit} |")
 
 
 def main():
@@ -159,7 +171,8 @@ def main():
         hubert_base = save_hubert_base(folder)
         compare_systems(hubert_base, arguments.device, arguments.repeats)
         print(f"\n{N_FILES} files of {min(SECONDS)} to {max(SECONDS)} s\n")
-        print("| encoder | one by one, files a second | predict_files | ratio |\n| --- | ---: | ---: | ---: |")
+        print("| encoder | one by one, files a second | predict_files | ratio | at most |")
+        print("| --- | ---: | ---: | ---: | ---: |")
         mini_hubert = str(Path(ser_ts_lobes.__file__).parent / "mini_hubert")
         compare_files("mini_hubert", mini_hubert, arguments.device, arguments.repeats)
         compare_files("HuBERT base", hubert_base, arguments.device, arguments.repeats)

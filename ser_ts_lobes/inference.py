@@ -1,7 +1,9 @@
 """Using a student: emotion from waveforms, files and long recordings."""
 
+import contextlib
 import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -219,14 +221,14 @@ class EmotionRegressor(Pretrained):
         return emotion
 
     def predict_files(self, paths, batch_size=8, progress=False):
-        """Predict many audio files, in batches of similar length; a bad file does not stop the others.
+        """Predict many audio files, some of similar length at a time; a bad file does not stop the others.
 
         Parameters
         ----------
         paths : iterable of str or pathlib.Path
             Audio files.
         batch_size : int
-            Files at a time.
+            Files at a time: on a GPU one batch, on a CPU shared out among the cores.
         progress : bool
             Whether to show a progress bar.
 
@@ -268,7 +270,7 @@ class EmotionRegressor(Pretrained):
         hop_s : float
             From the beginning of a window to the next, in seconds; at most `window_s`.
         batch_size : int
-            Windows at a time.
+            Windows at a time, as for `predict_files`.
 
         Returns
         -------
@@ -305,12 +307,38 @@ class EmotionRegressor(Pretrained):
         return torch.cat(blocks)
 
     def _predict(self, clips):
-        """Predict waveforms of any lengths, each (N,)."""
+        """Predict waveforms of any lengths, each (N,): on a CPU side by side, elsewhere as a padded batch."""
+        if torch.device(self.device).type == "cpu":
+            with _side_by_side(len(clips)) as map_clips:
+                return list(map_clips(lambda clip: Emotion(*self.predict_batch(clip[None])[0].tolist()), clips))
+        return self._predict_padded(clips)
+
+    def _predict_padded(self, clips):
         if not clips:
             return []
         lengths = torch.tensor([len(clip) for clip in clips])
         wavs = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
         return [Emotion(*row) for row in self.predict_batch(wavs, lengths / lengths.max()).tolist()]
+
+
+@contextlib.contextmanager
+def _side_by_side(n_jobs):
+    """Give a `map` that shares PyTorch's CPU threads out among jobs.
+
+    Cores that hear a clip each do not wait for each other at every operation, as cores that share a clip do.
+    """
+    n_threads = torch.get_num_threads()
+    n_workers = min(n_jobs, n_threads)
+    if n_workers < 2:
+        yield map
+        return
+    try:
+        with ThreadPoolExecutor(
+            n_workers, initializer=torch.set_num_threads, initargs=(n_threads // n_workers,)
+        ) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(n_threads)  # part of this setting is the whole process's
 
 
 def _windows(blocks, window, hop):

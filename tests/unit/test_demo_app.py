@@ -18,21 +18,10 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.cli import main
 from ser_ts_lobes.demo_app import make_page, render, serve
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.inference import EmotionRegressor, Timeline
+from ser_ts_lobes.inference import Timeline
 from ser_ts_lobes.single_file import compose
 from ser_ts_lobes.space import write_space
 from tests.integration.programs import ROOT
-from tests.tiny_student import save_tiny_student
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_hubert, tmp_path_factory):
-    return save_tiny_student(tmp_path_factory.mktemp("students") / "student", tiny_hubert)
-
-
-@pytest.fixture(scope="module")
-def student(folder):
-    return EmotionRegressor.from_pretrained(folder)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -157,30 +146,30 @@ def test_a_taken_port_is_one_sentence(student):
             serve(student, port=port, block=False)
 
 
-def test_the_command_passes_its_options_on(folder, monkeypatch):
+def test_the_command_passes_its_options_on(student_folder, monkeypatch):
     served = []
     monkeypatch.setattr("ser_ts_lobes.demo_app.serve", lambda student, **options: served.append((student, options)))
-    assert main(["demo-app", str(folder), "--port", "7999", "--host", "0.0.0.0"]) == 0
+    assert main(["demo-app", str(student_folder), "--port", "7999", "--host", "0.0.0.0"]) == 0
     [(student, options)] = served
     assert student.config["system"] == "ft"
     assert options == {"host": "0.0.0.0", "port": 7999, "share": False}
 
 
-def test_without_gradio_the_command_says_how_to_get_it(folder, monkeypatch):
+def test_without_gradio_the_command_says_how_to_get_it(student_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "ser_ts_lobes.demo_app")
     monkeypatch.delattr("ser_ts_lobes.demo_app")
     with pytest.raises(SystemExit, match=r"needs gradio.*pip install 'ser_ts_lobes\[app\]'"):
-        main(["demo-app", str(folder)])
+        main(["demo-app", str(student_folder)])
 
 
 # ------------------------------------------------------------------ a Space
 
 
 @pytest.fixture(scope="module")
-def space(folder, tmp_path_factory):
+def space(student_folder, tmp_path_factory):
     space = tmp_path_factory.mktemp("space") / "space"
-    shutil.copytree(folder, space)
+    shutil.copytree(student_folder, space)
     (space / "custom_interface.py").write_text(compose("ser_ts_lobes.inference", "EmotionRegressor", "A student."))
     write_space(space)
     return space

@@ -21,16 +21,6 @@ from tests.tiny_models import save_tiny_whisper
 from tests.tiny_student import save_tiny_student
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_hubert, tmp_path_factory):
-    return save_tiny_student(tmp_path_factory.mktemp("students") / "student", tiny_hubert)
-
-
-@pytest.fixture(scope="module")
-def student(folder):
-    return EmotionRegressor.from_pretrained(folder)
-
-
 def tone(seconds, sample_rate=16000, seed=0):
     """Noise that swells, so that no two windows are alike."""
     noise = np.random.default_rng(seed).normal(0, 0.05, round(seconds * sample_rate))
@@ -50,9 +40,9 @@ def no_network(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
 
 
-def test_a_local_folder_does_not_touch_the_network(folder, no_network, tmp_path):
+def test_a_local_folder_does_not_touch_the_network(student_folder, no_network, tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(1), 16000)
-    EmotionRegressor.from_pretrained(folder).predict_file(tmp_path / "a.wav")
+    EmotionRegressor.from_pretrained(student_folder).predict_file(tmp_path / "a.wav")
 
 
 def test_a_slip_of_the_pen_is_not_looked_up_on_the_hub(no_network, tmp_path, monkeypatch):
@@ -63,12 +53,12 @@ def test_a_slip_of_the_pen_is_not_looked_up_on_the_hub(no_network, tmp_path, mon
             EmotionRegressor.from_pretrained(source)
 
 
-def test_a_name_on_the_hub_is_fetched_two_files_at_its_revision(folder, monkeypatch):
+def test_a_name_on_the_hub_is_fetched_two_files_at_its_revision(student_folder, monkeypatch):
     fetched = []
 
     def download(repo_id, filename, revision):
         fetched.append((repo_id, filename, revision))
-        return f"{folder}/{filename}"
+        return f"{student_folder}/{filename}"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert EmotionRegressor.from_pretrained("someone/student", revision="v1").config["system"] == "ft"
@@ -127,15 +117,34 @@ def test_batches_are_of_similar_length(student, tmp_path, monkeypatch):
     paths = [tmp_path / f"{i}.wav" for i in range(6)]
     for path, seconds in zip(paths, (0.2, 1.6, 0.3, 1.5, 0.25, 1.4), strict=True):
         soundfile.write(path, tone(seconds), 16000)
-    widths = []
-    predict_batch = student.predict_batch
-    monkeypatch.setattr(
-        EmotionRegressor,
-        "predict_batch",
-        lambda self, wavs, lens: widths.append(wavs.shape) or predict_batch(wavs, lens),
-    )
+    heard = []
+    predict = student._predict
+    monkeypatch.setattr(student, "_predict", lambda clips: heard.append([len(c) for c in clips]) or predict(clips))
     student.predict_files(paths, batch_size=3)
-    assert widths == [(3, 4800), (3, 25600)]
+    assert heard == [[3200, 4000, 4800], [22400, 24000, 25600]]
+
+
+def test_a_padded_batch_gives_what_clips_side_by_side_give(student):
+    clips = [torch.tensor(tone(seconds, seed=i), dtype=torch.float32) for i, seconds in enumerate((0.9, 0.1, 1.6))]
+    side_by_side, padded = student._predict(clips), student._predict_padded(clips)
+    np.testing.assert_allclose(side_by_side, padded, atol=1e-4)
+    np.testing.assert_allclose(side_by_side, [student.predict_batch(clip[None])[0] for clip in clips], atol=1e-4)
+    assert student._predict([]) == student._predict_padded([]) == []
+
+
+@pytest.mark.parametrize("n_threads", [1, 3, 4])
+def test_clips_share_the_threads_out(student, n_threads, monkeypatch):
+    before = torch.get_num_threads()
+    used = []
+    predict = student.predict_batch
+    monkeypatch.setattr(student, "predict_batch", lambda wavs: used.append(torch.get_num_threads()) or predict(wavs))
+    torch.set_num_threads(n_threads)
+    try:
+        student._predict([torch.zeros(1600)] * 2)
+        assert used == [max(n_threads // 2, 1)] * 2
+        assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_bad_file_does_not_stop_the_others(student, tmp_path):
@@ -244,13 +253,13 @@ print(peaks[1] - peaks[0])
 """
 
 
-def test_an_hour_takes_no_more_memory_than_a_minute(folder, tmp_path):
+def test_an_hour_takes_no_more_memory_than_a_minute(student_folder, tmp_path):
     minute = np.random.default_rng(0).normal(0, 0.05, 60 * 16000).astype(np.float32)
     for name, minutes in ("minute", 1), ("hour", 60):
         with soundfile.SoundFile(tmp_path / f"{name}.wav", "w", 16000, 1, "PCM_16") as file:
             for _ in range(minutes):
                 file.write(minute)
-    arguments = [folder, tmp_path / "minute.wav", tmp_path / "hour.wav"]
+    arguments = [student_folder, tmp_path / "minute.wav", tmp_path / "hour.wav"]
     output = subprocess.run(
         [sys.executable, "-c", _HOUR, *arguments], check=True, capture_output=True, text=True
     ).stdout

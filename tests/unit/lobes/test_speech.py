@@ -3,6 +3,7 @@ import torch
 from transformers import AutoModel, WhisperFeatureExtractor, WhisperModel
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes import encoder as encoder_module
 from ser_ts_lobes.lobes.speech import SpeechEncoder, WhisperEncoder, load_speech_encoder
 from tests.tiny_models import save_tiny_bert, save_tiny_ssl, save_tiny_whisper
 
@@ -17,6 +18,12 @@ def source(request, tmp_path_factory):
     return save_tiny_whisper(folder) if kind == "whisper" else save_tiny_ssl(folder, kind, style)
 
 
+@pytest.fixture(params=["one by one", "together"])
+def both_ways(request, monkeypatch):
+    """Encode a batch as on a CPU, and as on a GPU."""
+    monkeypatch.setattr(encoder_module, "goes_one_by_one", lambda inputs: request.param == "one by one")
+
+
 def speech(n_samples):
     # An offset and a level of its own, so that normalisation matters.
     return 0.1 * torch.randn(n_samples) + 0.05
@@ -29,7 +36,7 @@ def pad(*wavs):
 
 
 @pytest.mark.parametrize("n_samples", [SECOND, SECOND + 137, 500])
-def test_frames_do_not_depend_on_the_batch(source, n_samples):
+def test_frames_do_not_depend_on_the_batch(source, n_samples, both_ways):
     encoder = load_speech_encoder(source)
     short, long = speech(n_samples), 5 * speech(3 * SECOND)
     alone, _ = encoder(*pad(short))
@@ -40,7 +47,7 @@ def test_frames_do_not_depend_on_the_batch(source, n_samples):
     assert not together[1, n_frames:].any()
 
 
-def test_what_lies_in_the_padding_does_not_matter(source):
+def test_what_lies_in_the_padding_does_not_matter(source, both_ways):
     encoder = load_speech_encoder(source)
     batch, lens = pad(speech(2 * SECOND), speech(SECOND))
     clean, _ = encoder(batch, lens)
@@ -76,7 +83,7 @@ def test_whisper_refuses_more_than_its_window(tmp_path):
         WhisperEncoder(save_tiny_whisper(tmp_path))(*pad(speech(int(10.5 * SECOND))))
 
 
-def test_frozen_and_trainable_part_make_the_whole(source):
+def test_frozen_and_trainable_part_make_the_whole(source, both_ways):
     batch = pad(speech(2 * SECOND), speech(SECOND))
     whole, lens = load_speech_encoder(source)(*batch)
     encoder = load_speech_encoder(source, trainable_layers=1).eval()
@@ -88,6 +95,16 @@ def test_frozen_and_trainable_part_make_the_whole(source):
     for parts in (encoder.trainable_forward(hidden, lens), encoder(hidden, lens)[0], encoder(*batch)[0]):
         torch.testing.assert_close(parts[0], whole[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(parts[1, :n_short], whole[1, :n_short], rtol=0, atol=1e-5)
+
+
+def test_a_cpu_encodes_waveforms_one_by_one(source, monkeypatch):
+    encoder = load_speech_encoder(source)
+    batch, lens = pad(speech(2 * SECOND), speech(SECOND))
+    sizes = []
+    embed = encoder._embed
+    monkeypatch.setattr(encoder, "_embed", lambda wavs, lens: sizes.append(wavs.shape) or embed(wavs, lens))
+    encoder(batch, lens)
+    assert sizes == [(1, 2 * SECOND), (1, SECOND)]
 
 
 def test_only_the_top_layers_learn(source):
