@@ -15,7 +15,6 @@ from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from ser_ts_lobes import metrics
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import MadeFrom, fingerprint, fingerprint_tensors
-from ser_ts_lobes.lobes.descriptors import LowLevelDescriptors
 from ser_ts_lobes.losses import ccc_loss, embedding_distance_loss
 from ser_ts_lobes.report import write_metrics, write_predictions
 from ser_ts_lobes.residuals import fit_residuals
@@ -90,8 +89,10 @@ class EmotionBrain(sb.Brain):
             ``train``, ``valid``; others are left alone.
         """
         self.modules.label_scale.fit(self.manifests["train"].labels())
-        if isinstance(getattr(self.modules, "speech_encoder", None), LowLevelDescriptors):
-            self.modules.speech_encoder.fit(self._inputs(datasets["train"], "speech"))
+        for key in ("speech", "text"):
+            if f"{key}_encoder" in self.modules:
+                encoder = self.hparams.modules[f"{key}_encoder"]  # not wrapped for distributed training
+                encoder.fit(self._inputs(datasets["train"], key))
         self.fit(
             self.hparams.epoch_counter,
             datasets["train"],

@@ -13,7 +13,6 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.audio import read_audio
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.features import FrozenFeatures
-from ser_ts_lobes.lobes.words import WordEncoder
 from ser_ts_lobes.manifests import find_manifests, read_manifest
 from ser_ts_lobes.residuals import keep_mask
 from ser_ts_lobes.targets import TeacherTargets
@@ -186,8 +185,8 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
     """
     modules = hparams["modules"]
     encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
-    if isinstance(encoders.get("text"), WordEncoder):
-        encoders["text"].fit(row["transcript"] for row in manifests["train"].utterances.values())
+    if "text" in encoders:
+        encoders["text"].learn_words(row["transcript"] for row in manifests["train"].utterances.values())
     datasets = {}
     for name, manifest in manifests.items():
         datasets[name] = make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)

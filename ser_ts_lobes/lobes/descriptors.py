@@ -163,13 +163,7 @@ class LowLevelDescriptors(DescriptorEncoder):
         return torch.nn.ModuleList([self.scale])
 
     def fit(self, batches):
-        """Take the statistics of the training set.
-
-        Parameters
-        ----------
-        batches : iterable of tuple[torch.Tensor, torch.Tensor]
-            What `forward` takes: waveforms (B, N), or (B, T, 130) from `frozen_forward`; and relative lengths (B,).
-        """
+        """Take the statistics of the training set; see `Encoder.fit`."""
 
         def valid_frames():
             for inputs, lens in batches:

@@ -21,9 +21,9 @@ _SEPARATORS = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 class WordEncoder(Encoder):
     r"""A vector for each word of a transcript, in the place of a pretrained text encoder.
 
-    The words are those of the training transcripts (`fit`). One that the file has no vector for starts at zero and
-    learns; one that training does not know is left out of a transcript, as by Keras' Tokenizer; what is left without a
-    word is one zero vector. Case and punctuation do not count.
+    The words are those of the training transcripts (`learn_words`). One that the file has no vector for starts at zero
+    and learns; one that training does not know is left out of a transcript, as by Keras' Tokenizer; what is left
+    without a word is one zero vector. Case and punctuation do not count.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class WordEncoder(Encoder):
     >>> path = getfixture("tmp_path") / "vectors.txt"
     >>> _ = path.write_text("good 1 0\nday 0 1\nnight 1 1\n")
     >>> encoder = WordEncoder(path, size=2)
-    >>> encoder.fit(["A good day!", "Good."])
+    >>> encoder.learn_words(["A good day!", "Good."])
     >>> ids = encoder.tokenize("good day, good night")
     >>> ids  # of 1: a, 2: day, 3: good
     tensor([3, 2, 3])
@@ -67,7 +67,7 @@ class WordEncoder(Encoder):
         """torch.nn.ModuleList : the vectors, as the one layer that learns."""
         return torch.nn.ModuleList([self.model.embedding])
 
-    def fit(self, transcripts):
+    def learn_words(self, transcripts):
         """Take the words of the training transcripts, and their vectors from the file.
 
         Parameters
