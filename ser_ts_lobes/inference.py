@@ -244,14 +244,12 @@ class EmotionRegressor(Pretrained):
         with tqdm(total=len(paths), unit="file", disable=not progress) as bar:
             for start in range(0, len(paths), batch_size):
                 batch = by_length[start : start + batch_size]
-                clips = {}
-                for i in batch:
-                    try:
-                        clips[i] = self._read_clip(paths[i])
-                    except InputError as error:
-                        predictions[i] = Prediction(str(paths[i]), None, str(error))
-                for i, emotion in zip(clips, self._predict(list(clips.values())), strict=True):
-                    predictions[i] = Prediction(str(paths[i]), emotion, None)
+                with _side_by_side(len(batch)) as map_paths:
+                    clips = list(map_paths(self._try_to_read, [paths[i] for i in batch]))
+                emotions = iter(self._predict([clip for clip, _ in clips if clip is not None]))
+                for i, (clip, error) in zip(batch, clips, strict=True):
+                    emotion = None if clip is None else next(emotions)
+                    predictions[i] = Prediction(str(paths[i]), emotion, error)
                 bar.update(len(batch))
         return predictions
 
@@ -305,6 +303,13 @@ class EmotionRegressor(Pretrained):
                     "cut it, or ask for its emotion over time (predict_timeline, `ser-ts predict --timeline`)."
                 )
         return torch.cat(blocks)
+
+    def _try_to_read(self, path):
+        """Give a clip and None, or None and what is wrong with the file."""
+        try:
+            return self._read_clip(path), None
+        except InputError as error:
+            return None, str(error)
 
     def _predict(self, clips):
         """Predict waveforms of any lengths, each (N,): on a CPU side by side, elsewhere as a padded batch."""
