@@ -5,7 +5,7 @@ length through a student on HuBERT base (real size, random weights: no hub), thr
 and through SpeechBrain's `EncoderClassifier` on its own HuBERT lobe of the same size; turn by turn, so that other
 programs slow all of them down alike, and with each one's peak memory in a process of its own. Then files of mixed
 length, one by one and by `predict_files`, on the shipped small encoder and on HuBERT base; on a CPU also the ratio
-that there would be if each core worked as fast as one does alone, of which no more can be had.
+that there would be if all cores heard files one by one, each as fast as one core does alone.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def compare_systems(source, device, repeats):
 
 
 def compare_files(name, source, device, repeats):
-    """Print the files a second of `predict_file` and of `predict_files`, their ratio, and what it can be at most."""
+    """Print the files a second of `predict_file` and of `predict_files`, their ratio, and that of ideal cores."""
     student = Student(source, device)
     random = np.random.default_rng(0)
     n_threads = torch.get_num_threads()
@@ -154,9 +154,9 @@ def compare_files(name, source, device, repeats):
         calls = [one_by_one, lambda: student.predict_files(paths), one_by_one_on_one_thread]
         seconds = interleave(calls if device == "cpu" else calls[:2], repeats)
     rates = N_FILES / np.median(seconds, axis=0)
-    ratio, *limit = (statistics.median(seconds[:, 0] / column) for column in seconds.T[1:])
-    limit = f"{n_threads * limit[0]:.2f}" if limit else ""
-    print(f"| {name} | {rates[0]:.1f} | {rates[1]:.1f} | {ratio:.2f} | {limit} |")
+    ratio, *of_one_thread = (statistics.median(seconds[:, 0] / column) for column in seconds.T[1:])
+    ideal = f"{n_threads * of_one_thread[0]:.2f}" if of_one_thread else ""
+    print(f"| {name} | {rates[0]:.1f} | {rates[1]:.1f} | {ratio:.2f} | {ideal} |")
 
 
 def main():
@@ -171,7 +171,7 @@ def main():
         hubert_base = save_hubert_base(folder)
         compare_systems(hubert_base, arguments.device, arguments.repeats)
         print(f"\n{N_FILES} files of {min(SECONDS)} to {max(SECONDS)} s\n")
-        print("| encoder | one by one, files a second | predict_files | ratio | at most |")
+        print("| encoder | one by one, files a second | predict_files | ratio | of ideal cores |")
         print("| --- | ---: | ---: | ---: | ---: |")
         mini_hubert = str(Path(ser_ts_lobes.__file__).parent / "mini_hubert")
         compare_files("mini_hubert", mini_hubert, arguments.device, arguments.repeats)

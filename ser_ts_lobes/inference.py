@@ -1,9 +1,7 @@
 """Using a student: emotion from waveforms, files and long recordings."""
 
-import contextlib
 import itertools
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -221,14 +219,14 @@ class EmotionRegressor(Pretrained):
         return emotion
 
     def predict_files(self, paths, batch_size=8, progress=False):
-        """Predict many audio files, some of similar length at a time; a bad file does not stop the others.
+        """Predict many audio files, in batches of similar length; a bad file does not stop the others.
 
         Parameters
         ----------
         paths : iterable of str or pathlib.Path
             Audio files.
         batch_size : int
-            Files at a time: on a GPU one batch, on a CPU shared out among the cores.
+            Files at a time.
         progress : bool
             Whether to show a progress bar.
 
@@ -244,12 +242,14 @@ class EmotionRegressor(Pretrained):
         with tqdm(total=len(paths), unit="file", disable=not progress) as bar:
             for start in range(0, len(paths), batch_size):
                 batch = by_length[start : start + batch_size]
-                with _side_by_side(len(batch)) as map_paths:
-                    clips = list(map_paths(self._try_to_read, [paths[i] for i in batch]))
-                emotions = iter(self._predict([clip for clip, _ in clips if clip is not None]))
-                for i, (clip, error) in zip(batch, clips, strict=True):
-                    emotion = None if clip is None else next(emotions)
-                    predictions[i] = Prediction(str(paths[i]), emotion, error)
+                clips = {}
+                for i in batch:
+                    try:
+                        clips[i] = self._read_clip(paths[i])
+                    except InputError as error:
+                        predictions[i] = Prediction(str(paths[i]), None, str(error))
+                for i, emotion in zip(clips, self._predict(list(clips.values())), strict=True):
+                    predictions[i] = Prediction(str(paths[i]), emotion, None)
                 bar.update(len(batch))
         return predictions
 
@@ -268,7 +268,7 @@ class EmotionRegressor(Pretrained):
         hop_s : float
             From the beginning of a window to the next, in seconds; at most `window_s`.
         batch_size : int
-            Windows at a time, as for `predict_files`.
+            Windows at a time.
 
         Returns
         -------
@@ -304,46 +304,13 @@ class EmotionRegressor(Pretrained):
                 )
         return torch.cat(blocks)
 
-    def _try_to_read(self, path):
-        """Give a clip and None, or None and what is wrong with the file."""
-        try:
-            return self._read_clip(path), None
-        except InputError as error:
-            return None, str(error)
-
     def _predict(self, clips):
-        """Predict waveforms of any lengths, each (N,): on a CPU side by side, elsewhere as a padded batch."""
-        if torch.device(self.device).type == "cpu":
-            with _side_by_side(len(clips)) as map_clips:
-                return list(map_clips(lambda clip: Emotion(*self.predict_batch(clip[None])[0].tolist()), clips))
-        return self._predict_padded(clips)
-
-    def _predict_padded(self, clips):
+        """Predict waveforms of any lengths, each (N,)."""
         if not clips:
             return []
         lengths = torch.tensor([len(clip) for clip in clips])
         wavs = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
         return [Emotion(*row) for row in self.predict_batch(wavs, lengths / lengths.max()).tolist()]
-
-
-@contextlib.contextmanager
-def _side_by_side(n_jobs):
-    """Give a `map` that shares PyTorch's CPU threads out among jobs.
-
-    Cores that hear a clip each do not wait for each other at every operation, as cores that share a clip do.
-    """
-    n_threads = torch.get_num_threads()
-    n_workers = min(n_jobs, n_threads)
-    if n_workers < 2:
-        yield map
-        return
-    try:
-        with ThreadPoolExecutor(
-            n_workers, initializer=torch.set_num_threads, initargs=(n_threads // n_workers,)
-        ) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(n_threads)  # part of this setting is the whole process's
 
 
 def _windows(blocks, window, hop):

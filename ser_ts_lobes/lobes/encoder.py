@@ -1,6 +1,8 @@
 """What speech and text encoders have in common: a frozen part, a trainable part, a checkpoint."""
 
+import contextlib
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -86,6 +88,41 @@ def valid_mask(lens, size):
             [ True, False]])
     """
     return torch.arange(size, device=lens.device) < n_valid(lens, size).unsqueeze(1)
+
+
+@contextlib.contextmanager
+def side_by_side(n_jobs):
+    """Share PyTorch's CPU threads out among jobs.
+
+    Cores that hear a waveform each do not wait for each other at every operation, as cores that share one do.
+
+    Parameters
+    ----------
+    n_jobs : int
+        How many calls there will be.
+
+    Yields
+    ------
+    callable
+        A `map` of which as many calls go on at a time as there are threads.
+
+    Example
+    -------
+    >>> with side_by_side(3) as map_jobs:
+    ...     list(map_jobs(abs, [-1, -2, 3]))
+    [1, 2, 3]
+    """
+    n_threads = torch.get_num_threads()
+    n_workers = min(n_jobs, n_threads)
+    if n_workers < 2:
+        yield map
+        return
+    share = n_threads // n_workers
+    try:
+        with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(n_threads)  # part of this setting is the whole process's
 
 
 def goes_one_by_one(inputs):
@@ -195,15 +232,15 @@ class Encoder(torch.nn.Module):
             (B,), relative lengths of `hidden`.
         """
         if goes_one_by_one(inputs):
-            rows = [
-                self._frozen_batch(wav[None, :n], lens.new_ones(1))[0][0]
-                for wav, n in zip(inputs, n_valid(lens, inputs.shape[1]), strict=True)
-            ]
+            wavs = [wav[None, :n] for wav, n in zip(inputs, n_valid(lens, inputs.shape[1]), strict=True)]
+            with side_by_side(len(wavs)) as map_wavs:
+                rows = list(map_wavs(lambda wav: self._frozen_batch(wav, lens.new_ones(1))[0][0], wavs))
             n_frames = torch.tensor([len(row) for row in rows])
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), n_frames / n_frames.max()
         hidden, lens = self._frozen_batch(inputs, lens)
         return hidden * valid_mask(lens, hidden.shape[1]).unsqueeze(-1), lens
 
+    @torch.no_grad()  # which holds for the calling thread alone
     def _frozen_batch(self, inputs, lens):
         """Do what `frozen_forward` does, all utterances at once; beyond the valid positions is anything."""
         hidden, lens = self._embed(inputs, lens)

@@ -117,34 +117,15 @@ def test_batches_are_of_similar_length(student, tmp_path, monkeypatch):
     paths = [tmp_path / f"{i}.wav" for i in range(6)]
     for path, seconds in zip(paths, (0.2, 1.6, 0.3, 1.5, 0.25, 1.4), strict=True):
         soundfile.write(path, tone(seconds), 16000)
-    heard = []
-    predict = student._predict
-    monkeypatch.setattr(student, "_predict", lambda clips: heard.append([len(c) for c in clips]) or predict(clips))
+    widths = []
+    predict_batch = student.predict_batch
+    monkeypatch.setattr(
+        EmotionRegressor,
+        "predict_batch",
+        lambda self, wavs, lens: widths.append(wavs.shape) or predict_batch(wavs, lens),
+    )
     student.predict_files(paths, batch_size=3)
-    assert heard == [[3200, 4000, 4800], [22400, 24000, 25600]]
-
-
-def test_a_padded_batch_gives_what_clips_side_by_side_give(student):
-    clips = [torch.tensor(tone(seconds, seed=i), dtype=torch.float32) for i, seconds in enumerate((0.9, 0.1, 1.6))]
-    side_by_side, padded = student._predict(clips), student._predict_padded(clips)
-    np.testing.assert_allclose(side_by_side, padded, atol=1e-4)
-    np.testing.assert_allclose(side_by_side, [student.predict_batch(clip[None])[0] for clip in clips], atol=1e-4)
-    assert student._predict([]) == student._predict_padded([]) == []
-
-
-@pytest.mark.parametrize("n_threads", [1, 3, 4])
-def test_clips_share_the_threads_out(student, n_threads, monkeypatch):
-    before = torch.get_num_threads()
-    used = []
-    predict = student.predict_batch
-    monkeypatch.setattr(student, "predict_batch", lambda wavs: used.append(torch.get_num_threads()) or predict(wavs))
-    torch.set_num_threads(n_threads)
-    try:
-        student._predict([torch.zeros(1600)] * 2)
-        assert used == [max(n_threads // 2, 1)] * 2
-        assert torch.get_num_threads() == n_threads
-    finally:
-        torch.set_num_threads(before)
+    assert widths == [(3, 4800), (3, 25600)]
 
 
 def test_a_bad_file_does_not_stop_the_others(student, tmp_path):

@@ -107,6 +107,36 @@ def test_a_cpu_encodes_waveforms_one_by_one(source, monkeypatch):
     assert sizes == [(1, 2 * SECOND), (1, SECOND)]
 
 
+@pytest.mark.parametrize(("n_threads", "each"), [(1, 1), (3, 1), (4, 2)])
+def test_waveforms_share_the_threads_out(tmp_path, monkeypatch, n_threads, each):
+    encoder = load_speech_encoder(save_tiny_ssl(tmp_path))
+    batch, lens = pad(speech(2 * SECOND), speech(SECOND))
+    expected, _ = encoder(batch, lens)
+    used = []
+    embed = encoder._embed
+    monkeypatch.setattr(encoder, "_embed", lambda *inputs: used.append(torch.get_num_threads()) or embed(*inputs))
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        frames, _ = encoder(batch, lens)
+        assert used == [each, each]
+        assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(frames, expected, rtol=0, atol=1e-5)
+
+
+def test_an_error_in_a_thread_is_raised(tmp_path):
+    encoder = WhisperEncoder(save_tiny_whisper(tmp_path))
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(InputError, match="at most 10 s"):
+            encoder(*pad(speech(SECOND), speech(11 * SECOND)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_only_the_top_layers_learn(source):
     encoder = load_speech_encoder(source, trainable_layers=1)
     frames, _ = encoder(*pad(speech(SECOND)))
