@@ -26,7 +26,7 @@ from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.report import ccc_table, gap_cell, markdown_table, plot_comparison
 from ser_ts_lobes.runs import find_runs, summarise
-from tools.make_demo_corpus import make_demo_corpus
+from tools.make_demo_corpus import VOCABULARIES, make_demo_corpus
 from tools.probe_encoder import untrained
 from tools.train_mini_hubert import export
 
@@ -207,6 +207,12 @@ def main():
         help="the speech encoder of this package, and one like it with random weights (default: pretrained)",
     )
     parser.add_argument(
+        "--vocabulary",
+        choices=VOCABULARIES,
+        default="small",
+        help="that sentences are made of; of the large one students don't hear each word often enough (default: small)",
+    )
+    parser.add_argument(
         "--hparams", type=Path, default=ROOT / "hparams" / "demo.yaml", help="sizes (default: hparams/demo.yaml)"
     )
     arguments = parser.parse_args()
@@ -216,7 +222,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     print(f"A small study on synthetic speech, in {folder}", flush=True)
     overrides = yaml.safe_load(arguments.hparams.read_text(encoding="utf-8"))
-    make_demo_corpus(folder / "corpus", **overrides["corpus"])
+    make_demo_corpus(folder / "corpus", **overrides["corpus"], vocabulary=arguments.vocabulary)
     for kind, seed in itertools.product(arguments.encoders, arguments.seeds):
         train(folder, kind, seed, overrides)
     written = compare(folder, arguments.seeds, arguments.encoders)

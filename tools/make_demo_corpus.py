@@ -1,6 +1,6 @@
 """Make a small, wholly synthetic corpus in the shape of MSP-Podcast, to try every step without a licence.
 
-    python tools/make_demo_corpus.py OUT_FOLDER [--train 1600 --valid 300 --test 400 --seed 1986]
+    python tools/make_demo_corpus.py OUT_FOLDER [--train 1600 --valid 300 --test 400 --seed 1986 --vocabulary large]
 
 eSpeak NG speaks sentences of a small grammar. What the words mean sets valence, through the ratings people
 gave those words in the VADER lexicon (Hutto & Gilbert, ICWSM 2014). How they are spoken (rate, pitch, pitch
@@ -30,33 +30,45 @@ from tqdm import tqdm
 
 from ser_ts_lobes.errors import InputError, plain_errors
 
-GENERATOR_VERSION = 2  #: Raise it with any change that alters the corpus a seed gives.
+GENERATOR_VERSION = 3  #: Raise it with any change that alters the corpus a seed gives.
 SAMPLE_RATE = 16000
 
 # ---------------------------------------------------------------------------------------------- the grammar
 
-#: Words by role. Words the lexicon does not rate are neutral; the other words of a sentence are never rated.
-WORDS = {
-    "adjective": (
-        "wonderful excellent delightful fantastic generous cheerful pleasant happy perfect lovely "
-        "horrible terrible frightful miserable disgusting nasty cruel unhappy pathetic ugly "
-        "ordinary regular typical average"
-    ).split(),
-    "verb": (
-        "loved enjoyed admired praised celebrated loathed destroyed hated blamed abandoned noticed visited described"
-    ).split(),
-    "adverb": (
-        "beautifully brilliantly happily cheerfully perfectly "
-        "miserably terribly painfully horribly sadly "
-        "recently usually quietly"
-    ).split(),
+#: Evaluative words by role; words the lexicon does not rate are neutral. In 800 utterances a word of the small
+#: vocabulary is said about 85 times, one of the large about 35 times: too few for a small encoder to learn its sound,
+#: so that a student lacks hearing there, which no teacher gives it (README).
+VOCABULARIES = {
+    "small": {
+        "adjective": "wonderful fantastic happy perfect horrible terrible nasty miserable ordinary regular".split(),
+        "verb": "loved enjoyed hated destroyed noticed visited".split(),
+        "adverb": "happily perfectly sadly horribly usually".split(),
+    },
+    "large": {
+        "adjective": (
+            "wonderful excellent delightful fantastic generous cheerful pleasant happy perfect lovely "
+            "horrible terrible frightful miserable disgusting nasty cruel unhappy pathetic ugly "
+            "ordinary regular typical average"
+        ).split(),
+        "verb": (
+            "loved enjoyed admired praised celebrated loathed destroyed hated blamed abandoned "
+            "noticed visited described"
+        ).split(),
+        "adverb": (
+            "beautifully brilliantly happily cheerfully perfectly "
+            "miserably terribly painfully horribly sadly "
+            "recently usually quietly"
+        ).split(),
+    },
+}
+#: The other words of a sentence, which the lexicon does not rate.
+NEUTRAL_WORDS = {
     "noun": (
         "kitchen meeting window letter garden station teacher market doctor village river sister "
         "picture morning office building dinner table bridge neighbor"
     ).split(),
     "person": "we they everyone somebody people Peter Susan Martin".split(),
 }
-EVALUATIVE_ROLES = ("adjective", "verb", "adverb")
 TEMPLATES = (
     "the {noun} was {adjective} and {adjective}",
     "{person} {verb} the {adjective} {noun}",
@@ -89,13 +101,16 @@ SPEAKERS_PER_GENDER = {"Train": 8, "Development": 3, "Test1": 3}  #: Speaker-dis
 
 LATENT_CORRELATION = 0.5  #: Between activation and dominance; they go together in real corpora too.
 LATENT_LIMIT = 2.3  #: Standard deviations; keeps the voice within what eSpeak NG can speak plainly.
-VALENCE_PER_ACTIVATION = 0.25  #: Label units a standard deviation; about 3 % of the variance of valence.
+#: Label units a unit of the lexicon: so valence varies as much as activation and dominance (a standard deviation of 1),
+#: and disagreement weighs as much in each.
+VALENCE_PER_RATING = 0.45
+VALENCE_PER_ACTIVATION = 0.25  #: Label units a standard deviation; about 6 % of the variance of valence.
 RATERS = 5
-#: Label units. Of the variance of one rater's answers about half is the rater's own, so labels are uncertain enough
-#: that a teacher, who has seen many, can know an utterance better than its label does.
+#: Label units. More than a quarter of the variance of a label, a mean over raters, is theirs: labels so uncertain that
+#: a teacher, who has seen many, can know an utterance better than its label does.
 RATER_SD = 1.3
 CORRUPTED_SHARE = 0.1
-MISHEARD_NEIGHBOURS = 3  #: A word is misheard as one of this many nearest words.
+MISHEARD_NEIGHBOURS = 2  #: A word is misheard as one of this many nearest words.
 
 
 def require(module):
@@ -122,7 +137,7 @@ def read_lexicon():
 def valence_of(ratings):
     """Valence on the corpus's scale of words with these ratings.
 
-    The mean rating goes linearly from the lexicon's scale to the corpus's: -4 → 1, 0 → 4, 4 → 7.
+    Linear in the mean rating: -4 → 2.2, 0 → 4, 4 → 5.8.
 
     Parameters
     ----------
@@ -132,14 +147,14 @@ def valence_of(ratings):
     Returns
     -------
     float
-        1 to 7.
+        2.2 to 5.8.
 
     Example
     -------
-    >>> valence_of([2.8, -0.8]), valence_of([-4.0])
-    (4.75, 1.0)
+    >>> valence_of([3.0, 1.0]), valence_of([-4.0])
+    (4.9, 2.2)
     """
-    return float(4 + 3 / 4 * np.mean(ratings))
+    return float(4 + VALENCE_PER_RATING * np.mean(ratings))
 
 
 class ESpeak:
@@ -294,7 +309,7 @@ def draw_speakers(rng):
     return speakers
 
 
-def draw_sentence(rng, lexicon):
+def draw_sentence(rng, lexicon, vocabulary):
     """Fill a template with words.
 
     Parameters
@@ -303,6 +318,8 @@ def draw_sentence(rng, lexicon):
         Source of the choices.
     lexicon : dict
         Word → rating.
+    vocabulary : dict
+        Evaluative role → words.
 
     Returns
     -------
@@ -316,8 +333,8 @@ def draw_sentence(rng, lexicon):
         if role is None:
             sentence.append((token, None))
             continue
-        words = WORDS[role]
-        if role in EVALUATIVE_ROLES:
+        words = vocabulary[role] if role in vocabulary else NEUTRAL_WORDS[role]
+        if role in vocabulary:
             sign = tone if rng.random() < TONE_AGREEMENT else -tone
             wanted = 0 if rng.random() < NEUTRAL_SHARE else sign
             words = [word for word in words if np.sign(lexicon.get(word, 0)) == wanted]
@@ -326,7 +343,7 @@ def draw_sentence(rng, lexicon):
     return sentence
 
 
-def confusions(espeak, lexicon):
+def confusions(espeak, lexicon, vocabulary):
     """Similar-sounding words of another meaning; a slip between words alike in meaning would harm nobody.
 
     Parameters
@@ -335,6 +352,8 @@ def confusions(espeak, lexicon):
         Pronounces the words.
     lexicon : dict
         Word → rating.
+    vocabulary : dict
+        Evaluative role → words.
 
     Returns
     -------
@@ -342,12 +361,12 @@ def confusions(espeak, lexicon):
         Evaluative word → the `MISHEARD_NEIGHBOURS` rated words of its role and another sign whose phonemes
         are nearest (edit distance), nearest first.
     """
-    sign = {word: np.sign(lexicon.get(word, 0)) for role in EVALUATIVE_ROLES for word in WORDS[role]}
+    sign = {word: np.sign(lexicon.get(word, 0)) for words in vocabulary.values() for word in words}
     phonemes = {word: espeak.phonemes(word) for word in sign}
     neighbours = {}
-    for role in EVALUATIVE_ROLES:
-        for word in WORDS[role]:
-            others = [other for other in WORDS[role] if sign[other] not in (0, sign[word])]
+    for words in vocabulary.values():
+        for word in words:
+            others = [other for other in words if sign[other] not in (0, sign[word])]
             others.sort(key=lambda other, said=word: edit_distance(phonemes[said], phonemes[other]))
             neighbours[word] = others[:MISHEARD_NEIGHBOURS]
     return neighbours
@@ -371,7 +390,7 @@ def mishear(sentence, neighbours, rng):
         The transcript.
     """
     words = [word for word, _ in sentence]
-    evaluative = [index for index, (_, role) in enumerate(sentence) if role in EVALUATIVE_ROLES]
+    evaluative = [index for index, (word, _) in enumerate(sentence) if word in neighbours]
     replaced = rng.choice(evaluative)
     words[replaced] = str(rng.choice(neighbours[words[replaced]]))
     index = rng.choice([index for index in range(len(words)) if index not in evaluative])
@@ -398,7 +417,7 @@ def rate(truth, rng):
     return tuple(float(label) for label in np.clip(np.rint(answers), 1, 7).mean(axis=0))
 
 
-def plan(counts, seed, espeak):
+def plan(counts, seed, espeak, vocabulary="small"):
     """Decide everything about the corpus but its samples.
 
     Parameters
@@ -409,6 +428,8 @@ def plan(counts, seed, espeak):
         Of all choices.
     espeak : ESpeak
         Says which words sound alike.
+    vocabulary : str
+        One of `VOCABULARIES`.
 
     Returns
     -------
@@ -417,7 +438,8 @@ def plan(counts, seed, espeak):
     """
     rng = np.random.default_rng(seed)
     lexicon = read_lexicon()
-    neighbours = confusions(espeak, lexicon)
+    vocabulary = VOCABULARIES[vocabulary]
+    neighbours = confusions(espeak, lexicon, vocabulary)
     speakers = draw_speakers(rng)
     covariance = [[1, LATENT_CORRELATION], [LATENT_CORRELATION, 1]]
     utterances, known = [], set()
@@ -426,12 +448,12 @@ def plan(counts, seed, espeak):
         for index in range(count):
             said = None
             while said is None or said in known:
-                sentence = draw_sentence(rng, lexicon)
+                sentence = draw_sentence(rng, lexicon, vocabulary)
                 said = " ".join(word for word, _ in sentence)
             known.add(said)
             latent = rng.multivariate_normal([0, 0], covariance).clip(-LATENT_LIMIT, LATENT_LIMIT)
             activation, dominance = latent.tolist()
-            ratings = [lexicon.get(word, 0) for word, role in sentence if role in EVALUATIVE_ROLES]
+            ratings = [lexicon.get(word, 0) for word, role in sentence if role in vocabulary]
             valence = valence_of(ratings) + VALENCE_PER_ACTIVATION * activation
             utterances.append(
                 Utterance(
@@ -501,11 +523,11 @@ both genders in each.
   16 bit. Each speaker is a voice variant with an accent, habits of rate, pitch and loudness, and a small room
   with noise at 20-30 dB SNR.
 - Labels/labels_consensus.csv has the columns of MSP-Podcast; scales are 1-7, EmoClass is always X. Valence
-  is 4 + 3/4 of the mean rating of the sentence's evaluative words in the VADER lexicon (Hutto & Gilbert 2014;
-  package vaderSentiment {vader}), plus a trace of activation. Activation (faster, higher, livelier, a little
-  louder) and dominance (louder, lower) are drawn with correlation {correlation} and set how the sentence is
-  spoken. A label is the mean of {raters} simulated raters with a standard deviation of {rater_sd}, who answer
-  in whole numbers.
+  is 4 + {valence_per_rating} times the mean rating of the sentence's evaluative words (a {vocabulary} vocabulary)
+  in the VADER lexicon (Hutto & Gilbert 2014; package vaderSentiment {vader}), plus a trace of activation.
+  Activation (faster, higher, livelier, a little louder) and dominance (louder, lower) are drawn with correlation
+  {correlation} and set how the sentence is spoken. A label is the mean of {raters} simulated raters with a standard
+  deviation of {rater_sd}, who answer in whole numbers.
 - Transcripts: what was said, but for {corrupted} misheard ones, listed in corrupted_transcripts.csv, where an
   evaluative word is replaced by a similar-sounding one of another meaning and another word is dropped or
   doubled. Their audio and labels are those of what was said.
@@ -526,7 +548,7 @@ def write_corpus(folder, settings):
     """
     counts = {"Train": settings["train"], "Development": settings["valid"], "Test1": settings["test"]}
     espeak = ESpeak()
-    utterances = plan(counts, settings["seed"], espeak)
+    utterances = plan(counts, settings["seed"], espeak, settings["vocabulary"])
     for name in ("Audios", "Labels", "Transcripts"):
         (folder / name).mkdir(parents=True)
     for index, utterance in enumerate(tqdm(utterances, desc="speaking", unit="utterance")):
@@ -552,6 +574,7 @@ def write_corpus(folder, settings):
         **settings,
         speakers=2 * sum(SPEAKERS_PER_GENDER.values()),
         correlation=LATENT_CORRELATION,
+        valence_per_rating=VALENCE_PER_RATING,
         raters=RATERS,
         rater_sd=RATER_SD,
         corrupted=len(corrupted),
@@ -567,7 +590,7 @@ def _write_csv(path, header, rows):
         writer.writerows(rows)
 
 
-def make_demo_corpus(folder, n_train=1600, n_valid=300, n_test=400, seed=1986):
+def make_demo_corpus(folder, n_train=1600, n_valid=300, n_test=400, seed=1986, vocabulary="small"):
     """Make the corpus, or keep the one that is there with the same settings.
 
     Parameters
@@ -578,6 +601,8 @@ def make_demo_corpus(folder, n_train=1600, n_valid=300, n_test=400, seed=1986):
         Utterances in each split, at least 2 (one of each gender).
     seed : int
         Of all choices, at least 0. The same settings give the same bytes on the same machine.
+    vocabulary : str
+        One of `VOCABULARIES`.
 
     Returns
     -------
@@ -596,7 +621,10 @@ def make_demo_corpus(folder, n_train=1600, n_valid=300, n_test=400, seed=1986):
             raise InputError(f"--{name} is {settings[name]}; it must be at least {least}.")
     for module in ("espeakng_loader", "vaderSentiment"):
         require(module)
+    if vocabulary not in VOCABULARIES:
+        raise InputError(f"The vocabulary is {vocabulary!r}; choose {' or '.join(VOCABULARIES)}.")
     settings |= {
+        "vocabulary": vocabulary,
         "generator": GENERATOR_VERSION,
         "espeak": importlib.metadata.version("espeakng-loader"),
         "vader": importlib.metadata.version("vaderSentiment"),
@@ -634,9 +662,11 @@ def main(arguments=None):
     parser.add_argument("--valid", type=int, default=300, help="validation utterances (%(default)s)")
     parser.add_argument("--test", type=int, default=400, help="test utterances (%(default)s)")
     parser.add_argument("--seed", type=int, default=1986, help="of all choices (%(default)s)")
+    parser.add_argument("--vocabulary", default="small", help=f"{' or '.join(VOCABULARIES)} (%(default)s)")
     options = parser.parse_args(arguments)
     with plain_errors():
-        made = make_demo_corpus(options.folder, options.train, options.valid, options.test, options.seed)
+        counts = (options.train, options.valid, options.test)
+        made = make_demo_corpus(options.folder, *counts, options.seed, options.vocabulary)
         print(f"{options.folder}: " + ("made." if made else "is there already with these settings, kept."))
 
 

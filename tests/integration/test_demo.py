@@ -20,7 +20,8 @@ def demo(tmp_path_factory):
     for system in ("teacher", "students"):
         settings[system]["number_of_epochs"] = 1
     (folder / "small.yaml").write_text(yaml.safe_dump(settings))
-    output = run("-m", "tools.demo", "--folder", folder / "demo", "--hparams", folder / "small.yaml")
+    arguments = ["--hparams", folder / "small.yaml", "--vocabulary", "large"]
+    output = run("-m", "tools.demo", "--folder", folder / "demo", *arguments)
     return folder / "demo", output
 
 
@@ -29,6 +30,12 @@ def test_all_systems_are_compared(demo):
     for row in ("| teacher | ", "| ft | ", "| ts | ", "| cts | ", "| CCC | "):
         assert row in output
     assert "SYNTHETIC" in output
+
+
+def test_the_corpus_is_the_one_asked_for(demo):
+    folder, _ = demo
+    settings = json.loads((folder / "corpus" / "demo.json").read_text())
+    assert {"train": 40, "valid": 16, "test": 16, "vocabulary": "large"}.items() <= settings.items()
 
 
 def test_what_it_says_it_wrote_is_there(demo):

@@ -81,7 +81,7 @@ def test_splits_share_no_speaker_and_have_both_genders(corpus):
 def test_no_word_outside_the_evaluative_roles_is_rated():
     lexicon = demo.read_lexicon()
     own = {token for template in demo.TEMPLATES for token in template.split() if token[0] != "{"}
-    others = {word.lower() for role in set(demo.WORDS) - set(demo.EVALUATIVE_ROLES) for word in demo.WORDS[role]}
+    others = {word.lower() for words in demo.NEUTRAL_WORDS.values() for word in words}
     assert not (own | others) & set(lexicon)
 
 
@@ -89,15 +89,17 @@ def label_noise_sd():
     return np.sqrt((demo.RATER_SD**2 + 1 / 12) / demo.RATERS)  # rounding adds 1/12
 
 
-def test_valence_is_the_lexicon_s(espeak):
-    utterances = demo.plan({"Train": 600, "Development": 2, "Test1": 2}, 1, espeak)
-    rated = {word for role in demo.EVALUATIVE_ROLES for word in demo.WORDS[role]}
+@pytest.mark.parametrize("vocabulary", demo.VOCABULARIES)
+def test_valence_is_the_lexicon_s(espeak, vocabulary):
+    utterances = demo.plan({"Train": 600, "Development": 2, "Test1": 2}, 1, espeak, vocabulary)
+    rated = {word for words in demo.VOCABULARIES[vocabulary].values() for word in words}
     lexicon = demo.read_lexicon()
     # Independent of `plan`: from the words of the text, and the mean over the linear map of each.
     lexical = [
-        np.mean([1 + 6 * (lexicon.get(word, 0) + 4) / 8 for word in u.said.split() if word in rated])
+        np.mean([2.2 + 3.6 * (lexicon.get(word, 0) + 4) / 8 for word in u.said.split() if word in rated])
         for u in utterances
     ]
+    assert {word for u in utterances for word in u.said.split()} >= rated
     difference = np.array([u.labels[1] for u in utterances]) - lexical
     assert np.std(difference) == pytest.approx(np.hypot(label_noise_sd(), demo.VALENCE_PER_ACTIVATION), rel=0.1)
     assert abs(np.mean(difference)) < 0.1
@@ -109,6 +111,7 @@ def test_plan_draws_what_it_says(espeak):
     assert np.corrcoef(latent.T)[0, 1] == pytest.approx(demo.LATENT_CORRELATION, abs=0.08)
     assert np.abs(latent).max() <= demo.LATENT_LIMIT
     labels = np.array([u.labels for u in utterances])
+    np.testing.assert_allclose(labels.std(axis=0), np.hypot(1, label_noise_sd()), rtol=0.1)
     assert np.std(labels[:, 0] - 4 - latent[:, 0]) == pytest.approx(label_noise_sd(), rel=0.1)
     assert len({u.said for u in utterances}) == len(utterances)
     words = {
@@ -127,10 +130,13 @@ def test_a_tenth_of_the_transcripts_is_misheard_and_listed(corpus):
         assert set(row["transcript"].split()) - set(row["said"].split())
 
 
-def test_misheard_words_sound_alike_and_mean_something_else(espeak):
-    neighbours = demo.confusions(espeak, lexicon := demo.read_lexicon())
-    assert neighbours["delightful"][0] == "frightful"
-    assert neighbours["described"][0] == "destroyed"
+@pytest.mark.parametrize(
+    ("vocabulary", "alike"),
+    [("small", ("noticed", "hated")), ("large", ("delightful", "frightful")), ("large", ("described", "destroyed"))],
+)
+def test_misheard_words_sound_alike_and_mean_something_else(espeak, vocabulary, alike):
+    neighbours = demo.confusions(espeak, lexicon := demo.read_lexicon(), demo.VOCABULARIES[vocabulary])
+    assert neighbours[alike[0]][0] == alike[1]
     for word, others in neighbours.items():
         assert len(others) == demo.MISHEARD_NEIGHBOURS
         for other in others:
@@ -193,7 +199,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path, content):
         demo.make_demo_corpus(folder)
 
 
-def test_bad_numbers_are_refused(tmp_path):
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(InputError, match="The vocabulary is 'tiny'; choose small or large"):
+        demo.make_demo_corpus(tmp_path / "x", vocabulary="tiny")
     with pytest.raises(InputError, match="--valid is 1"):
         demo.make_demo_corpus(tmp_path / "x", 10, 1, 10)
     with pytest.raises(SystemExit, match="error: --seed is -1"):
