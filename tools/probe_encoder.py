@@ -75,7 +75,7 @@ def layer_outputs(encoder, wavs, lens):
     Parameters
     ----------
     encoder : ser_ts_lobes.lobes.speech.SpeechEncoder or WhisperEncoder
-        Of any architecture.
+        Of any architecture, all frozen.
     wavs : torch.Tensor
         (B, samples), 16 kHz.
     lens : torch.Tensor
@@ -96,7 +96,7 @@ def layer_outputs(encoder, wavs, lens):
     hooks = [layer.register_forward_hook(keep) for layer in encoder.layers]
     try:
         with torch.no_grad():
-            frames, frame_lens = encoder(wavs, lens)
+            frames, frame_lens = encoder.frozen_forward_together(wavs, lens)
     finally:
         for hook in hooks:
             hook.remove()

@@ -234,14 +234,14 @@ class Encoder(torch.nn.Module):
         if goes_one_by_one(inputs):
             wavs = [wav[None, :n] for wav, n in zip(inputs, n_valid(lens, inputs.shape[1]), strict=True)]
             with side_by_side(len(wavs)) as map_wavs:
-                rows = list(map_wavs(lambda wav: self._frozen_batch(wav, lens.new_ones(1))[0][0], wavs))
+                rows = list(map_wavs(lambda wav: self.frozen_forward_together(wav, lens.new_ones(1))[0][0], wavs))
             n_frames = torch.tensor([len(row) for row in rows])
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), n_frames / n_frames.max()
-        hidden, lens = self._frozen_batch(inputs, lens)
+        hidden, lens = self.frozen_forward_together(inputs, lens)
         return hidden * valid_mask(lens, hidden.shape[1]).unsqueeze(-1), lens
 
     @torch.no_grad()  # which holds for the calling thread alone
-    def _frozen_batch(self, inputs, lens):
+    def frozen_forward_together(self, inputs, lens):
         """Do what `frozen_forward` does, all utterances at once; beyond the valid positions is anything."""
         hidden, lens = self._embed(inputs, lens)
         hidden = self._run_layers(hidden, lens, self.layers[: self.n_frozen])
