@@ -333,7 +333,7 @@ def draw_sentence(rng, lexicon, vocabulary):
         if role is None:
             sentence.append((token, None))
             continue
-        words = vocabulary[role] if role in vocabulary else NEUTRAL_WORDS[role]
+        words = (NEUTRAL_WORDS | vocabulary)[role]
         if role in vocabulary:
             sign = tone if rng.random() < TONE_AGREEMENT else -tone
             wanted = 0 if rng.random() < NEUTRAL_SHARE else sign

@@ -242,7 +242,18 @@ class Encoder(torch.nn.Module):
 
     @torch.no_grad()  # which holds for the calling thread alone
     def frozen_forward_together(self, inputs, lens):
-        """Do what `frozen_forward` does, all utterances at once; beyond the valid positions is anything."""
+        """Do what `frozen_forward` does, all utterances at once; beyond the valid positions is anything.
+
+        Parameters
+        ----------
+        inputs, lens : torch.Tensor
+            As in `frozen_forward`.
+
+        Returns
+        -------
+        tuple[torch.Tensor, torch.Tensor]
+            (B, T, output_size), and relative lengths (B,).
+        """
         hidden, lens = self._embed(inputs, lens)
         hidden = self._run_layers(hidden, lens, self.layers[: self.n_frozen])
         return self._finish(hidden) if self.n_frozen == len(self.layers) else hidden, lens

@@ -43,7 +43,13 @@ class TextEncoder(Encoder):
         return self.model.encoder.layer
 
     def learn_words(self, transcripts):
-        """Take the words of the training transcripts, where the tokens are words; here they are not."""
+        """Take the words of the training transcripts, where the tokens are words; here they are not.
+
+        Parameters
+        ----------
+        transcripts : iterable of str
+            Of the training set.
+        """
 
     def tokenize(self, text):
         """Token ids of one transcript, with the special tokens; a longer one is cut at `max_tokens`.
