@@ -3,7 +3,6 @@
 import re
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from scipy.fft import dct
 from transformers import PretrainedConfig
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.lobes.encoder import Encoder, n_valid, valid_mask
+from ser_ts_lobes.lobes.encoder import Encoder, n_valid, side_by_side, valid_mask
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 
 
@@ -50,8 +49,8 @@ class DescriptorEncoder(Encoder):
 
     def _embed(self, inputs, lens):
         wavs = [wav[:n] for wav, n in zip(inputs.cpu(), n_valid(lens, inputs.shape[1]).tolist(), strict=True)]
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            utterances = list(threads.map(self._describe, wavs))
+        with side_by_side(len(wavs)) as map_wavs:
+            utterances = list(map_wavs(self._describe, wavs))
         frames = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
         n_frames = torch.tensor([len(utterance) for utterance in utterances])
         return frames.to(inputs.device), (n_frames / frames.shape[1]).to(inputs.device)
