@@ -1,7 +1,6 @@
 """Brains: how teachers and students are trained, chosen and tested."""
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +10,19 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.checkpoints import register_checkpoint_hooks
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
+from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import metrics
+from ser_ts_lobes.distributed import gather_batch
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.fingerprint import MadeFrom, fingerprint, fingerprint_tensors
+from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.losses import ccc_loss, embedding_distance_loss
 from ser_ts_lobes.report import write_metrics, write_predictions
+from ser_ts_lobes.reproducible import ReproducibleBrain
 from ser_ts_lobes.residuals import fit_residuals
 from ser_ts_lobes.targets import TeacherTargets
+
+logger = get_logger(__name__)
 
 # SpeechBrain 1.1 does not: a checkpoint would hold the epoch alone, and a resumed run would forget to stop.
 register_checkpoint_hooks(EpochCounterWithStopper)
@@ -46,7 +50,7 @@ class Outputs:
     label: np.ndarray
 
 
-class EmotionBrain(sb.Brain):
+class EmotionBrain(ReproducibleBrain):
     """Trains with the CCC loss; keeps the checkpoint of lowest validation loss.
 
     The validation loss is the mean of 1 - CCC_j, weighted like the training loss, over the whole validation set, of
@@ -55,10 +59,10 @@ class EmotionBrain(sb.Brain):
     Parameters
     ----------
     hparams : dict
-        As in the recipes' YAML files. ``modules`` holds ``model`` (`ser_ts_lobes.lobes.emotion.EmotionModel` or
-        one of `ser_ts_lobes.lobes.baselines`), ``label_scale`` and, as the model needs them, ``speech_encoder``
-        and ``text_encoder``; ``ccc_weights`` are those of `ser_ts_lobes.losses.ccc_loss`; without ``lr_annealing``
-        (null) the rates stay as they are.
+        As in the recipes' YAML files and for `ReproducibleBrain`. ``modules`` holds ``model``
+        (`ser_ts_lobes.lobes.emotion.EmotionModel` or one of `ser_ts_lobes.lobes.baselines`), ``label_scale`` and, as
+        the model needs them, ``speech_encoder`` and ``text_encoder``; ``ccc_weights`` are those of
+        `ser_ts_lobes.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are.
     run_opts : speechbrain.utils.run_opts.RunOptions or dict
         From `speechbrain.parse_arguments`.
     manifests : dict[str, ser_ts_lobes.manifests.Manifest]
@@ -66,10 +70,9 @@ class EmotionBrain(sb.Brain):
     """
 
     def __init__(self, hparams, run_opts, manifests):
-        super().__init__(hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"])
         self.manifests = manifests
-        # A resumed run or a test must not mix what was learnt from other data.
-        self.checkpointer.add_recoverable("made_from", MadeFrom(**self.made_from()))
+        self.reads = "text_encoder" in hparams["modules"]
+        super().__init__(hparams, run_opts, **self.made_from())
 
     def made_from(self):
         """Fingerprints of the data that training sees.
@@ -78,7 +81,7 @@ class EmotionBrain(sb.Brain):
         -------
         dict[str, str]
         """
-        return {name: self.manifests[name].fingerprint for name in ("train", "valid")}
+        return self.manifests["train"].fingerprints(self.reads) | self.manifests["valid"].fingerprints(self.reads)
 
     def train(self, datasets):
         """Fit to the training set for all epochs that are left; watch the validation set.
@@ -93,13 +96,7 @@ class EmotionBrain(sb.Brain):
             if f"{key}_encoder" in self.modules:
                 encoder = self.hparams.modules[f"{key}_encoder"]  # not wrapped for distributed training
                 encoder.fit(self._inputs(datasets["train"], key))
-        self.fit(
-            self.hparams.epoch_counter,
-            datasets["train"],
-            datasets["valid"],
-            train_loader_kwargs=dict(self.hparams.train_dataloader_opts),
-            valid_loader_kwargs=dict(self.hparams.valid_dataloader_opts),
-        )
+        self.fit_datasets(datasets)
 
     def _inputs(self, dataset, key):
         """Iterate once over one input of a dataset, in batches and on the Brain's device."""
@@ -109,11 +106,6 @@ class EmotionBrain(sb.Brain):
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
         """Make the loader of a dataset: padded inputs; test sets sorted by length."""
         loader_kwargs["collate_fn"] = functools.partial(PaddedBatch, padded_keys=["speech", "text"])
-        if stage == sb.Stage.TRAIN and len(dataset) < loader_kwargs["batch_size"]:
-            raise InputError(
-                f"The training set has {len(dataset)} utterances, fewer than one batch of "
-                f"{loader_kwargs['batch_size']}: choose a smaller --batch_size."
-            )
         if stage != sb.Stage.TRAIN:
             dataset = dataset.filtered_sorted(sort_key="duration")
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
@@ -152,7 +144,7 @@ class EmotionBrain(sb.Brain):
         labels = self.modules.label_scale.standardise(batch.labels)
         loss = ccc_loss(output.prediction, labels, self.hparams.ccc_weights)
         if stage == sb.Stage.TRAIN:
-            self._log_batch(ccc_loss=loss.detach())
+            self.batch_means.add(ccc_loss=loss)
         else:
             self._collected.append(
                 (
@@ -164,23 +156,15 @@ class EmotionBrain(sb.Brain):
             )
         return loss
 
-    def _log_batch(self, **values):
-        """Remember values of a training batch, for their mean over the epoch in the log."""
-        for name, value in values.items():
-            self._batch_values.setdefault(name, []).append(float(value))
-
     def on_stage_start(self, stage, epoch=None):
         """Forget the last stage."""
-        if stage == sb.Stage.TRAIN:
-            self._batch_values = {}
-        else:
-            self._collected = []
+        super().on_stage_start(stage, epoch)
+        self._collected = []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Put the set together; after validation, anneal, log and save."""
         if stage == sb.Stage.TRAIN:
-            means = {name: float(np.mean(values)) for name, values in self._batch_values.items()}
-            self.train_stats = {"loss": stage_loss, **means}
+            self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
             return
         ids, embeddings, predictions, labels = zip(*self._collected, strict=True)
         self.outputs = Outputs(
@@ -230,8 +214,11 @@ class EmotionBrain(sb.Brain):
         Returns
         -------
         Outputs
+            Of each utterance, but in debug mode.
         """
         self.evaluate(dataset, test_loader_kwargs=dict(self.hparams.test_dataloader_opts))
+        if not self.debug and sorted(self.outputs.ids) != sorted(dataset.data_ids):
+            raise RuntimeError(f"{len(self.outputs.ids)} predictions for {len(dataset)} utterances")
         return self.outputs
 
     def fingerprint(self):
@@ -255,34 +242,32 @@ class EmotionBrain(sb.Brain):
         return fingerprint(learnt=fingerprint_tensors(learnt), **frozen)
 
     def test(self, datasets):
-        """Test the best checkpoint; write ``predictions.csv`` and ``metrics.json``.
+        """Test the best checkpoint; write ``predictions.csv`` and ``metrics.json``, but in debug mode.
 
         Parameters
         ----------
         datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
             Sets by name; those whose name begins with ``test`` are tested.
-
-        Returns
-        -------
-        dict
-            What ``metrics.json`` holds.
         """
         outputs = {name: self.predict(dataset) for name, dataset in datasets.items() if name.startswith("test")}
-        folder = Path(self.hparams.output_folder)
-        if sb.utils.distributed.if_main_process():
+        if self.debug:
+            logger.info("Debug mode saw a few batches only: no metrics.json and predictions.csv are written.")
+        elif sb.utils.distributed.if_main_process():
+            folder = Path(self.hparams.output_folder)
             write_predictions(folder / "predictions.csv", outputs, self.manifests)
             write_metrics(
                 folder / "metrics.json",
                 outputs,
                 self.manifests,
+                self.reads,
                 system=self.hparams.system,
                 run=self.hparams.run,
                 seed=self.hparams.seed,
+                settings=self.hparams.settings,
                 best=self.best,
                 fingerprint=self.fingerprint(),
             )
         sb.utils.distributed.ddp_barrier()
-        return json.loads((folder / "metrics.json").read_text())
 
 
 _CCC_NAMES = ("ccc_activation", "ccc_valence", "ccc_dominance")
@@ -305,7 +290,14 @@ class TeacherBrain(EmotionBrain):
         -------
         dict[str, ser_ts_lobes.targets.TeacherTargets]
             By the same names; unlabelled sets are left out.
+
+        Raises
+        ------
+        InputError
+            In debug mode, which sees a few batches only.
         """
+        if self.debug:
+            raise InputError("Debug mode sees a few batches only, of which no targets are made: leave --debug out.")
         labelled = {name: dataset for name, dataset in datasets.items() if self.manifests[name].labelled}
         outputs = {name: self.predict(dataset) for name, dataset in labelled.items()}
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
@@ -353,6 +345,6 @@ class StudentBrain(EmotionBrain):
         loss = super().compute_objectives(output, batch, stage)
         if stage == sb.Stage.TRAIN and self.targets is not None:
             distance = embedding_distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
-            self._log_batch(ts_distance=distance.detach(), kept=batch.keep.float().mean())
+            self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
             loss = loss + self.hparams.ts_weight * distance
         return loss

@@ -1,11 +1,21 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints that are whole or not there, and know what they were made from."""
 
+import json
 import os
 import shutil
+from pathlib import Path
 
-from speechbrain.utils.checkpoints import METAFNAME
+import torch
+from speechbrain.utils.checkpoints import METAFNAME, mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from speechbrain.utils.checkpoints import Checkpointer as SpeechBrainCheckpointer
-from speechbrain.utils.distributed import ddp_barrier
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.settings import difference
+
+_MADE_FROM = "made_from"
+#: Settings of which a run may go on with another value: how long it is trained.
+MAY_GROW = ("number_of_epochs", "epoch_counter.limit")
 
 
 class Checkpointer(SpeechBrainCheckpointer):
@@ -38,9 +48,157 @@ class Checkpointer(SpeechBrainCheckpointer):
         ddp_barrier()
         return checkpoint
 
+    def add_made_from(self, settings, **fingerprints):
+        """Let checkpoints say what they were made from, and refuse those that were made from something else.
+
+        Parameters
+        ----------
+        settings : dict
+            From `ser_ts_lobes.experiment.model_settings`.
+        **fingerprints : str
+            Of data, by name.
+        """
+        self.add_recoverable(_MADE_FROM, MadeFrom(settings, **fingerprints))
+
     def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
         return super()._save_checkpoint_metafile(_unfinished(fpath), *args, **kwargs)
 
 
 def _unfinished(path):
     return path.with_name(f"{path.name}.tmp")
+
+
+@register_checkpoint_hooks
+class MadeFrom:
+    """What a model is made from; it travels in a checkpoint and is compared when that is loaded.
+
+    Parameters
+    ----------
+    settings : dict
+        From `ser_ts_lobes.experiment.model_settings`; those of `MAY_GROW` are not compared.
+    **fingerprints : str
+        Of data, by name, e.g. ``train="ab12..."``.
+
+    Raises
+    ------
+    InputError
+        On loading, when one differs.
+    """
+
+    def __init__(self, settings, **fingerprints):
+        self.settings, self.fingerprints = settings, fingerprints
+
+    @mark_as_saver
+    def _save(self, path):
+        if if_main_process():
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump({"settings": self.settings, "data": self.fingerprints}, file, indent=1)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        del end_of_epoch
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        _refuse_difference(path, saved.get("settings", {}), self.settings)
+        then, now = saved.get("data", saved), self.fingerprints  # an earlier version held the data's alone
+        differing = sorted(name for name in then | now if then.get(name) != now.get(name))
+        if differing:
+            raise InputError(
+                f"The checkpoint {path} was made from other data than today's ({', '.join(differing)} changed): "
+                "choose another output_folder, or delete this one to train anew."
+            )
+
+
+def made_from(save_folder):
+    """Read what the newest whole checkpoint of a run was made from.
+
+    Parameters
+    ----------
+    save_folder : str or pathlib.Path
+        Where the run's checkpoints are.
+
+    Returns
+    -------
+    dict or None
+        ``settings`` and ``data``, as of `MadeFrom`; None if there is no checkpoint.
+    """
+    whole = [path for path in Path(save_folder).glob("CKPT*/CKPT.yaml")]
+    if not whole:
+        return None
+    newest = max(whole, key=lambda path: (path.stat().st_mtime_ns, path))
+    path = newest.with_name(f"{_MADE_FROM}.ckpt")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def refuse_other_settings(save_folder, settings):
+    """Refuse to go on with a model that was made with other settings.
+
+    Parameters
+    ----------
+    save_folder : str or pathlib.Path
+        Where the run's checkpoints are, if there are any.
+    settings : dict
+        From `ser_ts_lobes.experiment.model_settings`.
+
+    Raises
+    ------
+    InputError
+        If one differs.
+    """
+    saved = made_from(save_folder)
+    if saved is not None:
+        _refuse_difference(save_folder, saved.get("settings", {}), settings)
+
+
+def _refuse_difference(where, then, now):
+    if problem := difference(then, now, leave_out=MAY_GROW):
+        raise InputError(
+            f"{where}: the model there was trained with {problem}: give the old value to go on with it, or choose "
+            "another output_folder, or delete this one to train anew."
+        )
+
+
+@register_checkpoint_hooks
+class BatchMeans:
+    """Means of what is logged over the training batches of an epoch.
+
+    A checkpoint in the middle of an epoch holds them, so that the epoch's means are of all its batches.
+
+    Example
+    -------
+    >>> means = BatchMeans()
+    >>> means.add(loss=torch.tensor(1.0), kept=1)
+    >>> means.add(loss=torch.tensor(3.0), kept=0)
+    >>> means.take()
+    {'loss': 2.0, 'kept': 0.5}
+    >>> means.take()
+    {}
+    """
+
+    def __init__(self):
+        self._sums, self._counts = {}, {}
+
+    def add(self, **values):
+        """Add the values of a batch, numbers or scalar tensors; these stay on their device."""
+        for name, value in values.items():
+            value = torch.as_tensor(value).detach().double()
+            self._sums[name] = self._sums.get(name, 0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self):
+        """Return the means by name, and forget them."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    @mark_as_saver
+    def _save(self, path):
+        if if_main_process():
+            sums = {name: float(total) for name, total in self._sums.items()}
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump({"sums": sums, "counts": self._counts}, file)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        del end_of_epoch
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        self._sums, self._counts = saved["sums"], saved["counts"]

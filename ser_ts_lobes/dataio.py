@@ -1,6 +1,5 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.features import FrozenFeatures
 from ser_ts_lobes.manifests import find_manifests, read_manifest
 from ser_ts_lobes.residuals import keep_mask
+from ser_ts_lobes.run_folder import RunFolder
 from ser_ts_lobes.targets import TeacherTargets
 
 logger = get_logger(__name__)
@@ -118,7 +118,7 @@ def use_frozen_features(dataset, manifest, cache_folder, encoders, **options):
             "encoder": encoder,
             "dataset": dataset,
             "key": key,
-            "manifest_fingerprint": manifest.fingerprint,
+            "manifest_fingerprint": manifest.audio_fingerprint if key == "speech" else manifest.text_fingerprint,
             **options,
         }
         run_on_main(FrozenFeatures.compute, kwargs=arguments)
@@ -150,13 +150,13 @@ def load_teacher(manifest, hparams):
     if "teacher_folder" not in hparams:
         return None
     folder = Path(hparams["teacher_folder"])
-    if not (folder / "metrics.json").is_file():
+    if not RunFolder(folder).finished:
         raise InputError(
             f"{folder} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
             "`python precompute_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
         )
     targets = TeacherTargets.load(folder / "targets" / f"{manifest.name}.safetensors")
-    targets.check(manifest.fingerprint, json.loads((folder / "metrics.json").read_text())["fingerprint"])
+    targets.check(manifest.fingerprint, RunFolder(folder).report()["fingerprint"])
     return targets
 
 

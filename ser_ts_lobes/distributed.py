@@ -2,6 +2,10 @@
 
 import torch
 import torch.distributed as dist
+from speechbrain.dataio.sampler import ReproducibleRandomSampler
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.seeds import derive_seed
 
 
 def gather_batch(tensor):
@@ -30,7 +34,7 @@ def gather_batch(tensor):
     >>> gather_batch(torch.ones(2, 3)).shape  # one process: the batch itself
     torch.Size([2, 3])
     """
-    if not (dist.is_available() and dist.is_initialized() and torch.is_grad_enabled()):
+    if not (_is_distributed() and torch.is_grad_enabled()):
         return tensor
     world_size = dist.get_world_size()
     size = torch.tensor([len(tensor)], device=tensor.device)
@@ -50,3 +54,72 @@ def gather_batch(tensor):
         own.register_hook(lambda gradient: gradient * world_size)
     rows[dist.get_rank()] = own
     return torch.cat(rows)
+
+
+class GlobalBatches(torch.utils.data.Sampler):
+    """Batches of a training set, of which each process gets its share: ``batch_size`` is that of all together.
+
+    So a run has the same batches on any number of processes. Their order is the seed's own, anew in each epoch.
+
+    Parameters
+    ----------
+    n_items : int
+        Size of the training set.
+    batch_size : int
+        Of the global batch.
+    shuffle : bool
+        Whether the order is random.
+    drop_last : bool
+        Whether a smaller last batch is left out.
+    seed : int
+        Of the run.
+
+    Raises
+    ------
+    InputError
+        If there is not one whole batch, or some process would get nothing of a batch.
+
+    Example
+    -------
+    >>> batches = GlobalBatches(10, batch_size=4, shuffle=True, drop_last=True, seed=1986)
+    >>> batches.set_epoch(1)
+    >>> [len(batch) for batch in batches]
+    [4, 4]
+    """
+
+    def __init__(self, n_items, batch_size, shuffle=False, drop_last=False, seed=0):
+        if n_items < batch_size:
+            raise InputError(
+                f"The training set has {n_items} recordings, fewer than one batch of {batch_size}: choose a smaller "
+                "--batch_size."
+            )
+        self._rank, self._n_ranks = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+        last = 0 if drop_last else n_items % batch_size
+        if 0 < (last or batch_size) < self._n_ranks:
+            raise InputError(
+                f"A batch of {last or batch_size} recordings can't be shared out among {self._n_ranks} processes: "
+                "--batch_size is of all processes together; choose a larger one."
+            )
+        items = range(n_items)
+        self._order = (
+            ReproducibleRandomSampler(items, derive_seed(seed))
+            if shuffle
+            else torch.utils.data.SequentialSampler(items)
+        )
+        self._batches = torch.utils.data.BatchSampler(self._order, batch_size, drop_last)
+
+    def set_epoch(self, epoch):
+        """Choose the order of an epoch."""
+        if isinstance(self._order, ReproducibleRandomSampler):
+            self._order.set_epoch(epoch)
+
+    def __iter__(self):
+        for batch in self._batches:
+            yield batch[self._rank :: self._n_ranks]
+
+    def __len__(self):
+        return len(self._batches)
+
+
+def _is_distributed():
+    return dist.is_available() and dist.is_initialized()

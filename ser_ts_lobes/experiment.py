@@ -1,11 +1,138 @@
 """The start of an experiment: from a hparams file and a command line to the objects that it describes."""
 
-import contextlib
+import dataclasses
+import difflib
+import os
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.run_opts import RunOptions
 
+from ser_ts_lobes.checkpoints import refuse_other_settings
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.settings import flatten, plain_hparams_errors, read_settings
+
+#: SpeechBrain's options of the scripts, which are no keys of a hparams file.
+RUN_OPTIONS = frozenset(field.name for field in dataclasses.fields(RunOptions)) - {"param_file", "overridden_args"}
+
+# Those that say how and where a run goes; any other may change its numbers.
+_NO_MATTER = {
+    *("debug", "debug_batches", "debug_epochs", "debug_persistently", "device", "distributed_backend"),
+    *("noprogressbar", "tqdm_colored_bar", "tqdm_barcolor", "ckpt_interval_minutes", "ckpt_interval_steps"),
+    *("find_unused_parameters", "test_only", "profile_training", "profile_warmup", "profile_steps", "log_config"),
+}
+
+
+def parse_arguments(arguments):
+    r"""Read the command line of a script: a hparams file, then ``--key=value`` or ``--key value``.
+
+    What is said of a key of the file goes to the file's settings, also where SpeechBrain has a run option of that name
+    (``precision``): so it is written into the run.
+
+    Parameters
+    ----------
+    arguments : list of str
+        Without the script's name.
+
+    Returns
+    -------
+    tuple of str, speechbrain.utils.run_opts.RunOptions and str
+        The hparams file, the run options, the overrides of the file's keys (YAML); as `speechbrain.parse_arguments`
+        gives them. In debug mode, ``output_folder`` is moved to where no result is looked for.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, or an option is unknown, given twice, or has no value.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "ft.yaml"
+    >>> _ = path.write_text("lr: 0.1\nprecision: fp32\n")
+    >>> _, run_opts, overrides = parse_arguments([str(path), "--device", "cpu", "--precision=bf16"])
+    >>> run_opts["device"], overrides
+    ('cpu', 'precision: bf16')
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return sb.parse_arguments(arguments)  # shows how it is used, and ends the program
+    hparams_file = arguments[0]
+    settings = read_settings(hparams_file)
+    options = split_options(arguments[1:])
+    run_options, overrides = [hparams_file], []
+    for name, value in options.items():
+        if name in settings:
+            if value is None:
+                raise InputError(f"--{name} needs a value: --{name}=VALUE.")
+            overrides.append(f"{name}: {value}")
+        elif name in RUN_OPTIONS:
+            run_options += [f"--{name}" if value is None else f"--{name}={value}"]
+        else:
+            near = difflib.get_close_matches(name, [*settings, *RUN_OPTIONS])
+            hint = f"did you mean {' or '.join(near)}?" if near else "its keys are those at the beginning of a line."
+            raise InputError(f"--{name} is no key of {hparams_file}: {hint}")
+    if "debug" in options and "output_folder" not in options:
+        folder = settings["output_folder"].replace("<results_folder>", "<results_folder>/debug")
+        overrides.append(f"output_folder: {folder}")
+    _, run_opts, _ = sb.parse_arguments(run_options)
+    return hparams_file, run_opts, "\n".join(overrides)
+
+
+def split_options(tokens):
+    """Read ``--key=value``, ``--key value`` and ``--flag``.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        Of a command line.
+
+    Returns
+    -------
+    dict of str to str
+        Values by key, as they stand there; None for a flag.
+
+    Raises
+    ------
+    InputError
+        If a token is no option, or a key is given twice.
+
+    Example
+    -------
+    >>> split_options(["--lr=0.1", "--text_source", "bert", "--debug"])
+    {'lr': '0.1', 'text_source': 'bert', 'debug': None}
+    """
+    options, last = {}, None
+    for token in tokens:
+        if token.startswith("--"):
+            last, equals, value = token[2:].partition("=")
+            if last in options:
+                raise InputError(f"--{last} is given twice; keep one.")
+            options[last] = value if equals else None
+        elif last is None or options[last] is not None:
+            raise InputError(f"{token!r} is no option of the scripts: expected --key=value.")
+        else:
+            options[last] = token
+    return options
+
+
+def model_settings(settings, run_opts, processes=1):
+    """Give all settings that make a difference to a model.
+
+    Parameters
+    ----------
+    settings : dict
+        From `ser_ts_lobes.settings.read_settings`.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        From `parse_arguments`.
+    processes : int
+        That train together.
+
+    Returns
+    -------
+    dict
+        Flat, fit for JSON: the file's settings, the run options that were given and may change numbers, ``processes``.
+    """
+    given = {name: run_opts[name] for name in sorted(run_opts.overridden_args) if name in RUN_OPTIONS - _NO_MATTER}
+    return {**flatten(settings), **given, "processes": processes}
 
 
 def load_experiment(hparams_file, run_opts, overrides):
@@ -14,41 +141,23 @@ def load_experiment(hparams_file, run_opts, overrides):
     Parameters
     ----------
     hparams_file, run_opts, overrides
-        From `speechbrain.parse_arguments`.
+        From `parse_arguments`.
 
     Returns
     -------
     dict
-        The hyper-parameters; objects made.
+        The hyper-parameters; objects made. ``settings`` are those of `model_settings`.
 
     Raises
     ------
     InputError
-        If the file is not there, a value that must be given (``data_folder``) is not, or an option names no
-        key of the file.
+        If a value that must be given (``data_folder``) is not, or the run's folder holds a model that was made with
+        other settings.
     """
     sb.utils.distributed.ddp_init_group(run_opts)
+    settings = read_settings(hparams_file, overrides)
+    of_model = model_settings(settings, run_opts, int(os.environ.get("WORLD_SIZE", 1)))
+    refuse_other_settings(settings["save_folder"], of_model)
     with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
-
-
-@contextlib.contextmanager
-def plain_hparams_errors(hparams_file):
-    """Turn what HyperPyYAML says of a user's options into an `InputError`.
-
-    Parameters
-    ----------
-    hparams_file : str or pathlib.Path
-        The file that is read in the block.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} does not exist: name a file of hparams/.") from error
-    except (ValueError, KeyError) as error:
-        reason = str(error.args[0]) if error.args else ""
-        if "!PLACEHOLDER" in reason:
-            raise InputError(f"{hparams_file}: {reason} Give it on the command line: --key=value.") from error
-        if reason.startswith("Override "):
-            raise InputError(f"{hparams_file}: {reason}") from error
-        raise
+        hparams = load_hyperpyyaml(file, overrides)
+    return {**hparams, "settings": of_model}

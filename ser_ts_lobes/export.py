@@ -247,7 +247,7 @@ def _load_network(run, hparams, report):
 def _read_train_manifest(hparams, report):
     path = Path(hparams["manifest_folder"]) / "train.csv"
     manifest = read_manifest(path, hparams["data_folder"])
-    if manifest.fingerprint != report["manifests"]["train"]:
+    if manifest.audio_fingerprint != report["manifests"]["train"]:
         raise InputError(f"{path} is no longer what the student was trained on: train it again.")
     if manifest.label_range is None:
         raise InputError(f"{path} does not say the range of its labels: prepare the corpus again.")

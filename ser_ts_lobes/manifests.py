@@ -17,6 +17,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,28 @@ class Manifest:
     def labelled(self):
         """Whether there are labels: all utterances of a manifest have some, or none has."""
         return not any(math.isnan(row[DIMENSIONS[0]]) for row in self.utterances.values())
+
+    @cached_property
+    def audio_fingerprint(self):
+        """SHA-256 of what a system that only hears can see: where the audio is, speakers, labels."""
+        return self._digest("wav", "duration", "spk_id", *DIMENSIONS)
+
+    @cached_property
+    def text_fingerprint(self):
+        """SHA-256 of the transcripts."""
+        return self._digest("transcript")
+
+    def fingerprints(self, reads):
+        """Return what a system sees of this split by name; transcripts only count for one that reads."""
+        seen = {self.name: self.audio_fingerprint}
+        return seen | {f"{self.name}_transcripts": self.text_fingerprint} if reads else seen
+
+    def _digest(self, *columns):
+        root = self.data_root or ""  # a corpus that has moved is the same
+        rows = [
+            [id, *(str(row[column]).removeprefix(root) for column in columns)] for id, row in self.utterances.items()
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def labels(self):
         """Return the labels as a float64 array of shape (utterances, 3), in the order of the rows.

@@ -1,20 +1,20 @@
 """The plan of a table: which scripts run, with which options, after which others, and which of them have run."""
 
-import dataclasses
-import hashlib
+import functools
 import json
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import speechbrain as sb
 import yaml
-from hyperpyyaml import resolve_references
-from speechbrain.utils.run_opts import RunOptions
 
+from ser_ts_lobes.checkpoints import MAY_GROW, made_from
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.experiment import plain_hparams_errors
+from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, parse_arguments, split_options
+from ser_ts_lobes.manifests import find_manifests, read_manifest
+from ser_ts_lobes.run_folder import RunFolder
+from ser_ts_lobes.settings import difference, read_settings
 from ser_ts_lobes.targets import TeacherTargets
 
 #: The system whose run a student's ``teacher_folder`` names by default.
@@ -22,29 +22,14 @@ TEACHER = "teacher"
 #: IEMOCAP's; a recipe whose hparams have a ``fold`` has so many.
 FOLDS = (1, 2, 3, 4, 5)
 
-_RUN_OPTIONS = {field.name for field in dataclasses.fields(RunOptions)}
 # Keys that tell runs apart, and what sets them here.
 _SET_BY_PLAN = {
     "seed": "use --seeds",
     "fold": "use --folds",
+    "debug": "such runs leave no results",
     **dict.fromkeys(
         ("system", "run", "output_folder", "save_folder", "train_log"), "the runs of a table have their own"
     ),
-}
-# Where things are and how fast they are read makes no other model.
-_NO_MATTER = {
-    "data_folder",
-    "results_folder",
-    "output_folder",
-    "save_folder",
-    "train_log",
-    "train_logger",
-    "checkpointer",
-    "manifest_folder",
-    "feature_folder",
-    "teacher_folder",
-    "num_workers",
-    "skip_prep",
 }
 
 
@@ -95,7 +80,9 @@ class Job:
     arguments : list of str
         The hparams file and the options.
     settings : dict
-        The hparams that this makes, as `read_settings` reads them.
+        The hparams that this makes, as `ser_ts_lobes.settings.read_settings` reads them.
+    makes : dict
+        What a model of it is made with, as `ser_ts_lobes.experiment.model_settings` gives it.
     needs : list of str
         Names of jobs that must have succeeded.
     """
@@ -105,6 +92,7 @@ class Job:
     script: str
     arguments: list
     settings: dict
+    makes: dict
     needs: list = field(default_factory=list)
 
     @property
@@ -136,7 +124,7 @@ class Job:
     @property
     def finished(self):
         """Whether what it writes last is there."""
-        return (self.folder / "metrics.json").is_file()
+        return RunFolder(self.folder).finished
 
     def stale(self):
         """Say in what an earlier run in its folder, whole or partial, was another one than it would be.
@@ -145,27 +133,23 @@ class Job:
         -------
         str or None
         """
-        checkpoints = sorted(self.folder.glob("save/CKPT*/CKPT.yaml"))  # whole ones
-        if not (self.finished or checkpoints):
+        saved = made_from(self.folder / "save")
+        if saved is None and not self.finished:
             return None
-        if not (self.folder / "hyperparams.yaml").is_file():
-            return f"{self.folder} holds a model but no hyperparams.yaml"
-        then, now = flatten(read_settings(self.folder / "hyperparams.yaml")), flatten(self.settings)
-        for key in sorted(then | now, key=lambda key: (key.count("."), key)):
-            if then.get(key) != now.get(key):
-                return f"{self.folder} was trained with {key} {then.get(key)}, not {now.get(key)}"
-        made_from = _read_json(checkpoints[-1].with_name("made_from.ckpt")) if checkpoints else {}
+        saved = saved or {}
+        settings, data = saved.get("settings", {}), saved.get("data", {})
         if self.finished:
-            made_from |= _read_json(self.folder / "metrics.json")["manifests"]
-        manifests = self.recipe / self.settings["manifest_folder"]
-        teacher = self.recipe / self.settings.get("teacher_folder", "") / "metrics.json"
-        for name, fingerprint in made_from.items():
-            if name == "teacher":
-                changed = teacher.is_file() and _read_json(teacher)["fingerprint"] != fingerprint
-            else:
-                path = manifests / f"{name}.csv"
-                changed = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != fingerprint
-            if changed:
+            report = RunFolder(self.folder).report()
+            settings = report.get("settings", settings)
+            data = data | report["manifests"]
+        if problem := difference(settings, self.makes, leave_out=() if self.finished else MAY_GROW):
+            return f"{self.folder} was trained with {problem}"
+        today = _fingerprints(self.recipe / self.settings["manifest_folder"])
+        teacher = RunFolder(self.recipe / self.settings.get("teacher_folder", ""))
+        if teacher.finished and "teacher_folder" in self.settings:
+            today["teacher"] = teacher.report()["fingerprint"]
+        for name, fingerprint in data.items():
+            if today.get(name, fingerprint) != fingerprint:
                 return f"{self.folder} was made from another {name} than today's"
         return None
 
@@ -177,10 +161,10 @@ class TargetsJob(Job):
     def finished(self):
         """Whether what it writes last is there, and is of the teacher as it is now."""
         splits = list(self.folder.glob("targets/*.safetensors"))
-        plots = [self.folder / f"predictions_{path.stem}.png" for path in splits]
-        if not splits or not all(path.is_file() for path in [*plots, self.folder / "metrics.json"]):
+        if not (splits and RunFolder(self.folder).finished):
             return False
-        teacher = _read_json(self.folder / "metrics.json")["fingerprint"]
+        # They are written after the tables and plots that belong to them.
+        teacher = RunFolder(self.folder).report()["fingerprint"]
         return all(TeacherTargets.load(path).made_from.get("teacher") == teacher for path in splits)
 
     def stale(self):
@@ -252,7 +236,7 @@ class _Planner:
         """Add the training of a system, unless it is there; return its job."""
         chosen = {"seed": seed} | ({} if fold is None else {"fold": fold})
         options = {**self._options_of(system), **chosen}
-        settings = self._settings(system, options)
+        settings, makes = self._settings(system, options)
         if value is not None:
             key = self.sweep.key
             if key not in settings:
@@ -261,14 +245,14 @@ class _Planner:
             if wanted != settings[key]:  # the value that the system has anyway is the system's own run
                 folder = f"{settings['results_folder']}/{system}/{key}/{value}/{settings['run']}"
                 options |= {key: "null" if wanted is None else value, "output_folder": folder}
-                settings = self._settings(system, options)
+                settings, makes = self._settings(system, options)
         name = Path(settings["output_folder"]).relative_to(settings["results_folder"]).as_posix()
         if name in self.jobs:
             return self.jobs[name]
         script = "train_teacher.py" if "text_encoder" in settings["modules"] else "train_student.py"
-        job = Job(name, self.recipe, script, self._arguments(system, options), settings)
+        job = Job(name, self.recipe, script, self._arguments(system, options), settings, makes)
         if not job.finished and "teacher_folder" in settings:
-            teacher = self._settings(TEACHER, {**self._options_of(TEACHER), **chosen})
+            teacher, _ = self._settings(TEACHER, {**self._options_of(TEACHER), **chosen})
             if teacher["output_folder"] == settings["teacher_folder"]:
                 job.needs.append(self._add_targets(seed, fold).name)
         self.jobs[name] = job
@@ -282,6 +266,7 @@ class _Planner:
             "precompute_targets.py",
             teacher.arguments,
             teacher.settings,
+            teacher.makes,
             [teacher.name],
         )
         return self.jobs.setdefault(job.name, job)
@@ -297,12 +282,12 @@ class _Planner:
         taught = any("teacher_folder" in self.keys(system) for system in systems)
         places = {*systems, TEACHER} if taught else set(systems)
         for scope, key in self.options:
-            if not any(key in self.keys(place) | _RUN_OPTIONS for place in places if scope in (None, place)):
+            if not any(key in self.keys(place) | RUN_OPTIONS for place in places if scope in (None, place)):
                 raise InputError(f"--{scope + '.' if scope else ''}{key}: no system of this table has that key.")
 
     def _options_of(self, system):
         """Options by key; those for this system alone come after, and replace, those for all."""
-        known = self.keys(system) | _RUN_OPTIONS
+        known = self.keys(system) | RUN_OPTIONS
         return {
             key: value
             for wanted in (None, system)
@@ -315,9 +300,11 @@ class _Planner:
         return [path] + [f"--{key}" if value is None else f"--{key}={value}" for key, value in options.items()]
 
     def _settings(self, system, options):
-        """Resolve hparams exactly as the script does."""
-        _, _, overrides = sb.parse_arguments(self._arguments(system, options))
-        return read_settings(hparams_path(self.recipe, system), overrides)
+        """Resolve hparams exactly as the script does; also give what a model is made with."""
+        path = hparams_path(self.recipe, system)
+        _, run_opts, overrides = parse_arguments([str(path), *self._arguments(system, options)[1:]])
+        settings = read_settings(path, overrides)
+        return settings, model_settings(settings, run_opts)
 
 
 def results_folder(recipe, options=()):
@@ -339,77 +326,26 @@ def known_systems(recipe):
     return systems
 
 
-def read_settings(path, overrides=None):
-    """Read a hparams file, references and overrides resolved, as plain values; no object is made.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        HyperPyYAML. A run's ``hyperparams.yaml`` is one too.
-    overrides : str
-        YAML, as `speechbrain.parse_arguments` gives it; None leaves the file's references as they are.
-
-    Returns
-    -------
-    dict
-        What a tag such as ``!new:`` stands before is a dict or a string with the tag in it.
-    """
-    with plain_hparams_errors(path), open(path, encoding="utf-8") as file:
-        text = file.read() if overrides is None else resolve_references(file, overrides).getvalue()
-    return yaml.load(text, _PlainLoader)
-
-
-def flatten(settings, prefix=""):
-    """Flatten nested settings to those that make a difference to a model, by dotted key.
-
-    Example
-    -------
-    >>> flatten({"lr": 0.1, "opts": {"batch_size": 2, "num_workers": 4}, "output_folder": "here"})
-    {'lr': 0.1, 'opts.batch_size': 2}
-    """
-    flat = {}
-    for key, value in settings.items():
-        if key in _NO_MATTER:
-            continue
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads what HyperPyYAML's tags stand before, and makes nothing of it."""
-
-
-def _plain(loader, tag, node):
-    if isinstance(node, yaml.MappingNode):
-        return {"!": tag, **loader.construct_mapping(node, deep=True)}
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return f"!{tag} {node.value}".strip()
-
-
-_PlainLoader.add_multi_constructor("!", _plain)
-
-
 def _parse_options(tokens):
     """Read ``--key=value``, ``--key value`` and ``--flag`` by scope and key; the scope is a system or None."""
-    options, last = {}, None
-    for token in tokens:
-        if token.startswith("--"):
-            name, equals, value = token[2:].partition("=")
-            scope, _, key = name.rpartition(".")
-            if key in _SET_BY_PLAN:
-                raise InputError(f"--{name} can't be given to all runs of a table: {_SET_BY_PLAN[key]}.")
-            last = (scope or None, key)
-            options[last] = value if equals else None
-        elif last is None or options[last] is not None:
-            raise InputError(f"{token!r} after `--` is no option of the scripts: expected --key=value.")
-        else:
-            options[last] = token
+    options = {}
+    for name, value in split_options(tokens).items():
+        scope, _, key = name.rpartition(".")
+        if key in _SET_BY_PLAN:
+            raise InputError(f"--{name} can't be given to all runs of a table: {_SET_BY_PLAN[key]}.")
+        options[scope or None, key] = value
     return options
 
 
-def _read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+def _fingerprints(folder):
+    """Fingerprints of the manifests that are in a folder today, by name."""
+    today = {}
+    for path in find_manifests(folder).values() if any(folder.glob("*.csv")) else ():
+        today |= _fingerprints_of(path, path.stat().st_mtime_ns)
+    return today
+
+
+@functools.cache
+def _fingerprints_of(path, mtime_ns):
+    """Read a manifest once for all jobs of a plan; one that has changed since is read again."""
+    return read_manifest(path).fingerprints(reads=True)

@@ -17,10 +17,10 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
-from ser_ts_lobes.fingerprint import MadeFrom
 from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 from ser_ts_lobes.manifests import fingerprint_files, inspect_audio, read_rows, write_csv
+from ser_ts_lobes.reproducible import ReproducibleBrain
 
 logger = get_logger(__name__)
 
@@ -147,7 +147,7 @@ def _read_window(place, window_samples, path, duration_s, sample_rate):
     return mono[:window_samples]
 
 
-class CPCBrain(sb.Brain):
+class CPCBrain(ReproducibleBrain):
     """Trains a CPC to predict its own future frames; keeps the checkpoint of lowest validation loss.
 
     Parameters
@@ -160,10 +160,9 @@ class CPCBrain(sb.Brain):
     """
 
     def __init__(self, hparams, run_opts):
-        super().__init__(hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"])
         folder = Path(hparams["manifest_folder"])
         made_from = {name: fingerprint_files([folder / f"{name}.csv"]) for name in ("train", "valid")}
-        self.checkpointer.add_recoverable("made_from", MadeFrom(**made_from))
+        super().__init__(hparams, run_opts, **made_from)
 
     def train(self, datasets):
         """Fit for all epochs that are left.
@@ -172,25 +171,8 @@ class CPCBrain(sb.Brain):
         ----------
         datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
             From `make_window_datasets`.
-
-        Raises
-        ------
-        InputError
-            If the training set is smaller than a batch.
         """
-        batch_size = self.hparams.train_dataloader_opts["batch_size"]
-        if len(datasets["train"]) < batch_size:
-            raise InputError(
-                f"There are {len(datasets['train'])} audio files to train on, fewer than one batch of {batch_size}: "
-                "choose a smaller --batch_size."
-            )
-        self.fit(
-            self.hparams.epoch_counter,
-            datasets["train"],
-            datasets["valid"],
-            train_loader_kwargs=dict(self.hparams.train_dataloader_opts),
-            valid_loader_kwargs=dict(self.hparams.valid_dataloader_opts),
-        )
+        self.fit_datasets(datasets)
 
     def compute_forward(self, batch, stage):
         """Losses and accuracies of all steps, (n_steps,) each."""

@@ -42,7 +42,7 @@ def write_predictions(path, outputs, manifests):
     write_csv(path, ["ID", "split", "spk_id", *DIMENSIONS, *labels], sorted(rows))
 
 
-def write_metrics(path, outputs, manifests, **run):
+def write_metrics(path, outputs, manifests, reads, **run):
     """Write CCC (with its 95 % bootstrap interval), Pearson's rho and RMSE of each labelled test set and dimension.
 
     Intervals resample speakers or utterances (``"resampled"``), as `resampling_groups` decides.
@@ -55,13 +55,18 @@ def write_metrics(path, outputs, manifests, **run):
         Test sets by name.
     manifests : dict[str, ser_ts_lobes.manifests.Manifest]
         All manifests of the run.
+    reads : bool
+        Whether the system reads the transcripts, so that these have made its numbers too.
     **run
         What else to record of the run: system, seed, ...
     """
+    fingerprints = {}
+    for manifest in manifests.values():
+        fingerprints |= manifest.fingerprints(reads)
     report = {
         **run,
         "counts": {name: len(manifest.utterances) for name, manifest in manifests.items()},
-        "manifests": {name: manifest.fingerprint for name, manifest in manifests.items()},
+        "manifests": fingerprints,
         "test": {},
         "versions": {"ser_ts_lobes": ser_ts_lobes.__version__, "python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -201,9 +206,6 @@ def report_teacher(folder, targets, threshold=2.0):
         Of the band in the plot, in standard deviations (paper: 2); students choose their own.
     """
     folder = Path(folder)
-    (folder / "targets").mkdir(exist_ok=True)
-    for split, target in targets.items():
-        target.save(folder / "targets" / f"{split}.safetensors")
     train = targets["train"]
     keep = keep_mask(train.residual, threshold)
     table = fit_table(train.prediction, train.label)
@@ -213,6 +215,10 @@ def report_teacher(folder, targets, threshold=2.0):
     for split, target in targets.items():
         title = f"Teacher on {split}, {len(target.ids)} utterances"
         plot_predictions(folder / f"predictions_{split}.png", target.prediction, target.label, title)
+    # Last, so that targets never stand beside tables and plots of an earlier teacher.
+    (folder / "targets").mkdir(exist_ok=True)
+    for split, target in targets.items():
+        target.save(folder / "targets" / f"{split}.safetensors")
     print(f"\nTable 1 for this corpus: the teacher on its {len(train.ids)} training utterances\n\n{table}\n")
     print(f"{1 - keep.mean():.1%} of them have a residual beyond {threshold:g} σ in some dimension.")
     print(f"Targets and plots: {folder}")

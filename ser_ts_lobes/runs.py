@@ -1,6 +1,5 @@
 """Finished runs: found on disk, checked, and put together to the rows of a table."""
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,9 +9,10 @@ import numpy as np
 
 from ser_ts_lobes import DIMENSIONS, metrics
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.manifests import read_rows
-from ser_ts_lobes.plan import TEACHER, flatten, read_settings
+from ser_ts_lobes.plan import TEACHER
 from ser_ts_lobes.report import resampling_groups
+from ser_ts_lobes.run_folder import RunFolder
+from ser_ts_lobes.settings import difference, flatten, read_settings
 
 # As in the paper's tables; other systems follow.
 _ORDER = (
@@ -43,7 +43,7 @@ class Run:
     metrics : dict
         Its ``metrics.json``.
     settings : dict
-        Its hparams, as `ser_ts_lobes.plan.read_settings` gives them.
+        Its hparams, as `ser_ts_lobes.settings.read_settings` gives them.
     """
 
     system: str
@@ -58,6 +58,10 @@ class Run:
         """Name the value that a setting has in this run; ``none`` is YAML's null."""
         value = self.settings[key]
         return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    def made_with(self):
+        """Return the settings of the model that was tested, flat; they stand with its numbers."""
+        return self.metrics.get("settings") or flatten(self.settings)  # of an earlier version: beside them
 
     def tested_on(self):
         """Return the fingerprint of each labelled test set."""
@@ -97,7 +101,7 @@ def find_runs(results, systems=None, seeds=None, folds=None):
                 continue
             seed, fold = int(match["seed"]), int(match["fold"]) if match["fold"] else None
             if (seeds is None or seed in seeds) and (folds is None or fold in folds):
-                report = json.loads(path.read_text(encoding="utf-8"))
+                report = RunFolder(path.parent).report()
                 settings = read_settings(path.with_name("hyperparams.yaml"))
                 runs.append(Run(system, match["key"], seed, fold, path.parent, report, settings))
     _check_alike(runs)
@@ -110,13 +114,11 @@ def _check_alike(runs):
     for run in runs:
         row = (run.system, run.key, run.key and run.value(run.key))
         first = rows.setdefault(row, run)
-        then, now = flatten(first.settings), flatten(run.settings)
-        for key in sorted((then | now).keys() - _TELLS_RUNS_APART):
-            if then.get(key) != now.get(key):
-                raise InputError(
-                    f"{first.folder} and {run.folder} are one row of the table, but {key} is {then.get(key)} in the "
-                    f"first and {now.get(key)} in the second: delete one, or choose by --seeds and --folds."
-                )
+        if problem := difference(first.made_with(), run.made_with(), leave_out=_TELLS_RUNS_APART):
+            raise InputError(
+                f"{first.folder} and {run.folder} are one row of the table, but the first was trained with {problem}: "
+                "delete one, or choose by --seeds and --folds."
+            )
         other = tests.setdefault(run.fold, run)
         if other.tested_on() != run.tested_on():
             raise InputError(
@@ -207,7 +209,7 @@ def _bootstrap(runs, split, seed):
     tuple
         Utterances; what was resampled; CCCs, (runs, 3); resampled CCCs, (resamples, runs, 3).
     """
-    tested = [read_predictions(run.folder / "predictions.csv", split) for run in runs]
+    tested = [RunFolder(run.folder).predictions(split) for run in runs]
     speakers, _, labels = tested[0]
     groups = resampling_groups(speakers)
     predictions = np.hstack([prediction for _, prediction, _ in tested])
@@ -215,27 +217,6 @@ def _bootstrap(runs, split, seed):
     ccc = metrics.ccc(predictions, labels).reshape(len(runs), -1)
     samples = metrics.resample(predictions, labels, groups, seed=seed)
     return len(labels), "utterances" if groups is None else "speakers", ccc, samples.reshape(-1, *ccc.shape)
-
-
-def read_predictions(path, split):
-    """Read one test set of a run's predictions.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A ``predictions.csv``.
-    split : str
-        Name of the test set.
-
-    Returns
-    -------
-    tuple of list of str, numpy.ndarray and numpy.ndarray
-        Speakers; predictions and labels, (N, 3), in the order of the file.
-    """
-    labels = [f"label_{dimension}" for dimension in DIMENSIONS]
-    rows = [row for _, row in read_rows(path, ["ID", "split", "spk_id", *DIMENSIONS, *labels]) if row["split"] == split]
-    values = np.array([[float(row[name]) for name in (*DIMENSIONS, *labels)] for row in rows])
-    return [row["spk_id"] for row in rows], *np.split(values, 2, axis=1)
 
 
 def training_hours(folder):

@@ -17,11 +17,11 @@ from iemocap_prepare import prepare_iemocap
 from ser_ts_lobes.brains import TeacherBrain
 from ser_ts_lobes.dataio import load_manifests, make_datasets
 from ser_ts_lobes.errors import plain_errors
-from ser_ts_lobes.experiment import load_experiment
+from ser_ts_lobes.experiment import load_experiment, parse_arguments
 
 if __name__ == "__main__":
     with plain_errors():
-        hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+        hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
         hparams = load_experiment(hparams_file, run_opts, overrides)
         sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 

@@ -12,18 +12,17 @@ the students ``ts`` and ``cts``; the paper's Table 1 is printed and written to `
 
 import sys
 
-import speechbrain as sb
 from msp_podcast_prepare import prepare_msp_podcast
 
 from ser_ts_lobes.brains import TeacherBrain
 from ser_ts_lobes.dataio import load_manifests, make_datasets
 from ser_ts_lobes.errors import plain_errors
-from ser_ts_lobes.experiment import load_experiment
+from ser_ts_lobes.experiment import load_experiment, parse_arguments
 from ser_ts_lobes.report import report_teacher
 
 if __name__ == "__main__":
     with plain_errors():
-        hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+        hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
         hparams = load_experiment(hparams_file, run_opts, overrides)
 
         prepare_msp_podcast(**hparams["prepare_opts"])

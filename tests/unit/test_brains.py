@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from ser_ts_lobes.dataio import load_manifests, make_datasets
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.losses import ccc_loss
 from ser_ts_lobes.residuals import fit_residuals
+from ser_ts_lobes.run_folder import RunFolder
 from ser_ts_lobes.targets import TeacherTargets
 from tests.fixtures_msp import write_msp_tree
 from tests.tiny_models import save_word_vectors
@@ -18,6 +17,15 @@ from tests.unit.test_dataio import msp_podcast_prepare
 from tools.build_hparams import compose
 
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+# Of each system, what makes it run on what is here.
+SYSTEMS = {
+    "attn": (StudentBrain, {}),
+    "hubert_base": (StudentBrain, {}),
+    "ft": (StudentBrain, {"trainable_layers": 1}),
+    "cts": (StudentBrain, {"trainable_layers": 1, "pooling": "transformer"}),
+    "teacher": (TeacherBrain, {}),
+    "atmaja": (TeacherBrain, {}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,10 @@ def manifests(tmp_path_factory):
 
 @pytest.fixture
 def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests):
-    def make(system, brain_class=StudentBrain, targets=None, manifests=manifests, **overrides):
+    def make(
+        system, brain_class=StudentBrain, targets=None, manifests=manifests, settings=None, run_opts=None, **overrides
+    ):
+        run_opts = RUN_OPTS | (run_opts or {})
         overrides = {
             "data_folder": "unused",
             "results_folder": str(tmp_path / "results"),
@@ -44,11 +55,11 @@ def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests):
             overrides["speech_source"] = tiny_hubert
         if system == "teacher":
             overrides["text_source"] = tiny_bert
-        hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides)
+        hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides) | {"settings": settings or {}}
         (tmp_path / "results" / system / "1986").mkdir(parents=True, exist_ok=True)
         extra = [targets] if brain_class is StudentBrain else []
-        brain = brain_class(hparams, RUN_OPTS, manifests, *extra)
-        return brain, hparams, make_datasets(manifests, hparams, RUN_OPTS, targets)
+        brain = brain_class(hparams, run_opts, manifests, *extra)
+        return brain, hparams, make_datasets(manifests, hparams, run_opts, targets)
 
     return make
 
@@ -72,9 +83,10 @@ def make_targets(manifest, embedding=0.0):
 
 
 def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path):
-    brain, hparams, datasets = make_brain("ft", trainable_layers=1, number_of_epochs=8, lr=0.003)
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, number_of_epochs=12, lr=0.003)
     brain.train(datasets)
-    report = brain.test({"test1": datasets["test1"]})
+    brain.test({"test1": datasets["test1"]})
+    report = RunFolder(tmp_path / "results/ft/1986").report()
     log = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
     losses = [float(line.split("valid loss: ")[1].split(",")[0]) for line in log]
     assert losses[-1] < 0.8 * losses[0]  # the fixture's pitch and loudness say what the labels are
@@ -149,7 +161,7 @@ def test_the_student_adds_the_distance_to_the_teacher_where_it_is_trusted(make_b
     trusted = torch.tensor([i not in targets.ids[: len(targets.ids) // 4] or system == "ts" for i in batch.id])
     expected = ccc_loss(output.prediction, labels) + 7 * norms[trusted].mean()
     torch.testing.assert_close(loss, expected)
-    assert brain._batch_values["kept"] == [kept]
+    assert brain.batch_means.take()["kept"] == kept
 
 
 def torch_stage(name):
@@ -196,7 +208,7 @@ def test_an_untrained_system_is_not_tested(make_brain):
 
 
 def test_a_training_set_smaller_than_a_batch_is_refused(make_brain):
-    with pytest.raises(InputError, match="24 utterances, fewer than one batch of 32: choose a smaller --batch_size"):
+    with pytest.raises(InputError, match="24 recordings, fewer than one batch of 32: choose a smaller --batch_size"):
         train(*make_brain("hubert_base", batch_size=32))
 
 
@@ -215,9 +227,9 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     )
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
     np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
-    report = brain.test({"test1": datasets["test1"]})
-    assert targets["train"].made_from == {"manifest": manifests["train"].fingerprint, "teacher": report["fingerprint"]}
-    assert json.dumps(report)
+    brain.test({"test1": datasets["test1"]})
+    teacher = RunFolder(hparams["output_folder"]).report()["fingerprint"]
+    assert targets["train"].made_from == {"manifest": manifests["train"].fingerprint, "teacher": teacher}
 
 
 def test_the_fingerprint_is_of_what_has_learnt(make_brain):
@@ -294,3 +306,179 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(make_brain, tmp
     assert len(log.read_text().splitlines()) == 4
     brain.predict(datasets["valid"])
     assert brain.best["epoch"] == 2
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(brain, steps):
+    """Let a Brain end as if it was killed, after some steps."""
+    fit_batch = brain.fit_batch
+
+    def fit_batch_or_die(batch):
+        if brain.optimizer_step == steps:
+            raise Killed
+        return fit_batch(batch)
+
+    brain.fit_batch = fit_batch_or_die
+
+
+def last_epoch(log):
+    """Give the lines of the last epoch, which a run that goes on writes anew."""
+    return log.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, tmp_path, system):
+    brain_class, options = SYSTEMS[system]
+    if system == "cts":
+        options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
+    brain, _, datasets = make_brain(system, brain_class, results_folder=str(tmp_path / "whole"), **options)
+    brain.train(datasets)
+    whole = brain.predict(datasets["test1"])
+
+    for steps in (2, 4):  # in the first and in the second epoch, of three batches each
+        brain, _, datasets = make_brain(system, brain_class, run_opts={"ckpt_interval_steps": 1}, **options)
+        kill_after(brain, steps)
+        torch.manual_seed(steps)  # what ran before must not matter
+        with pytest.raises(Killed):
+            brain.train(datasets)
+    brain, _, datasets = make_brain(system, brain_class, **options)
+    brain.train(datasets)
+    resumed = brain.predict(datasets["test1"])
+    assert resumed.ids == whole.ids
+    np.testing.assert_array_equal(resumed.prediction, whole.prediction)
+    logs = [tmp_path / folder / system / "1986" / "train_log.txt" for folder in ("whole", "results")]
+    assert last_epoch(logs[0]) == last_epoch(logs[1])
+    assert brain.best["epoch"] and len(logs[1].read_text().splitlines()) == 2
+
+
+def first_batch(brain, datasets, hparams):
+    return next(
+        iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
+    )
+
+
+def test_dropout_is_not_the_same_in_each_step(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1)
+    brain.modules.train()
+    brain.on_stage_start(torch_stage("TRAIN"), epoch=1)
+    batch = next(
+        iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
+    )
+    outputs = []
+    for step in (1, 1, 2):
+        brain.step = step
+        brain.on_fit_batch_start(batch, True)
+        outputs.append(brain.compute_forward(batch, torch_stage("TRAIN")).prediction)
+    assert outputs[0].equal(outputs[1]) and not outputs[0].equal(outputs[2])
+
+
+def gradients(brain, datasets, hparams):
+    """Make one step; return the gradients before and after what the Brain does to them, and its log."""
+    brain.modules.label_scale.fit(brain.manifests["train"].labels())
+    brain.init_optimizers()
+    brain.on_stage_start(torch_stage("TRAIN"), epoch=1)
+    batch = next(
+        iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
+    )
+    loss = brain.compute_objectives(brain.compute_forward(batch, torch_stage("TRAIN")), batch, torch_stage("TRAIN"))
+    parameters = [p for group in brain.optimizer.param_groups for p in group["params"]]
+    (1000 * loss).backward()
+    before = [p.grad.clone() for p in parameters]
+    after = []
+    brain.optimizer.step = lambda: after.extend(p.grad.clone() for p in parameters)
+    brain.optimizers_step()
+    return before, after, brain.batch_means.take()
+
+
+def norm(tensors):
+    return float(torch.cat([tensor.flatten() for tensor in tensors]).double().norm())
+
+
+def test_gradients_are_not_clipped_unless_asked_for(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1)
+    before, after, means = gradients(brain, datasets, hparams)
+    assert norm(before) > 5  # at which SpeechBrain clips
+    assert all(a.equal(b) for a, b in zip(before, after, strict=True))
+    assert means["grad_norm"] == pytest.approx(norm(before), rel=1e-5) and "clipped" not in means
+
+
+def test_gradients_are_clipped_over_all_groups_together(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, max_grad_norm=0.5)
+    before, after, means = gradients(brain, datasets, hparams)
+    assert norm(after) == pytest.approx(0.5, rel=1e-4) and norm(before) > 5
+    for a, b in zip(before, after, strict=True):  # the encoder's group, too
+        torch.testing.assert_close(b, a * 0.5 / norm(before), rtol=1e-4, atol=1e-8)
+    assert means["clipped"] == 1 and means["grad_norm"] == pytest.approx(norm(before), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_grad_norm": 0}, "max_grad_norm is 0: give a number above 0, or null"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        ({"precision": "fp8"}, "precision is fp8: choose one of fp32, fp16, bf16"),
+        ({"grad_accumulation_factor": 0}, "grad_accumulation_factor is 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_sentence(make_brain, options, message):
+    with pytest.raises(InputError, match=message):
+        make_brain("hubert_base", **options)
+
+
+def test_a_run_that_learns_nothing_says_so(make_brain):
+    with pytest.raises(InputError, match="No weight has changed in epoch 1, so nothing is learnt"):
+        train(*make_brain("hubert_base", lr=0.0))
+
+
+def test_a_model_of_other_settings_is_refused(make_brain):
+    settings = {"lr": 0.0005, "number_of_epochs": 1}
+    train(*make_brain("hubert_base", settings=settings, number_of_epochs=1))
+    train(*make_brain("hubert_base", settings=settings | {"number_of_epochs": 2}, number_of_epochs=2))
+    with pytest.raises(InputError, match=r"was trained with lr 0.0005, not 0.001: give the old value"):
+        train(*make_brain("hubert_base", settings={"lr": 0.001}, lr=0.001))
+    brain, _, datasets = make_brain("hubert_base", settings={"lr": 0.001}, lr=0.001)
+    with pytest.raises(InputError, match=r"lr 0.0005, not 0.001"):
+        brain.predict(datasets["test1"])
+
+
+def test_fewer_epochs_than_were_trained_are_refused(make_brain):
+    train(*make_brain("hubert_base", number_of_epochs=2))
+    with pytest.raises(InputError, match="holds a model of 2 epochs, and number_of_epochs is 1: give 2 or more"):
+        train(*make_brain("hubert_base", number_of_epochs=1))
+
+
+def test_results_do_not_outlive_the_training_that_they_are_of(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1)
+    brain.train(datasets)
+    brain.test(datasets)
+    run = RunFolder(hparams["output_folder"])
+    train(*make_brain("hubert_base", number_of_epochs=1))  # nothing to do
+    assert run.finished
+    brain, _, datasets = make_brain("hubert_base", number_of_epochs=2)
+    kill_after(brain, 4)
+    with pytest.raises(Killed):
+        brain.train(datasets)
+    assert not run.finished and not (run.path / "predictions.csv").exists()
+
+
+def test_debug_mode_leaves_no_results(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", run_opts={"debug": True, "debug_batches": 1})
+    brain.train(datasets)
+    brain.test(datasets)
+    assert len(brain.outputs.ids) < 12  # it has not seen the whole test set
+    run = RunFolder(hparams["output_folder"])
+    assert not run.finished and not (run.path / "predictions.csv").exists()
+    teacher, _, datasets = make_brain("teacher", TeacherBrain, run_opts={"debug": True})
+    with pytest.raises(InputError, match="Debug mode sees a few batches only"):
+        teacher.make_targets(datasets)
+
+
+def test_transcripts_do_not_concern_systems_that_only_hear(make_brain, manifests):
+    brain, _, _ = make_brain("hubert_base")
+    teacher, _, _ = make_brain("teacher", TeacherBrain)
+    assert set(brain.made_from()) == {"train", "valid"}
+    assert set(teacher.made_from()) == {"train", "valid", "train_transcripts", "valid_transcripts"}
+    assert teacher.made_from()["train"] == brain.made_from()["train"] != teacher.made_from()["train_transcripts"]

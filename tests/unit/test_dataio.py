@@ -40,7 +40,7 @@ def make_targets(manifest, teacher="teacher"):
 
 def save_teacher(folder, targets, fingerprint="teacher"):
     (folder / "targets").mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    (folder / "metrics.json").write_text(json.dumps({"fingerprint": fingerprint, "test": {}}))
     targets.save(folder / "targets" / "train.safetensors")
     return {"teacher_folder": folder}
 

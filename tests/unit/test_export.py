@@ -55,7 +55,7 @@ def trained(tiny_hubert, tmp_path_factory):
             "num_workers": 0,
         }
         with open(HPARAMS, encoding="utf-8") as file:
-            hparams = load_hyperpyyaml(file, overrides)
+            hparams = load_hyperpyyaml(file, overrides) | {"settings": {}}
         sb.create_experiment_directory(hparams["output_folder"], str(HPARAMS), overrides, save_env_desc=False)
         msp_podcast_prepare.prepare_msp_podcast(**hparams["prepare_opts"])
         manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"])

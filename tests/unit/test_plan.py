@@ -1,24 +1,26 @@
 """Plans of the real recipes; nothing is run, what runs leave is written by hand."""
 
-import hashlib
 import json
 import shutil
 
 import numpy as np
 import pytest
-import speechbrain as sb
-from hyperpyyaml import resolve_references
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.manifests import read_manifest
 from ser_ts_lobes.plan import Sweep, make_plan, results_folder
 from ser_ts_lobes.targets import TeacherTargets
+from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT
+from tests.unit.test_dataio import msp_podcast_prepare
 
 MSP, IEMOCAP = ROOT / "recipes" / "MSP-Podcast", ROOT / "recipes" / "IEMOCAP"
 
 
 def plan(folder, systems, *options, recipe=MSP, **choices):
-    options = ["--data_folder=corpus", f"--results_folder={folder}", *options]
+    if not any(option.startswith("--data_folder") for option in options):
+        options = ["--data_folder=corpus", *options]
+    options = [f"--results_folder={folder}", *options]
     return {job.name: job for job in make_plan(recipe, systems.split(), options=options, **choices)}
 
 
@@ -30,19 +32,22 @@ def finish(job, teacher=None):
         ones = np.ones((1, 3))
         targets = TeacherTargets(["a"], np.ones((1, 4), np.float32), ones, ones, ones, made_from)
         targets.save(job.folder / "targets" / "train.safetensors")
-        (job.folder / "predictions_train.png").touch()
         return
     (job.folder / "save" / "CKPT+1").mkdir(parents=True)
-    made_from = {"train": "ab12", "valid": "cd34"} | ({"teacher": teacher} if teacher else {})
+    data = {"train": "ab12", "valid": "cd34"} | ({"teacher": teacher} if teacher else {})
+    made_from = {"settings": job.makes, "data": data}
     (job.folder / "save" / "CKPT+1" / "made_from.ckpt").write_text(json.dumps(made_from))
     (job.folder / "save" / "CKPT+1" / "CKPT.yaml").touch()
     (job.folder / "metrics.json").write_text(
-        json.dumps({"fingerprint": f"model of {job.name}", "manifests": {"train": "ab12", "test1": "ef56"}})
+        json.dumps(
+            {
+                "fingerprint": f"model of {job.name}",
+                "manifests": {"train": "ab12", "test1": "ef56"},
+                "settings": job.makes,
+                "test": {},
+            }
+        )
     )
-    # As a script's create_experiment_directory does.
-    path, _, overrides = sb.parse_arguments(job.arguments)
-    with open(job.recipe / path) as file:
-        (job.folder / "hyperparams.yaml").write_text(resolve_references(file, overrides).read())
 
 
 def test_a_student_comes_after_its_own_seeds_teacher_and_targets(tmp_path):
@@ -128,13 +133,16 @@ def test_a_run_of_other_data_or_another_teacher_is_refused(tmp_path):
     with pytest.raises(InputError, match="cts/1986 was made from another teacher than today's"):
         plan(tmp_path, "cts")
     shutil.rmtree(tmp_path / "cts")
-    manifest = tmp_path / "manifests" / "test1.csv"
-    manifest.parent.mkdir()
-    manifest.write_text("ID\n")
+    corpus = write_msp_tree(tmp_path / "msp", {"Train": 2, "Development": 2, "Test1": 2})
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    for name in ("train", "valid"):
+        (tmp_path / "manifests" / f"{name}.csv").unlink()
     with pytest.raises(InputError, match="teacher/1986 was made from another test1 than today's"):
         plan(tmp_path, "teacher")
     metrics = tmp_path / "teacher" / "1986" / "metrics.json"
-    metrics.write_text(metrics.read_text().replace("ef56", hashlib.sha256(b"ID\n").hexdigest()))
+    metrics.write_text(
+        metrics.read_text().replace("ef56", read_manifest(tmp_path / "manifests" / "test1.csv").audio_fingerprint)
+    )
     assert plan(tmp_path, "teacher")["teacher/1986"].finished
 
 
@@ -171,7 +179,9 @@ def test_jobs_share_what_the_same_frozen_networks_compute(tmp_path):
         ("ft", ["--cts.ts_weight=1"], {}, "--cts.ts_weight: no system of this table"),
         ("ft", ["--seed=1"], {}, "--seed can't be given .*: use --seeds"),
         ("ft", ["--output_folder=x"], {}, "--output_folder can't be given"),
-        ("ft", ["--lr=1", "2"], {}, "'2' after `--` is no option"),
+        ("ft", ["--debug"], {}, "--debug can't be given to all runs of a table: such runs leave no results"),
+        ("ft", ["--lr=1", "--lr=2"], {}, "--lr is given twice; keep one"),
+        ("ft", ["--lr=1", "2"], {}, "'2' is no option of the scripts"),
         ("ft", [], {"folds": [1]}, "has no folds"),
         ("ft", [], {"sweep": Sweep("ts_weight", ("1",))}, "ft has no ts_weight to sweep"),
     ],

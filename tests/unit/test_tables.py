@@ -42,9 +42,13 @@ def write_run(results, system, seed, fold=None, key=None, value=None, n_speakers
     random = np.random.default_rng([seed, fold or 0, len(system), round(10 * float(value or 0))])
     outputs = {split: Outputs([f"u{i:02d}" for i in range(N)], None, label + noise * random.normal(size=(N, 3)), label)}
     utterances = {id: {"spk_id": f"s{i % n_speakers}"} for i, id in enumerate(outputs[split].ids)}
-    manifests = {split: SimpleNamespace(utterances=utterances, fingerprint=f"test of fold {fold}", labelled=True)}
+    manifests = {
+        split: SimpleNamespace(
+            utterances=utterances, labelled=True, fingerprints=lambda reads: {split: f"test of fold {fold}"}
+        )
+    }
     write_predictions(folder / "predictions.csv", outputs, manifests)
-    write_metrics(folder / "metrics.json", outputs, manifests, system=system, seed=seed)
+    write_metrics(folder / "metrics.json", outputs, manifests, reads=False, system=system, seed=seed)
     settings = {"system": system, "seed": seed, "batch_size": 32, **settings} | ({key: value} if key else {})
     (folder / "hyperparams.yaml").write_text(json.dumps(settings))
     (folder / "log.txt").write_text(LOG)
@@ -268,7 +272,7 @@ def test_runs_that_cannot_share_a_table_are_refused(tmp_path):
         report(MSP, tmp_path)
     write_run(tmp_path, "ft", 1)
     write_run(tmp_path, "ft", 2, batch_size=16)
-    with pytest.raises(InputError, match="ft/1 and .*ft/2 are one row .* batch_size is 32 in the first and 16"):
+    with pytest.raises(InputError, match="ft/1 and .*ft/2 are one row .* the first .* batch_size 32, not 16"):
         report(MSP, tmp_path)
     folder = write_run(tmp_path, "cts", 1)
     path = folder / "metrics.json"

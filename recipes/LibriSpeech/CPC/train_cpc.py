@@ -14,12 +14,12 @@ import sys
 import speechbrain as sb
 
 from ser_ts_lobes.errors import plain_errors
-from ser_ts_lobes.experiment import load_experiment
+from ser_ts_lobes.experiment import load_experiment, parse_arguments
 from ser_ts_lobes.pretraining import CPCBrain, make_window_datasets, prepare_audio_folder
 
 if __name__ == "__main__":
     with plain_errors():
-        hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+        hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
         hparams = load_experiment(hparams_file, run_opts, overrides)
         sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 

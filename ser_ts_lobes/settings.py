@@ -1,0 +1,140 @@
+"""Settings: what a hparams file says, as plain values, and which of them make another model."""
+
+import contextlib
+
+import yaml
+from hyperpyyaml import resolve_references
+
+from ser_ts_lobes.errors import InputError
+
+# Where things are, how fast they are read and how long training goes on make no other model.
+_NO_MATTER = {
+    "data_folder",
+    "results_folder",
+    "output_folder",
+    "save_folder",
+    "train_log",
+    "train_logger",
+    "checkpointer",
+    "manifest_folder",
+    "feature_folder",
+    "teacher_folder",
+    "num_workers",
+    "skip_prep",
+    "transcripts",
+    "release",
+    "valid_dataloader_opts",
+    "test_dataloader_opts",
+}
+
+
+def read_settings(path, overrides=None):
+    """Read a hparams file, references and overrides resolved, as plain values; no object is made.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        HyperPyYAML. A run's ``hyperparams.yaml`` is one too.
+    overrides : str
+        YAML, as `ser_ts_lobes.experiment.parse_arguments` gives it; None leaves the file's references as they are.
+
+    Returns
+    -------
+    dict
+        What a tag such as ``!new:`` stands before is a dict or a string with the tag in it.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, a value that must be given is not, or an option names no key of the file.
+    """
+    with plain_hparams_errors(path), open(path, encoding="utf-8") as file:
+        text = file.read() if overrides is None else resolve_references(file, overrides).getvalue()
+    return yaml.load(text, _PlainLoader)
+
+
+def flatten(settings, prefix=""):
+    """Flatten nested settings to those that make a difference to a model, by dotted key.
+
+    Example
+    -------
+    >>> flatten({"lr": 0.1, "opts": {"batch_size": 2, "num_workers": 4}, "output_folder": "here"})
+    {'lr': 0.1, 'opts.batch_size': 2}
+    """
+    flat = {}
+    for key, value in settings.items():
+        if key in _NO_MATTER:
+            continue
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def difference(then, now, leave_out=()):
+    """Say in what two flat settings differ.
+
+    Parameters
+    ----------
+    then, now : dict
+        From `flatten`.
+    leave_out : iterable of str
+        Keys that may differ.
+
+    Returns
+    -------
+    str or None
+        The plainest key that differs, with its two values; None if none does.
+
+    Example
+    -------
+    >>> difference({"lr": 0.1, "opt_class.lr": 0.1}, {"lr": 0.2, "opt_class.lr": 0.2})
+    'lr 0.1, not 0.2'
+    >>> difference({"lr": 0.1}, {"lr": 0.1})
+    """
+    for key in sorted((then | now).keys() - set(leave_out), key=lambda key: (key.count("."), key)):
+        old, new = then.get(key, _ABSENT), now.get(key, _ABSENT)
+        if old != new:
+            return f"{key} {old}, not {new}"
+    return None
+
+
+_ABSENT = "(not set)"
+
+
+@contextlib.contextmanager
+def plain_hparams_errors(hparams_file):
+    """Turn what HyperPyYAML says of a user's options into an `InputError`.
+
+    Parameters
+    ----------
+    hparams_file : str or pathlib.Path
+        The file that is read in the block.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist: name a file of hparams/.") from error
+    except (ValueError, KeyError) as error:
+        reason = str(error.args[0]) if error.args else ""
+        if "!PLACEHOLDER" in reason:
+            raise InputError(f"{hparams_file}: {reason} Give it on the command line: --key=value.") from error
+        if reason.startswith("Override "):
+            raise InputError(f"{hparams_file}: {reason}") from error
+        raise
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what HyperPyYAML's tags stand before, and makes nothing of it."""
+
+
+def _plain(loader, tag, node):
+    if isinstance(node, yaml.MappingNode):
+        return {"!": tag, **loader.construct_mapping(node, deep=True)}
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return f"!{tag} {node.value}".strip()
+
+
+_PlainLoader.add_multi_constructor("!", _plain)
