@@ -1,10 +1,10 @@
 """Pretraining of CPC on any folder of audio: manifests, windows, the Brain."""
 
-import functools
 import hashlib
 import json
 import math
 import os
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 from ser_ts_lobes.manifests import fingerprint_files, inspect_audio, read_rows, write_csv
 from ser_ts_lobes.reproducible import ReproducibleBrain
+from ser_ts_lobes.seeds import derive_seed
 
 logger = get_logger(__name__)
 
@@ -92,8 +93,39 @@ def prepare_audio_folder(data_folder, manifest_folder, min_duration_s, valid_sha
         write_csv(folder / f"{name}.csv", _COLUMNS, sorted(part))
 
 
-def make_window_datasets(manifest_folder, data_folder, window_samples):
-    """Make the datasets: one window of each file, in training at a new place each time.
+class WindowDataset(DynamicItemDataset):
+    """One window of each audio file, at a place that follows from the seed, the epoch and the file's name alone.
+
+    So a run that was interrupted in the middle of an epoch hears the same as one that was not.
+
+    Parameters
+    ----------
+    files : dict[str, dict]
+        By id: ``wav``, ``duration`` (seconds) and ``sample_rate``.
+    window_samples : int
+        Length of a window at 16 kHz.
+    seed : int
+        Of the run; None for the window in the middle, in each epoch.
+    """
+
+    def __init__(self, files, window_samples, seed=None):
+        super().__init__(files, output_keys=["id", "window"])
+        self._window_samples, self._seed, self._epoch = window_samples, seed, 0
+        self.add_dynamic_item(self._read, ["id", "wav", "duration", "sample_rate"], "window")
+
+    def set_epoch(self, epoch):
+        """Choose the places of an epoch."""
+        self._epoch = epoch
+
+    def _read(self, name, path, duration_s, sample_rate):
+        place = 0.5  # from 0, the first window that fits, to 1, the last
+        if self._seed is not None:
+            place = derive_seed(self._seed, self._epoch, zlib.crc32(name.encode())) / 2**63
+        return _read_window(place, self._window_samples, path, duration_s, sample_rate)
+
+
+def make_window_datasets(manifest_folder, data_folder, window_samples, seed):
+    """Make the datasets: one window of each file, in training at another place in each epoch.
 
     Parameters
     ----------
@@ -101,14 +133,16 @@ def make_window_datasets(manifest_folder, data_folder, window_samples):
         As for `prepare_audio_folder`.
     window_samples : int
         Length of a window at 16 kHz.
+    seed : int
+        Of the run.
 
     Returns
     -------
-    dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+    dict[str, WindowDataset]
         ``train`` and ``valid``, with the items ``id`` and ``window``: (window_samples,) float32.
     """
     datasets = {}
-    for name, place in (("train", _anywhere), ("valid", _in_the_middle)):
+    for name, seed_of_places in (("train", seed), ("valid", None)):
         files = {
             row["ID"]: {
                 "wav": row["wav"].replace(_ROOT, str(data_folder), 1),
@@ -117,26 +151,15 @@ def make_window_datasets(manifest_folder, data_folder, window_samples):
             }
             for _, row in read_rows(Path(manifest_folder) / f"{name}.csv", _COLUMNS, key="ID")
         }
-        datasets[name] = DynamicItemDataset(files, output_keys=["id", "window"])
-        read = functools.partial(_read_window, place, window_samples)
-        datasets[name].add_dynamic_item(read, ["wav", "duration", "sample_rate"], "window")
+        datasets[name] = WindowDataset(files, window_samples, seed_of_places)
     return datasets
 
 
-def _anywhere():
-    return float(torch.rand(()))  # of torch, whose generator the data loader seeds anew in each worker and epoch
-
-
-def _in_the_middle():
-    return 0.5
-
-
 def _read_window(place, window_samples, path, duration_s, sample_rate):
-    """Read a window; `place` says where, from 0 (the first that fits) to 1 (the last)."""
     n_read = math.ceil(window_samples * sample_rate / SAMPLE_RATE)
     n_free = max(0, round(duration_s * sample_rate) - n_read)
     try:
-        channels, _ = audio_io.load(path, dtype=torch.float32, frame_offset=round(place() * n_free), num_frames=n_read)
+        channels, _ = audio_io.load(path, dtype=torch.float32, frame_offset=round(place * n_free), num_frames=n_read)
     except RuntimeError as error:
         raise InputError(f"The audio file {path} can't be read ({error}): restore it, or leave it out.") from error
     mono = channels.mean(dim=0)
@@ -169,9 +192,10 @@ class CPCBrain(ReproducibleBrain):
 
         Parameters
         ----------
-        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+        datasets : dict[str, WindowDataset]
             From `make_window_datasets`.
         """
+        self._windows = datasets["train"]
         self.fit_datasets(datasets)
 
     def compute_forward(self, batch, stage):
@@ -182,24 +206,30 @@ class CPCBrain(ReproducibleBrain):
         return self.modules.prediction(context[:, 1:-1], frames[:, 1:-1])
 
     def compute_objectives(self, predictions, batch, stage):
-        """Take the mean loss over the steps; remember how well each did."""
+        """Take the mean loss over the steps; in validation, remember how well each did."""
         losses, accuracies = predictions
-        self._seen.append((len(batch), losses.detach().cpu(), accuracies.cpu()))
+        if stage == sb.Stage.TRAIN:
+            self.batch_means.add(accuracy=accuracies.mean())
+        else:
+            self._seen.append((len(batch), losses.cpu(), accuracies.cpu()))
         return losses.mean()
 
     def on_stage_start(self, stage, epoch=None):
-        """Forget the last stage."""
+        """Forget the last stage; hear other windows than in the last epoch."""
+        super().on_stage_start(stage, epoch)
         self._seen = []
+        if stage == sb.Stage.TRAIN:
+            self._windows.set_epoch(epoch)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log; after validation also save."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
+            return
         sizes, losses, accuracies = zip(*self._seen, strict=True)
         weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
         losses, accuracies = (weights @ torch.stack(values).double() for values in (losses, accuracies))
         stats = {"loss": float(losses.mean()), "accuracy": float(accuracies.mean())}
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = stats
-            return
         self.hparams.train_logger.log_stats({"epoch": epoch}, train_stats=self.train_stats, valid_stats=stats)
         values = (epoch, stats["loss"], losses.tolist(), accuracies.tolist())
         meta = dict(zip(_REPORTED, values, strict=True))
@@ -207,6 +237,8 @@ class CPCBrain(ReproducibleBrain):
 
     def export(self):
         """Write the best network, ``cpc.pt`` (see `ser_ts_lobes.lobes.cpc.load_cpc`), and ``metrics.json``.
+
+        Debug mode writes nothing.
 
         Raises
         ------
@@ -216,6 +248,9 @@ class CPCBrain(ReproducibleBrain):
         checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
         if checkpoint is None:
             raise InputError(f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train for one epoch at least.")
+        if self.debug:
+            logger.info("Debug mode saw a few batches only: no cpc.pt and metrics.json are written.")
+            return
         if not sb.utils.distributed.if_main_process():
             return
         folder = Path(self.hparams.output_folder)
@@ -223,6 +258,7 @@ class CPCBrain(ReproducibleBrain):
         report = {
             "system": self.hparams.system,
             "seed": self.hparams.seed,
+            "settings": self.hparams.settings,
             **{key: checkpoint.meta[key] for key in _REPORTED},
             "valid_loss_of_chance": math.log(1 + self.hparams.n_negatives),
         }

@@ -12,6 +12,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.cpc import load_cpc
 from ser_ts_lobes.pretraining import CPCBrain, make_window_datasets, prepare_audio_folder
+from tests.unit.test_brains import Killed, kill_after
 from tools.build_hparams import ROOT
 
 OPTIONS = {"min_duration_s": 1.28, "valid_share": 0.2}
@@ -84,8 +85,13 @@ def test_manifests_can_be_left_as_they_are(tmp_path):
 
 def test_training_windows_move_and_validation_windows_stay(corpus, tmp_path):
     prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
-    datasets = make_window_datasets(tmp_path / "manifests", corpus, window_samples=8000)
-    windows = torch.stack([datasets["train"][0]["window"] for _ in range(40)])
+    datasets = make_window_datasets(tmp_path / "manifests", corpus, window_samples=8000, seed=1986)
+    windows = []
+    for epoch in range(40):
+        datasets["train"].set_epoch(epoch)
+        windows.append(datasets["train"][0]["window"])
+        assert datasets["train"][0]["window"].equal(windows[-1])
+    windows = torch.stack(windows)
     assert windows.shape == (40, 8000)
     starts = windows[:, 0]
     assert starts.unique().numel() > 30 and starts.min() < 0.1 and 0.65 < starts.max() <= 0.75
@@ -108,7 +114,7 @@ def test_another_sampling_rate_is_converted(tmp_path, sample_rate):
     for name in ("a", "b"):
         ramp(tmp_path / "audio" / f"{name}.wav", seconds=1.28 + 1 / 3, sample_rate=sample_rate)
     prepare_audio_folder(tmp_path / "audio", tmp_path / "manifests", **OPTIONS)
-    datasets = make_window_datasets(tmp_path / "manifests", tmp_path / "audio", window_samples=20480)
+    datasets = make_window_datasets(tmp_path / "manifests", tmp_path / "audio", window_samples=20480, seed=1986)
     window = datasets["valid"][0]["window"]
     assert window.shape == (20480,)
     n_samples = (1.28 + 1 / 3) * 16000
@@ -119,7 +125,7 @@ def test_another_sampling_rate_is_converted(tmp_path, sample_rate):
 
 def test_a_file_that_changed_since_is_one_sentence(corpus, tmp_path):
     prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
-    datasets = make_window_datasets(tmp_path / "manifests", corpus, window_samples=20480)
+    datasets = make_window_datasets(tmp_path / "manifests", corpus, window_samples=20480, seed=1986)
     path = Path(corpus / datasets["valid"].data_ids[0])
     ramp(path.with_suffix(".wav"), seconds=0.5)
     path.with_suffix(".wav").rename(path)
@@ -133,14 +139,15 @@ def test_a_file_that_changed_since_is_one_sentence(corpus, tmp_path):
 YAML = ROOT / "recipes" / "LibriSpeech" / "CPC" / "hparams" / "cpc.yaml"
 
 
-def make_brain(corpus, results, **overrides):
+def make_brain(corpus, results, run_opts=frozenset(), **overrides):
     """Do what train_cpc.py does before it trains; return the Brain and the datasets."""
     small = {"channels": 8, "context_size": 8, "n_steps": 2, "batch_size": 2, "num_workers": 0, "valid_share": 0.25}
     overrides = {"data_folder": str(corpus), "results_folder": str(results)} | small | overrides
-    hparams = load_hyperpyyaml(YAML.read_text(encoding="utf-8"), overrides)
+    hparams = load_hyperpyyaml(YAML.read_text(encoding="utf-8"), overrides) | {"settings": {}}
     prepare_audio_folder(**hparams["prepare_opts"])
-    datasets = make_window_datasets(hparams["manifest_folder"], hparams["data_folder"], hparams["window_samples"])
-    return CPCBrain(hparams, {"device": "cpu", "noprogressbar": True}), datasets
+    places = (hparams["manifest_folder"], hparams["data_folder"])
+    datasets = make_window_datasets(*places, hparams["window_samples"], hparams["seed"])
+    return CPCBrain(hparams, {"device": "cpu", "noprogressbar": True} | dict(run_opts)), datasets
 
 
 def logged_epochs(brain):
@@ -162,6 +169,24 @@ def test_training_goes_on_where_it_stopped(corpus, tmp_path):
     assert logged_epochs(more) == ["1", "2", "3"]
 
 
+def test_an_interrupted_training_ends_as_one_that_was_not(corpus, tmp_path):
+    whole, datasets = make_brain(corpus, tmp_path / "whole", number_of_epochs=2)
+    whole.train(datasets)
+    for steps in (2, 4):
+        brain, datasets = make_brain(
+            corpus, tmp_path / "results", run_opts={"ckpt_interval_steps": 1}, number_of_epochs=2
+        )
+        kill_after(brain, steps)
+        with pytest.raises(Killed):
+            brain.train(datasets)
+    brain, datasets = make_brain(corpus, tmp_path / "results", number_of_epochs=2)
+    brain.train(datasets)
+    weights = [resumed.hparams.cpc.state_dict() for resumed in (whole, brain)]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    logs = [Path(resumed.hparams.output_folder, "train_log.txt").read_text() for resumed in (whole, brain)]
+    assert logs[0] == logs[1]
+
+
 def test_the_best_network_is_exported(corpus, tmp_path):
     brain, _ = make_brain(corpus, tmp_path / "results")
     weight = brain.hparams.cpc.context.weight_hh_l0
@@ -177,6 +202,7 @@ def test_the_best_network_is_exported(corpus, tmp_path):
     assert json.loads((folder / "metrics.json").read_text()) == {
         "system": "cpc",
         "seed": 1986,
+        "settings": {},
         "epoch": 2,
         "valid_loss": 4.25,
         "valid_loss_of_steps": [4.25, 4.25],
@@ -209,7 +235,7 @@ def test_other_audio_is_refused_on_resuming(corpus, tmp_path):
 
 def test_too_few_files_for_a_batch_and_an_untrained_network_are_one_sentence(corpus, tmp_path):
     brain, datasets = make_brain(corpus, tmp_path / "results", batch_size=7)
-    with pytest.raises(InputError, match="There are 6 audio files to train on, fewer than one batch of 7"):
+    with pytest.raises(InputError, match="The training set has 6 recordings, fewer than one batch of 7"):
         brain.train(datasets)
     with pytest.raises(InputError, match="holds no checkpoint: train for one epoch at least"):
         brain.export()

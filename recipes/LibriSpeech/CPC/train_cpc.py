@@ -24,7 +24,9 @@ if __name__ == "__main__":
         sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 
         sb.utils.distributed.run_on_main(prepare_audio_folder, kwargs=hparams["prepare_opts"])
-        datasets = make_window_datasets(hparams["manifest_folder"], hparams["data_folder"], hparams["window_samples"])
+        datasets = make_window_datasets(
+            hparams["manifest_folder"], hparams["data_folder"], hparams["window_samples"], hparams["seed"]
+        )
 
         brain = CPCBrain(hparams, run_opts)
         brain.train(datasets)
