@@ -198,7 +198,7 @@ def report_teacher(folder, targets, threshold=2.0):
     targets : dict[str, ser_ts_lobes.targets.TeacherTargets]
         By split, ``train`` among them.
     threshold : float
-        Of the band in the plot, in standard deviations (paper: 2); students choose their own.
+        Of the band in the plot, in standard deviations (paper, section 4.2: 2); students choose their own.
     """
     folder = Path(folder)
     (folder / "targets").mkdir(exist_ok=True)
