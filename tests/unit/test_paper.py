@@ -130,3 +130,22 @@ def test_a_damaged_file_is_named_with_its_line(tmp_path):
     (tmp_path / "paper.csv").write_text(text.replace("0.582", "O.582"))
     with pytest.raises(InputError, match=r"paper\.csv, line 6: .*'O\.582'; give sizes as whole numbers"):
         read_figures(tmp_path)
+
+
+def test_the_page_of_the_method_names_what_is_there():
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w/.-]+\.(?:py|yaml|csv))(?:: ([\w, ]+))?`", text)
+    assert len(places) > 40
+    for path, names in places:
+        if "/" in path:
+            source = (ROOT / path).read_text(encoding="utf-8")
+            for name in filter(None, names.split(", ")):
+                start = rf"^{name}:" if path.endswith(".yaml") else rf"^ *(def |class |){name}\b"
+                assert re.search(start, source, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_the_page_of_the_method_cites_all_equations_and_tables():
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert all(f"(Eq. {number})" in text for number in range(1, 9))
+    assert all(f"Table {number}" in text for number in range(1, 4))
+    assert all(f"\n## {section} " in text for section in ("3.1", "3.2", "4.1", "4.2", "4.3"))
