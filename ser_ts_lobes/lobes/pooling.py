@@ -84,7 +84,7 @@ class GRUPooling(torch.nn.Module):
 
 
 class TransformerPooling(torch.nn.Module):
-    """Mean of a transformer's outputs over the valid frames; by the paper (section 4.2) as good as the GRU.
+    """Mean of a transformer's outputs over the valid frames; comparable to the GRU (paper, section 4.2).
 
     Its sizes are not published. Here frames are projected to `hidden_size` and pass pre-norm layers whose feed-forward
     part is four times as wide. Positions are not added: the encoders' frames carry their own.
