@@ -277,7 +277,7 @@ class TeacherBrain(EmotionBrain):
     """Trains whatever reads text, and says what a trained teacher knows of each utterance."""
 
     def make_targets(self, datasets):
-        """Compute embedding, prediction and residual of each labelled utterance (paper, method section).
+        """Compute embedding, prediction and residual of each labelled utterance (paper, Eq. 8).
 
         The line from prediction to label is fitted on the training set alone.
 
@@ -316,7 +316,7 @@ class TeacherBrain(EmotionBrain):
 
 
 class StudentBrain(EmotionBrain):
-    """Trains whatever only hears; with a teacher's targets, L = L_CCC + ts_weight * L_TS (paper, method section).
+    """Trains whatever only hears; with a teacher's targets, L = L_CCC + ts_weight * L_TS (paper, Eq. 7).
 
     Parameters
     ----------

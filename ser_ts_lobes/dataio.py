@@ -219,7 +219,7 @@ def use_teacher(dataset, manifest, targets, residual_threshold):
     targets : ser_ts_lobes.targets.TeacherTargets
         Of the same manifest.
     residual_threshold : float
-        In standard deviations (paper, method section: 2); None keeps every utterance.
+        In standard deviations (paper, section 4.2: 2); None keeps every utterance.
 
     Returns
     -------

@@ -13,7 +13,7 @@ def ccc_loss(predictions, targets, weights=None):
     """Return the concordance loss, the sum over dimensions of alpha_j (1 - CCC_j).
 
     CCC = 2 cov / (var_p + var_y + (mean_p - mean_y)^2), with population moments over the batch (Lin, 1989;
-    the paper's L_CCC). Constant predictions or labels have a CCC of 0, and so has a batch of one utterance;
+    paper, Eq. 3 and 5). Constant predictions or labels have a CCC of 0, and so has a batch of one utterance;
     where the denominator is 0 as well (both constant and equal), CCC is defined as 0 with a gradient of 0.
 
     Parameters
@@ -71,7 +71,7 @@ def ccc_loss(predictions, targets, weights=None):
 
 
 def embedding_distance_loss(student, teacher, keep):
-    """Return the mean over kept utterances of the distance ||teacher - student||_2 (the paper's L_TS).
+    """Return the mean over kept utterances of the distance ||teacher - student||_2 (paper, Eq. 6).
 
     It is the Euclidean norm, not its square; at a distance of 0 its gradient is 0. No gradient reaches the
     teacher.

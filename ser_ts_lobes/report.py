@@ -193,7 +193,7 @@ def markdown_table(header, rows):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def report_teacher(folder, targets, threshold=2.0):
+def report_teacher(folder, targets, threshold=2.0, paper=()):
     """Write a teacher's targets, the paper's Table 1 and the plots; print the table.
 
     Parameters
@@ -203,12 +203,14 @@ def report_teacher(folder, targets, threshold=2.0):
     targets : dict[str, ser_ts_lobes.targets.TeacherTargets]
         By split, ``train`` among them.
     threshold : float
-        Of the band in the plot, in standard deviations (paper: 2); students choose their own.
+        Of the band in the plot, in standard deviations (paper, section 4.2: 2); students choose their own.
+    paper : sequence of ser_ts_lobes.paper.Figure
+        See `fit_table`.
     """
     folder = Path(folder)
     train = targets["train"]
     keep = keep_mask(train.residual, threshold)
-    table = fit_table(train.prediction, train.label)
+    table = fit_table(train.prediction, train.label, paper)
     with replacing(folder / "table1.md") as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
     plot_residuals(folder / "residuals.png", train.prediction, train.residual, keep, threshold)
@@ -224,13 +226,15 @@ def report_teacher(folder, targets, threshold=2.0):
     print(f"Targets and plots: {folder}")
 
 
-def fit_table(predictions, labels):
+def fit_table(predictions, labels, paper=()):
     """Format the paper's Table 1: how well a teacher fits the set that it was trained on.
 
     Parameters
     ----------
     predictions, labels : numpy.ndarray
         (N, 3), of the training set.
+    paper : sequence of ser_ts_lobes.paper.Figure
+        The paper's figures of this system and release; those of the training set stand below ours.
 
     Returns
     -------
@@ -238,9 +242,13 @@ def fit_table(predictions, labels):
         A Markdown table of CCC and Pearson's rho a dimension.
     """
     scores = metrics.evaluate(predictions, labels)
+    titles = {"ccc": "CCC", "pearson": "Pearson's ρ"}
     rows = [
-        [title, *(f"{scores[dimension][key]:.3f}" for dimension in DIMENSIONS)]
-        for title, key in (("CCC", "ccc"), ("Pearson's ρ", "pearson"))
+        [title, *(f"{scores[dimension][key]:.3f}" for dimension in DIMENSIONS)] for key, title in titles.items()
+    ] + [
+        [f"{titles[figure.statistic]}, the paper's Table {figure.table}", *(f"{value:.3f}" for value in figure.values)]
+        for figure in paper
+        if figure.split == "train"
     ]
     return markdown_table(["training set", *DIMENSIONS], rows)
 

@@ -9,7 +9,7 @@ from ser_ts_lobes.metrics import finite_array, moments
 
 
 class Residuals(NamedTuple):
-    """The line from prediction to label of each dimension, and what it leaves unexplained.
+    """The line from prediction to label of each dimension, and what it leaves unexplained (paper, Eq. 8).
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ def keep_mask(residual, threshold=2.0):
     residual : array_like
         Training residuals, shape (N, D), from `fit_residuals`.
     threshold : float or None
-        In standard deviations, >= 0; the paper uses 2. None keeps all.
+        In standard deviations, >= 0; 2 in the paper (section 4.2). None keeps all.
 
     Returns
     -------

@@ -1,22 +1,18 @@
 """The paper's tables for a recipe: run what is missing, then report what is on disk."""
 
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.manifests import write_csv
+from ser_ts_lobes.paper import read_figures
 from ser_ts_lobes.plan import known_systems, make_plan, results_folder
 from ser_ts_lobes.report import ccc_cell, gap_cell, markdown_table, plot_comparison, plot_sweep
 from ser_ts_lobes.runner import LocalPool, SlurmPool, run_jobs
 from ser_ts_lobes.runs import find_runs, paper_order, summarise, training_hours
-
-#: CCCs of the paper that we know, from its abstract: corpus → test set → system → activation, valence, dominance.
-PAPER_CCC = {
-    "MSP-Podcast": {"test1": {"cts": (0.757, 0.627, 0.671)}},
-    "IEMOCAP": {"test": {"cts": (0.667, 0.582, 0.545)}},
-}
 
 _REFERENCE = "ft"
 #: The dimension that lives in the words, in which a teacher who reads is ahead.
@@ -78,7 +74,7 @@ def make_tables(
         if not runs:
             raise InputError(f"{results} has no finished run of these systems, seeds and folds: run some first.")
         for key in [sweep.key] if sweep else [None, *sorted({run.key for run in runs if run.key})]:
-            write_report(results / "table" / (key or ""), runs, recipe.name, against, key)
+            write_report(results / "table" / (key or ""), runs, recipe, against, key)
         return
 
     systems = systems or sorted(known_systems(recipe), key=paper_order)
@@ -95,7 +91,8 @@ def make_tables(
     seeds = {job.settings["seed"] for job in plan}
     folds = {job.settings["fold"] for job in plan if "fold" in job.settings} or None
     key = sweep and sweep.key
-    write_report(results / "table" / (key or ""), find_runs(results, systems, seeds, folds), recipe.name, against, key)
+    runs = find_runs(results, systems, seeds, folds)
+    write_report(results / "table" / (key or ""), runs, recipe, against, key)
     if failures:
         raise InputError(
             f"{len(failures)} of {len(plan)} jobs have not succeeded. Mend the cause and give the same command again: "
@@ -111,7 +108,7 @@ def _print_commands(plan, recipe):
     print(f"# {sum(job.finished for job in plan)} of {len(plan)} jobs are finished")
 
 
-def write_report(folder, runs, corpus, against=None, key=None):
+def write_report(folder, runs, recipe, against=None, key=None):
     """Write ``results.csv``, ``table.md``, ``table.tex`` and the figures of a table, and print the table.
 
     Parameters
@@ -120,8 +117,8 @@ def write_report(folder, runs, corpus, against=None, key=None):
         Where to write.
     runs : list[Run]
         From `find_runs`.
-    corpus : str
-        Name of the recipe, for the paper's numbers.
+    recipe : pathlib.Path
+        The recipe's folder: its name is the corpus's, and the paper's figures are there.
     against : str
         See `make_tables`.
     key : str
@@ -146,13 +143,14 @@ def write_report(folder, runs, corpus, against=None, key=None):
 
     folder.mkdir(parents=True, exist_ok=True)
     _write_results(folder / "results.csv", rows)
+    paper = _paper_figures(recipe, rows, summary)
     markdown, latex = [], []
     for split in dict.fromkeys(split for report in summary.values() for split in report["test"]):
         reports = {row: report for row, report in summary.items() if split in report["test"]}
-        header, cells, caption = _table(reports, split, corpus, against)
+        header, cells, caption = _table(reports, split, recipe.name, against, paper.get(split, {}))
         markdown.append(f"{caption}\n\n{markdown_table(header, cells)}\n")
         latex.append(latex_table(header, cells, caption))
-        title = f"{corpus}, {split}: CCC with 95 % intervals"
+        title = f"{recipe.name}, {split}: CCC with 95 % intervals"
         if key is None:
             plot_comparison(folder / f"valence_{split}.png", reports, split, title, ["valence"])
         else:
@@ -168,9 +166,24 @@ def write_report(folder, runs, corpus, against=None, key=None):
     print(f"\n{text}\nWritten: {folder}", flush=True)
 
 
-def _table(reports, split, corpus, against):
+def _paper_figures(recipe, rows, summary):
+    """Choose the paper's CCCs that belong to the data of all rows: by test set and system."""
+    data = []
+    for row, report in summary.items():
+        for seed in report["seeds"]:
+            of_folds = [run for run in rows[row] if run.seed == seed]
+            sizes = sum((Counter(run.metrics["counts"]) for run in of_folds), Counter())
+            data.append((dict(sizes), of_folds[0].settings.get("release")))
+    figures = {}
+    for figure in read_figures(recipe):
+        if figure.statistic == "ccc" and all(figure.belongs_to(sizes, release) for sizes, release in data):
+            figures.setdefault(figure.split, {})[figure.system] = figure
+    return figures
+
+
+def _table(reports, split, corpus, against, paper):
     """Lay out one test set: header, cells and caption."""
-    paper = {row: ccc for row, ccc in PAPER_CCC.get(corpus, {}).get(split, {}).items() if row in reports}
+    paper = {row: figure for row, figure in paper.items() if row in reports}
     header = [split, "seeds", *DIMENSIONS]
     has_gap = any("gap_closed" in report["test"][split][_GAP] for report in reports.values())
     header += [f"p against {against}"] if against else []
@@ -185,7 +198,7 @@ def _table(reports, split, corpus, against):
         if has_gap:
             line.append(gap_cell(report["test"][split][_GAP]))
         if paper:
-            line.append(_triple(f"{value:.3f}" for value in paper[row]) if row in paper else "")
+            line.append(_triple(f"{value:.3f}" for value in paper[row].values) if row in paper else "")
         cells.append([*line, "–" if report["hours"] is None else f"{report['hours']:.2f}"])
     return header, cells, _caption(next(iter(reports.values())), split, corpus, against, has_gap, paper)
 
@@ -216,7 +229,11 @@ def _caption(report, split, corpus, against, has_gap, paper):
             f"{_GAP.capitalize()} gap closed: the share of the way from {against} to the teacher, same resamples."
         )
     if paper:
-        sentences.append("The paper's: from its abstract.")
+        figure = next(iter(paper.values()))
+        sentences.append(
+            f"The paper's: its Table {figure.table}, {f'{corpus} {figure.release}'.strip()}, {split} "
+            f"({figure.sizes[split]} utterances)."
+        )
     sentences.append(
         "Hours: wall clock of the training of one seed, with the features of frozen networks if it was the first to "
         "need them."

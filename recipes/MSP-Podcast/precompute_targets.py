@@ -11,6 +11,7 @@ the students ``ts`` and ``cts``; the paper's Table 1 is printed and written to `
 """
 
 import sys
+from pathlib import Path
 
 from msp_podcast_prepare import prepare_msp_podcast
 
@@ -18,6 +19,7 @@ from ser_ts_lobes.brains import TeacherBrain
 from ser_ts_lobes.dataio import load_manifests, make_datasets
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.paper import figures_of_run
 from ser_ts_lobes.report import report_teacher
 
 if __name__ == "__main__":
@@ -30,4 +32,5 @@ if __name__ == "__main__":
         datasets = make_datasets(manifests, hparams, run_opts)
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
-        report_teacher(hparams["output_folder"], targets)
+        paper = figures_of_run(Path(__file__).parent, hparams, manifests)
+        report_teacher(hparams["output_folder"], targets, paper=paper)

@@ -24,11 +24,11 @@ class EmotionOutput(NamedTuple):
 
 
 class EmotionModel(torch.nn.Module):
-    """From frames and tokens to an embedding and the three emotion dimensions (paper, method section).
+    """From frames and tokens to an embedding and the three emotion dimensions (paper, section 3.1).
 
     The pooled speech u_a and the pooled text u_t, as far as the model has them, are concatenated and
-    projected to the embedding, e_at = P_at([u_a; u_t]) or e_a = P_a(u_a); one linear layer maps it to
-    the dimensions. So a teacher, a student and a text-only model are the same class.
+    projected to the embedding, e_at = P_at([u_a; u_t]) (Eq. 1) or e_a = P_a(u_a) (Eq. 2); one linear
+    layer maps it to the dimensions. So a teacher, a student and a text-only model are the same class.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class EmotionModel(torch.nn.Module):
     text_pooling : torch.nn.Module
         Pools tokens; None for a model that does not read.
     embedding_size : int
-        Size of the embedding (paper: 128).
+        Size of the embedding (paper, section 4.2: 128).
 
     Example
     -------

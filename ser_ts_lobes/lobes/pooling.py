@@ -38,16 +38,16 @@ def make_pooling(kind, **sizes):
 
 
 class GRUPooling(torch.nn.Module):
-    """Output of a GRU at the last valid frame (paper, method section).
+    """Output of a GRU at the last valid frame (paper, section 3.1).
 
     Parameters
     ----------
     input_size : int
         Size of a frame.
     hidden_size : int
-        Size of the result (paper: 128).
+        Size of the result (paper, section 4.2: 128).
     num_layers : int
-        GRU layers (paper: 2).
+        GRU layers (paper, section 4.2: 2).
 
     Example
     -------
@@ -84,7 +84,7 @@ class GRUPooling(torch.nn.Module):
 
 
 class TransformerPooling(torch.nn.Module):
-    """Mean of a transformer's outputs over the valid frames; the paper found such a pooling comparable to the GRU.
+    """Mean of a transformer's outputs over the valid frames; comparable to the GRU (paper, section 4.2).
 
     Its sizes are not published. Here frames are projected to `hidden_size` and pass pre-norm layers whose feed-forward
     part is four times as wide. Positions are not added: the encoders' frames carry their own.

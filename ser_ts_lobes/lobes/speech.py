@@ -45,7 +45,7 @@ def load_speech_encoder(source, trainable_layers=0):
 
 
 class SpeechEncoder(Encoder):
-    """Frames of a pretrained HuBERT, wav2vec 2.0 or WavLM (paper, method section): one each 20 ms.
+    """Frames of a pretrained HuBERT, wav2vec 2.0 or WavLM (paper, section 3.1): one each 20 ms.
 
     Fine-tuning trains the top transformer layers with their dropout; layer drop and the masking of
     pretraining are left out, since the paper mentions neither.
@@ -56,7 +56,7 @@ class SpeechEncoder(Encoder):
         Hub name or local folder, with its ``preprocessor_config.json`` (it says whether the model
         expects waveforms of zero mean and unit variance); or `Encoder.configuration`.
     trainable_layers : int
-        How many transformer layers, counted from the top, learn (paper: 6).
+        How many transformer layers, counted from the top, learn (paper, section 4.2: 6).
     """
 
     #: Longest clip that can be encoded, in seconds.

@@ -9,7 +9,7 @@ from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, val
 
 
 class TextEncoder(Encoder):
-    """Token vectors of a pretrained BERT-architecture encoder (paper, method section).
+    """Token vectors of a pretrained BERT-architecture encoder (paper, section 3.1).
 
     Parameters
     ----------

@@ -8,8 +8,9 @@ from tools.build_hparams import ROOT, compose, flat_files, read_blocks
 
 FILES = flat_files()
 HPARAMS = sorted((ROOT / "recipes").rglob("hparams/*.yaml"))  # with those that are written by hand
-# The ICASSP 2022 paper, us, or a baseline's paper, such as "Lin and Busso 2020".
-SOURCE = re.compile(r"# (paper|ours|[A-Z]\w+ (and [A-Z]\w+|et al\.) 20\d\d)")
+# A place in the ICASSP 2022 paper, us, or a baseline's paper, such as "Lin and Busso 2020".
+PLACE = r"paper, (section [34]\.\d|Eq\. [1-8]|Table [1-3])"
+SOURCE = re.compile(rf"# ({PLACE}|ours|[A-Z]\w+ (and [A-Z]\w+|et al\.) 20\d\d)")
 NAMES = {path: f"{path.parts[-3]}-{path.stem}" for path in FILES}
 
 
@@ -29,6 +30,20 @@ def test_each_constant_says_where_it_comes_from(path):
         if re.match(r"\s*\w+: (\d[\d.]*|\[)", line):
             said = SOURCE.search(line) or "# ours" in lines[number - 2]
             assert said, f"line {number}: {line}"
+
+
+def test_the_paper_is_cited_by_number():
+    folders = [ROOT / name for name in ("hparams", "ser_ts_lobes", "tools", "docs")]
+    files = [path for folder in folders for path in folder.rglob("*")] + HPARAMS
+    files += [*(ROOT / "recipes").rglob("*.py"), *(ROOT / "recipes").rglob("*.md")]
+    files = [path for path in files if path.suffix in (".py", ".yaml", ".md")]
+    vague = [
+        f"{path.relative_to(ROOT)}, line {number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"\b(method|experiments) section", line)
+    ]
+    assert len(files) > 90 and not vague, vague
 
 
 @pytest.mark.parametrize(

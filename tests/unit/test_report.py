@@ -9,6 +9,7 @@ from PIL import Image
 
 from ser_ts_lobes import metrics
 from ser_ts_lobes.brains import Outputs
+from ser_ts_lobes.paper import Figure
 from ser_ts_lobes.report import (
     ccc_table,
     fit_table,
@@ -77,6 +78,11 @@ def test_tables_say_what_metrics_say(tmp_path):
     assert (
         fit_table(PREDICTION, LABEL).splitlines()[3] == f"| Pearson's ρ | {rho[0]:.3f} | {rho[1]:.3f} | {rho[2]:.3f} |"
     )
+    values = {"release": "1.6", "sizes": {}, "system": "teacher", "statistic": "pearson", "values": (0.1, 0.2, 0.3)}
+    paper = [Figure("1", "", split="train", **values), Figure("2", "9", split="test", **values)]
+    *ours, theirs = fit_table(PREDICTION, LABEL, paper).splitlines()
+    assert ours == fit_table(PREDICTION, LABEL).splitlines()
+    assert theirs == "| Pearson's ρ, the paper's Table 1 | 0.100 | 0.200 | 0.300 |"
 
 
 def test_plots_are_drawn(tmp_path):

@@ -32,7 +32,13 @@ absl-py==1.0
 """
 
 
-def write_run(results, system, seed, fold=None, key=None, value=None, n_speakers=20, split="test1", **settings):
+def fingerprints_of(name, fold):
+    return lambda reads: {name: f"{name} of fold {fold}"}
+
+
+def write_run(
+    results, system, seed, fold=None, key=None, value=None, n_speakers=20, split="test1", sizes=None, **settings
+):
     """Leave what a run leaves; how well it predicts depends on the system, the fold and the seed."""
     name = "/".join(str(part) for part in (key, value, fold and f"fold{fold}", seed) if part)
     folder = results / system / name
@@ -42,10 +48,10 @@ def write_run(results, system, seed, fold=None, key=None, value=None, n_speakers
     random = np.random.default_rng([seed, fold or 0, len(system), round(10 * float(value or 0))])
     outputs = {split: Outputs([f"u{i:02d}" for i in range(N)], None, label + noise * random.normal(size=(N, 3)), label)}
     utterances = {id: {"spk_id": f"s{i % n_speakers}"} for i, id in enumerate(outputs[split].ids)}
+    sets = {split: utterances} | {name: range(size) for name, size in (sizes or {}).items()}  # it learnt from those
     manifests = {
-        split: SimpleNamespace(
-            utterances=utterances, labelled=True, fingerprints=lambda reads: {split: f"test of fold {fold}"}
-        )
+        name: SimpleNamespace(utterances=members, labelled=True, fingerprints=fingerprints_of(name, fold))
+        for name, members in sets.items()
     }
     write_predictions(folder / "predictions.csv", outputs, manifests)
     write_metrics(folder / "metrics.json", outputs, manifests, reads=False, system=system, seed=seed)
@@ -188,11 +194,11 @@ def test_markdown_latex_csv_and_figure_say_the_same(tmp_path, capsys):
     valence = summary["cts"]["test"]["test1"]["valence"]
     cell = "{:.3f} ± {:.3f} [{:.3f}, {:.3f}]".format(valence["ccc"], valence["ccc_std"], *valence["ccc_95"])
     assert [line.split(" | ")[0] for line in table] == ["| test1", "| ---", "| teacher", "| ft", "| cts"]
-    assert cell in table[-1] and "0.757 / 0.627 / 0.671" in table[-1] and "0.75 |" in table[-1]
+    assert cell in table[-1] and "0.75 |" in table[-1]
     p = " / ".join(f"{value:.3f}" for value in score(summary, "cts", "p"))
     assert p in table[-1] and "p against ft" in table[0] and "| – |" in table[3]
     assert len({line.count("|") for line in table}) == 1
-    for said in ("over speakers", "standard deviation", "from its abstract", "difference from ft"):
+    for said in ("over speakers", "standard deviation", "difference from ft"):
         assert said in caption
 
     latex = (folder / "table.tex").read_text()
@@ -230,8 +236,71 @@ def test_folds_and_missing_rows_are_said(tmp_path, capsys):
     report(IEMOCAP, tmp_path)
     text = capsys.readouterr().out
     assert "the mean of the CCCs of folds 1, 2" in text and "over utterances" in text
-    assert "0.667 / 0.582 / 0.545" in text and "- ft: no finished run of all folds" in text
+    assert "- ft: no finished run of all folds" in text
     assert "p against" not in text.split("\n| ")[1]  # ft is no row
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Give a recipe with the paper's figures of a corpus of 80 + 20 + 40 utterances, or two folds of 40 + 10 + 20."""
+    folder = tmp_path / "Small"
+    shutil.copytree(MSP / "hparams", folder / "hparams")
+    header = (MSP / "paper.csv").read_text().splitlines()[0]
+    sizes = f"80,20,{N}"
+    lines = [
+        header,
+        f"1,,1.6,{sizes},train,cts,ccc,0.71,0.72,0.73",
+        f"2,1,1.6,{sizes},test,cts,ccc,0.81,0.82,0.83",
+        f"2,1,1.6,{sizes},test,cts,pearson,0.91,0.92,0.93",
+        f"2,2,1.6,{sizes},test,ts,ccc,0.61,0.62,0.63",
+        f"3,1,,80,20,{2 * N},test,cts,ccc,0.41,0.42,0.43",
+    ]
+    (folder / "paper.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_the_papers_figures_stand_beside_their_release(tmp_path, recipe):
+    for system in ("ft", "cts"):
+        write_run(tmp_path, system, 1, split="test", sizes={"train": 80, "valid": 20}, release=None)
+    text = (report(recipe, tmp_path) / "table.md").read_text()
+    *_, header, _, ft, cts = text.strip().splitlines()
+    assert "The paper's: its Table 2, Small 1.6, test (40 utterances)." in text
+    column = header.split(" | ").index("the paper's")
+    assert [row.split(" | ")[column] for row in (ft, cts)] == ["", "0.810 / 0.820 / 0.830"]
+    assert "0.610" not in text  # there is no such row
+    latex = (tmp_path / "table" / "table.tex").read_text()
+    assert "0.810 / 0.820 / 0.830" in latex and "its Table 2" in latex
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes", "release"),
+    [
+        ("test1", {"train": 80, "valid": 20}, None),  # the demo, later releases
+        ("test", {"train": 79, "valid": 20}, None),  # a corpus of one's own
+        ("test", {"train": 80, "valid": 20}, 1.8),
+        ("test", {"train": 80, "valid": 20, "test2": 9}, None),
+    ],
+)
+def test_and_nowhere_else(tmp_path, recipe, split, sizes, release):
+    write_run(tmp_path, "cts", 1, split=split, sizes=sizes, release=release)
+    text = (report(recipe, tmp_path) / "table.md").read_text()
+    assert "paper" not in text and "0.810" not in text
+
+
+def test_one_run_on_other_data_hides_them(tmp_path, recipe):
+    write_run(tmp_path, "cts", 1, split="test", sizes={"train": 80, "valid": 20})
+    write_run(tmp_path, "ft", 1, split="test", sizes={"train": 60, "valid": 20})
+    assert "paper" not in (report(recipe, tmp_path) / "table.md").read_text()
+
+
+def test_figures_of_all_folds_are_not_shown_beside_fewer(tmp_path, recipe):
+    write_run(tmp_path, "cts", 1, 1, split="test", sizes={"train": 40, "valid": 10})
+    assert "paper" not in (report(recipe, tmp_path) / "table.md").read_text()
+    write_run(tmp_path, "cts", 1, 2, split="test", sizes={"train": 40, "valid": 10})
+    write_run(tmp_path, "cts", 2, 2, split="test", sizes={"train": 40, "valid": 10})  # without fold 1 it does not count
+    text = (report(recipe, tmp_path) / "table.md").read_text()
+    assert "0.410 / 0.420 / 0.430" in text and "its Table 3, Small, test (80 utterances)" in text
+    assert "paper" not in (report(recipe, tmp_path, folds=[2]) / "table.md").read_text()
 
 
 def test_a_sweep_is_a_table_of_values_and_a_curve(tmp_path, capsys):
@@ -276,7 +345,7 @@ def test_runs_that_cannot_share_a_table_are_refused(tmp_path):
         report(MSP, tmp_path)
     folder = write_run(tmp_path, "cts", 1)
     path = folder / "metrics.json"
-    path.write_text(path.read_text().replace("test of fold None", "another"))
+    path.write_text(path.read_text().replace("test1 of fold None", "another"))
     with pytest.raises(InputError, match="were tested on different data"):
         report(MSP, tmp_path, seeds=[1])
     assert report(MSP, tmp_path, seeds=[1], systems=["ft"]).is_dir()
