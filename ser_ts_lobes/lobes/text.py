@@ -97,7 +97,7 @@ def _fingerprint_tokenizer(tokenizer):
     else:  # written in Python: the files that it would need to be loaded again (some are copies of its source)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
-            pipeline = {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
+            pipeline = {path.name: path.read_bytes().decode("latin-1") for path in Path(folder).iterdir()}
         config = json.loads(pipeline.pop("tokenizer_config.json"))
         # Whether it came from a folder or from the Hub.
         pipeline["config"] = {k: v for k, v in config.items() if k not in ("is_local", "local_files_only")}
