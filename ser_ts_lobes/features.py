@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
@@ -17,14 +17,16 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import replacing
+from ser_ts_lobes.files import locked, remove_leftovers, replacing
 from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import n_valid
 
 logger = get_logger(__name__)
 
 _SHARD_BYTES = 2**28
+_SHARDS = "shard-*.safetensors"
 _INDEX = "index.json"
+_LOCK = ".lock"
 
 
 class FrozenFeatures:
@@ -32,7 +34,8 @@ class FrozenFeatures:
 
     `compute` makes them. On disk they are safetensors shards with the utterance ids as keys and an
     ``index.json`` written last, in a folder named by the fingerprint of all that made them: the manifest,
-    the encoder's frozen part, the number type, the code version.
+    the encoder's frozen part, the number type, the code version. Of processes that want the same features, one computes
+    them and the others wait.
 
     Parameters
     ----------
@@ -70,7 +73,7 @@ class FrozenFeatures:
         device="cpu",
         progressbar=True,
     ):
-        """Compute what is not there yet, and open it.
+        """Compute what is not there (yet, or any more), and open it.
 
         Parameters
         ----------
@@ -107,11 +110,13 @@ class FrozenFeatures:
         encoder_fingerprint = encoder.frozen_fingerprint()
         name = fingerprint(manifest=manifest_fingerprint, encoder=encoder_fingerprint, dtype=dtype, key=key)
         folder = Path(cache_folder) / name[:16]
-        if not (folder / _INDEX).is_file():
+        if not _is_whole(folder, dataset.data_ids):
             folder.mkdir(parents=True, exist_ok=True)
             loader_options = {"batch_size": batch_size, "num_workers": num_workers}
-            with dataset.output_keys_as(["id", key]):
-                _write_shards(folder, encoder.to(device), dataset, key, dtype, device, progressbar, loader_options)
+            with locked(folder / _LOCK) as alone, dataset.output_keys_as(["id", key]):
+                if not _is_whole(folder, dataset.data_ids):  # nor has whoever had the lock made it so
+                    _clean(folder, alone)
+                    _write_shards(folder, encoder.to(device), dataset, key, dtype, device, progressbar, loader_options)
         return cls(folder)
 
     def __getitem__(self, utterance):
@@ -127,12 +132,43 @@ class FrozenFeatures:
         return {**self.__dict__, "_shards": {}}
 
 
+def _is_whole(folder, utterances):
+    """Say whether the index tells what is in the shards, and that is all utterances."""
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+    return index == _read_shards(folder) and index.keys() >= set(utterances)
+
+
+def _read_shards(folder):
+    """Read which shard has each utterance, from the shards themselves."""
+    return {utterance: path.name for path in sorted(folder.glob(_SHARDS)) for utterance in _read_utterances(path)}
+
+
+def _read_utterances(path):
+    """Read whose features a shard has; a damaged one has nobody's."""
+    try:
+        with safe_open(path, framework="pt") as shard:
+            return list(shard.keys())
+    except (SafetensorError, FileNotFoundError):  # not found: just removed by another process, for it is damaged
+        return []
+
+
+def _clean(folder, alone):
+    """Remove what was left by a writer that was killed and what is damaged, unless another may be writing it."""
+    if (folder / _INDEX).exists():
+        logger.warning(f"{folder / _INDEX} names other features than are there: what is missing is computed again.")
+    if alone:
+        remove_leftovers(folder)
+        for path in folder.glob(_SHARDS):
+            if not _read_utterances(path):
+                path.unlink()
+
+
 def _write_shards(folder, encoder, dataset, key, dtype, device, progressbar, loader_options):
     """Compute the utterances that no finished shard has; then write the index."""
-    shard_of = {}
-    for path in sorted(folder.glob("shard-*.safetensors")):
-        with safe_open(path, framework="pt") as shard:
-            shard_of.update(dict.fromkeys(shard.keys(), path.name))
+    shard_of = _read_shards(folder)
     done = frozenset(shard_of)
     rest = dataset.filtered_sorted(key_test={"id": lambda utterance: utterance not in done}, sort_key="duration")
     loader = make_dataloader(rest, collate_fn=PaddedBatch, **loader_options)
@@ -166,7 +202,8 @@ def _write_shards(folder, encoder, dataset, key, dtype, device, progressbar, loa
 
 
 def _write_shard(folder, shard, shard_of):
-    path = folder / f"shard-{len(set(shard_of.values())):05d}.safetensors"
+    # Named by what it has: no other writer can put other utterances in its place, with locks or without.
+    path = folder / _SHARDS.replace("*", fingerprint(utterances=sorted(shard))[:16])
     with replacing(path) as temporary:
         save_file(shard, temporary)
     shard_of.update(dict.fromkeys(shard, path.name))

@@ -1,8 +1,13 @@
-"""Writing files so that nothing is lost."""
+"""Writing files so that nothing is lost, whoever else writes."""
 
 import contextlib
+import fcntl
+import logging
 import os
+import socket
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -37,3 +42,113 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder):
+    """Remove what `replacing` could not, in processes that were killed; nobody may be writing in the folder.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Where they wrote.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> with replacing(folder / "notes.txt") as temporary:
+    ...     _ = temporary.write_text("half")
+    ...     remove_leftovers(folder)
+    ...     temporary.exists()
+    ...     _ = temporary.write_text("all of it")
+    False
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Let one process at a time do the block; another waits, and says for whom.
+
+    The lock is the kernel's (``flock``): it ends with the process that has it, however that ends. The file stays, for
+    a lock on a file that was removed keeps nobody out.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The lock file, in an existing folder; it is made if it is missing, and names who has the lock.
+
+    Yields
+    ------
+    bool
+        Whether others are kept out. They are not on a file system without locks; then a warning has said so.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / ".lock"
+    >>> with locked(path) as alone, open(path) as another:
+    ...     alone, try_lock(another)
+    (True, False)
+    """
+    path = Path(path)
+    with open(path, "a+", encoding="utf-8") as file:  # not "w", which would blot out the other's name
+        alone = _wait_for_lock(file, path)
+        if alone:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        try:
+            yield alone
+        finally:
+            if alone:  # not by closing: a data loader's workers have inherited the file
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def try_lock(file):
+    """Take the lock of an open file if no other process has it.
+
+    It is held until every process that has inherited the open file has closed it or ended.
+
+    Parameters
+    ----------
+    file : file object
+        Open for writing, which network file systems ask for.
+
+    Returns
+    -------
+    bool
+        Whether it was taken.
+
+    Raises
+    ------
+    OSError
+        If the file system has no locks.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / ".lock"
+    >>> with open(path, "a") as first, open(path, "a") as second:
+    ...     try_lock(first), try_lock(second)
+    (True, False)
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for_lock(file, path):
+    """Take the lock of an open file, however long it takes; say whether the file system has locks."""
+    try:
+        if not try_lock(file):
+            file.seek(0)
+            logger.info(f"{path.parent} is in use by {file.read() or 'another process'}: waiting until it is done.")
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        logger.warning(
+            f"The file system of {path.parent} has no locks ({error.strerror}): do not start two programs that write "
+            "there at the same time, or name a folder on another disk."
+        )
+        return False
+    return True

@@ -144,7 +144,13 @@ class LowLevelDescriptors(DescriptorEncoder):
             raise InputError(
                 "These descriptors need the package opensmile: run `pip install ser_ts_lobes[attn]`."
             ) from error
-        super().__init__(130, trainable_layers=1, opensmile=opensmile.__version__)
+        super().__init__(
+            130,
+            trainable_layers=1,
+            opensmile=opensmile.__version__,
+            frame_size_s=self.FRAME_SIZE_S,
+            frame_step_s=self.FRAME_STEP_S,
+        )
         self._folder = tempfile.TemporaryDirectory()  # openSMILE reads it again for each utterance
         config = Path(self._folder.name, "config")
         shutil.copytree(Path(opensmile.__file__).parent / "core" / "config", config)
@@ -211,7 +217,7 @@ class ShortTermStatistics(DescriptorEncoder):
     FRAME_SIZE, FRAME_STEP = 400, 160  # samples
 
     def __init__(self):
-        super().__init__(68)
+        super().__init__(68, frame_size=self.FRAME_SIZE, frame_step=self.FRAME_STEP)
 
     def _describe(self, wav):
         descriptors = short_term(wav, self.FRAME_SIZE, self.FRAME_STEP)

@@ -152,7 +152,7 @@ class Encoder(torch.nn.Module):
     the module is in. So what `frozen_forward` computes for an utterance never changes and can be kept
     on disk (`ser_ts_lobes.features`), and `forward` takes either the input or what was kept.
 
-    A subclass gives `layers`, `_embed` and `_run_layers`.
+    A subclass gives `layers`, `_embed` and `_run_layers`, and in `_frozen_settings` whatever else these read.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class Encoder(torch.nn.Module):
         self.output_size = self.model.config.hidden_size
         self.model.requires_grad_(False)
         self.layers[self.n_frozen :].requires_grad_(True)
-        self._frozen_fingerprint = None
+        self._frozen_weights = None
 
     def _load(self, source):
         if isinstance(source, dict):
@@ -318,26 +318,34 @@ class Encoder(torch.nn.Module):
         return self
 
     def frozen_fingerprint(self):
-        """Fingerprint of all that determines `frozen_forward`: weights, configuration, layer.
+        """Fingerprint of all that determines what `frozen_forward` gives for an utterance.
+
+        That is the weights, the configuration and `_frozen_settings`; how the input is made of the utterance
+        (`tokenize`) counts too. The kernels that compute the same do not, such as those of the attention.
 
         Returns
         -------
         str
             64 hexadecimal digits.
         """
-        if self._frozen_fingerprint is None:
+        if self._frozen_weights is None:  # alone of all this they take long
             trainable = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
             weights = {k: v for k, v in self.model.state_dict().items() if k not in trainable}
-            config = {k: v for k, v in self.model.config.to_diff_dict().items() if not k.startswith("_")}
-            for key in ("transformers_version", "dtype", "architectures"):
-                config.pop(key, None)
-            self._frozen_fingerprint = fingerprint(
-                encoder=type(self).__name__,
-                weights=fingerprint_tensors(weights),
-                config=repr(sorted(config.items(), key=lambda item: item[0])),
-                n_frozen=self.n_frozen,
-            )
-        return self._frozen_fingerprint
+            self._frozen_weights = fingerprint_tensors(weights)
+        config = {k: v for k, v in self.model.config.to_diff_dict().items() if not k.startswith("_")}
+        for key in ("transformers_version", "dtype", "architectures"):
+            config.pop(key, None)
+        return fingerprint(
+            encoder=type(self).__name__,
+            weights=self._frozen_weights,
+            config=config,
+            n_frozen=self.n_frozen,
+            settings=self._frozen_settings(),
+        )
+
+    def _frozen_settings(self):
+        """All that the frozen part reads besides the model's weights and configuration, for JSON."""
+        return {}
 
     def trainable_state(self):
         """Weights of the trainable layers.
@@ -361,8 +369,9 @@ class Encoder(torch.nn.Module):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["frozen"] != self.frozen_fingerprint():
             raise InputError(
-                f"{path} was trained on top of another encoder (or another number of trainable layers) than "
-                f"{self.source!r}: use the encoder that it was trained with, or another output_folder."
+                f"{path} was trained on top of another encoder (other weights, settings, tokenizer or number of "
+                f"trainable layers) than {self.source!r}: use the encoder that it was trained with, or another "
+                "output_folder."
             )
         self.layers[self.n_frozen :].load_state_dict(saved["layers"])
 

@@ -13,6 +13,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper import modeling_whisper
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.fingerprint import fingerprint_tensors
 from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_config, model_type, n_valid, valid_mask
 
 SAMPLE_RATE = 16000
@@ -81,6 +82,9 @@ class SpeechEncoder(Encoder):
     def configuration(self):
         """All but the weights; see `Encoder.configuration`."""
         return {**super().configuration(), "feature_extractor": {"do_normalize": self.normalize}}
+
+    def _frozen_settings(self):
+        return {"normalize": self.normalize}
 
     def _embed(self, inputs, lens):
         n_samples = n_valid(lens, inputs.shape[1])
@@ -180,6 +184,14 @@ class WhisperEncoder(Encoder):
                 "n_fft": self.n_fft,
                 "hop_length": self.hop_length,
             },
+        }
+
+    def _frozen_settings(self):
+        # The window follows from n_fft. Its own bits would differ from one processor to the next.
+        return {
+            "mel_filters": fingerprint_tensors({"mel_filters": self.mel_filters}),
+            "n_fft": self.n_fft,
+            "hop_length": self.hop_length,
         }
 
     @property

@@ -1,10 +1,15 @@
 """Text encoders: BERT and its family."""
 
+import json
+import tempfile
+from pathlib import Path
+
 import torch
 from transformers import AutoTokenizer
 from transformers.masking_utils import create_bidirectional_mask
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, valid_mask
 
 
@@ -33,6 +38,7 @@ class TextEncoder(Encoder):
             raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be of BERT's architecture.")
         super().__init__(source, trainable_layers)
         self.tokenizer = load_pretrained(AutoTokenizer, source)
+        self._tokenizer_fingerprint = _fingerprint_tokenizer(self.tokenizer)
         self.max_tokens = self.model.embeddings.position_embeddings.num_embeddings
         if kind.endswith("roberta"):
             self.max_tokens -= self.model.config.pad_token_id + 1  # its positions start behind the padding's
@@ -67,6 +73,9 @@ class TextEncoder(Encoder):
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         return torch.tensor(ids, dtype=torch.long)
 
+    def _frozen_settings(self):
+        return {"tokenizer": self._tokenizer_fingerprint, "max_tokens": self.max_tokens}
+
     def _embed(self, inputs, lens):
         # Batches are padded with zeros, which need not be this tokenizer's padding.
         inputs = inputs.masked_fill(~valid_mask(lens, inputs.shape[1]), self.tokenizer.pad_token_id)
@@ -78,3 +87,19 @@ class TextEncoder(Encoder):
         for layer in layers:
             hidden = layer(hidden, mask)
         return hidden
+
+
+def _fingerprint_tokenizer(tokenizer):
+    """Fingerprint of all that decides a transcript's ids, wherever a tokenizer has just been loaded from."""
+    if tokenizer.is_fast:
+        pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
+        del pipeline["truncation"], pipeline["padding"]  # each call asks for its own
+    else:  # written in Python: the files that it would need to be loaded again (some are copies of its source)
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            pipeline = {path.name: path.read_bytes().decode("latin-1") for path in Path(folder).iterdir()}
+        config = json.loads(pipeline.pop("tokenizer_config.json"))
+        # Whether it came from a folder or from the Hub.
+        pipeline["config"] = {k: v for k, v in config.items() if k not in ("is_local", "local_files_only")}
+    attributes = ("pad_token_id", "truncation_side", "split_special_tokens")
+    return fingerprint(pipeline=pipeline, **{name: getattr(tokenizer, name) for name in attributes})

@@ -8,7 +8,6 @@ from speechbrain.utils.logger import get_logger
 from transformers import PretrainedConfig
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import Encoder
 
 logger = get_logger(__name__)
@@ -116,9 +115,8 @@ class WordEncoder(Encoder):
             hidden = layer(hidden)
         return hidden
 
-    def frozen_fingerprint(self):
-        """Fingerprint of the words and their order; see `Encoder.frozen_fingerprint`."""
-        return fingerprint(encoder=type(self).__name__, words=list(self._id_of))
+    def _frozen_settings(self):
+        return {"words": list(self._id_of)}  # their order makes the ids
 
 
 def _words(text):

@@ -1,3 +1,12 @@
+import errno
+import fcntl
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -6,6 +15,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 import ser_ts_lobes.features
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.features import FrozenFeatures
+from ser_ts_lobes.lobes.descriptors import ShortTermStatistics
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.lobes.words import WordEncoder
 from tests.tiny_models import save_word_vectors
@@ -13,6 +23,11 @@ from tests.tiny_models import save_word_vectors
 
 @pytest.fixture
 def wavs():
+    return make_wavs()
+
+
+def make_wavs():
+    torch.manual_seed(0)
     return {f"utt{i}": 0.1 * torch.randn(4000 + 1500 * i) for i in range(5)}
 
 
@@ -105,3 +120,162 @@ def test_whole_numbers_stay_what_they_are(tmp_path):
     features = FrozenFeatures.compute(tmp_path / "features", encoder, data, "text", "manifest", progressbar=False)
     for name, value in ids.items():  # float16 could not tell 2049 from 2048
         assert features[name].equal(value)
+
+
+def write_slowly(folder, batch_size, locks=True, half=False):
+    """Fill a feature folder, and say so; in a process of its own."""
+    ser_ts_lobes.features._SHARD_BYTES = 0  # a shard a batch
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    encoder = ShortTermStatistics()
+    forward = encoder.frozen_forward
+
+    def slow(wavs, lens):
+        print(f"computes {len(wavs)}", flush=True)
+        time.sleep(0.3)
+        return forward(wavs, lens)
+
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    def save_half(shard, path):
+        path.write_bytes(b"half of it")
+        print("writes", flush=True)
+        time.sleep(600)
+
+    encoder.frozen_forward = slow
+    if not locks:
+        fcntl.flock = no_locks
+    if half:
+        ser_ts_lobes.features.save_file = save_half
+    print("ready", flush=True)
+    sys.stdin.readline()
+    compute(folder, encoder, make_wavs(), batch_size=batch_size)
+
+
+def start_writer(*arguments):
+    program = f"from tests.unit.test_features import write_slowly; write_slowly(*{arguments!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def let_go(*writers):
+    for writer in writers:
+        while writer.stdout.readline() != "ready\n":
+            assert writer.poll() is None
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+
+
+def assert_whole(cache_folder, wavs):
+    """Check that all features are there and right, and that nothing need be computed."""
+    encoder = ShortTermStatistics()
+    expected = {name: encoder.frozen_forward(wav.unsqueeze(0), torch.ones(1))[0][0] for name, wav in wavs.items()}
+    encoder.frozen_forward = None
+    features = compute(cache_folder, encoder, wavs)
+    for name in wavs:
+        torch.testing.assert_close(features[name], expected[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
+def test_two_processes_may_fill_one_folder(tmp_path, wavs, locks):
+    writers = [start_writer(str(tmp_path), batch_size, locks) for batch_size in (1, 2)]
+    let_go(*writers)
+    outputs = [writer.communicate(timeout=60)[0] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert_whole(tmp_path, wavs)
+    if locks:
+        first = 0 if "computes" in outputs[0] else 1
+        assert "computes" not in outputs[1 - first]
+        [waits] = [line for line in outputs[1 - first].splitlines() if "waiting" in line]
+        assert f"is in use by process {writers[first].pid} on " in waits
+    else:
+        assert all("has no locks" in output for output in outputs)
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path, wavs):
+    writer = start_writer(str(tmp_path), 2, True, True)
+    let_go(writer)
+    while writer.stdout.readline() != "writes\n":
+        assert writer.poll() is None
+    writer.kill()
+    writer.communicate()
+    [folder] = tmp_path.iterdir()
+    assert len(list(folder.glob(".*.tmp"))) == 1
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert not list(folder.glob("*.tmp"))
+    assert_whole(tmp_path, wavs)
+
+
+def swap_two_rows(folder):
+    index = json.loads((folder / "index.json").read_text())
+    index["utt0"], index["utt4"] = index["utt4"], index["utt0"]
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def leave_a_row_out(folder):
+    index = json.loads((folder / "index.json").read_text())
+    del index["utt3"]
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def shard_of(folder, utterance):
+    return folder / json.loads((folder / "index.json").read_text())[utterance]
+
+
+def write_index(text):
+    return lambda folder: (folder / "index.json").write_text(text)
+
+
+def cut_a_shard(folder):
+    path = shard_of(folder, "utt0")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def overwrite_a_shard(folder):
+    shard_of(folder, "utt0").write_bytes(shard_of(folder, "utt2").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "n_missing"),
+    [
+        (swap_two_rows, 0),
+        (leave_a_row_out, 0),
+        (write_index('{"utt0":'), 0),
+        (write_index("[" * 100_000), 0),
+        (write_index('["utt0"]'), 0),
+        (write_index('{"utt0": ["shard"]}'), 0),
+        (lambda folder: shard_of(folder, "utt0").unlink(), 2),
+        (cut_a_shard, 2),
+        (overwrite_a_shard, 2),
+    ],
+    ids=[
+        "rows swapped",
+        "row left out",
+        "index cut",
+        "index deep",
+        "index a list",
+        "index of lists",
+        "shard deleted",
+        "shard cut",
+        "shard overwritten",
+    ],
+)
+def test_a_damaged_folder_is_noticed_and_repaired(tmp_path, wavs, monkeypatch, caplog, damage, n_missing):
+    monkeypatch.setattr(ser_ts_lobes.features, "_SHARD_BYTES", 0)
+    compute(tmp_path, ShortTermStatistics(), wavs, batch_size=2)
+    [folder] = tmp_path.iterdir()
+    damage(folder)
+    encoder, calls = ShortTermStatistics(), []
+    forward = encoder.frozen_forward
+    monkeypatch.setattr(encoder, "frozen_forward", lambda *inputs: calls.append(len(inputs[0])) or forward(*inputs))
+    with caplog.at_level(logging.WARNING):
+        compute(tmp_path, encoder, wavs)
+    assert sum(calls) == n_missing
+    assert "index.json names other features than are there" in caplog.text
+    assert_whole(tmp_path, wavs)

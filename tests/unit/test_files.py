@@ -1,6 +1,15 @@
+import errno
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
-from ser_ts_lobes.files import replacing
+from ser_ts_lobes.files import locked, remove_leftovers, replacing, try_lock
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -11,3 +20,49 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "metrics.json"
+    with pytest.raises(FileNotFoundError), replacing(path) as temporary:
+        temporary.write_text("half of it")
+        for name in (".lock", "notes.tmp", "metrics.json"):
+            (tmp_path / name).touch()
+        remove_leftovers(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "metrics.json", "notes.tmp"]
+
+
+def test_a_lock_ends_with_the_process_that_has_it(tmp_path):
+    path = tmp_path / ".lock"
+    program = f"from ser_ts_lobes.files import locked\nwith locked({str(path)!r}):\n    print(); input()"
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with holder, open(path, "a") as file:
+        holder.stdout.readline()
+        assert not try_lock(file)
+        assert path.read_text().startswith(f"process {holder.pid} on ")
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        assert try_lock(file)
+
+
+def test_a_lock_ends_with_its_block_though_a_worker_lives_on(tmp_path):
+    with locked(tmp_path / ".lock"):
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(60)
+            os._exit(0)
+    with open(tmp_path / ".lock", "a") as file:
+        assert try_lock(file)
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+
+
+def test_a_file_system_without_locks_is_said_in_one_sentence(tmp_path, monkeypatch, caplog):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level(logging.INFO), locked(tmp_path / ".lock") as alone:
+        assert not alone
+    [message] = caplog.messages
+    assert f"{tmp_path} has no locks (No locks available): do not start two programs" in message
