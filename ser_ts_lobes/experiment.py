@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+from pathlib import Path
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
@@ -10,10 +11,16 @@ from speechbrain.utils.run_opts import RunOptions
 
 from ser_ts_lobes.checkpoints import refuse_other_settings
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import hold_lock
 from ser_ts_lobes.settings import flatten, plain_hparams_errors, read_settings
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
 RUN_OPTIONS = frozenset(field.name for field in dataclasses.fields(RunOptions)) - {"param_file", "overridden_args"}
+
+#: In a run's folder; who has its lock works there.
+LOCK_FILE = ".lock"
+#: The environment variable by which a runner says which lock it has taken for its script.
+LOCK_VARIABLE = "SER_TS_LOCK"
 
 # Those that say how and where a run goes; any other may change its numbers.
 _NO_MATTER = {
@@ -151,11 +158,13 @@ def load_experiment(hparams_file, run_opts, overrides):
     Raises
     ------
     InputError
-        If a value that must be given (``data_folder``) is not, or the run's folder holds a model that was made with
-        other settings.
+        If a value that must be given (``data_folder``) is not, or the run's folder is another process's just now, or
+        holds a model that was made with other settings.
     """
     sb.utils.distributed.ddp_init_group(run_opts)
     settings = read_settings(hparams_file, overrides)
+    if sb.utils.distributed.if_main_process():
+        hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
     of_model = model_settings(settings, run_opts, int(os.environ.get("WORLD_SIZE", 1)))
     refuse_other_settings(settings["save_folder"], of_model)
     with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:

@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from ser_ts_lobes.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 
@@ -94,9 +96,7 @@ def locked(path):
     with open(path, "a+", encoding="utf-8") as file:  # not "w", which would blot out the other's name
         alone = _wait_for_lock(file, path)
         if alone:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            sign_lock(file)
         try:
             yield alone
         finally:
@@ -138,6 +138,60 @@ def try_lock(file):
     return True
 
 
+def hold_lock(path, inherited=None):
+    """Keep other processes out until this one ends; one that comes second is told.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The lock file; it is made if it is missing, with its folder, and names who has the lock.
+    inherited : str
+        Path of a lock that the process which started this one has taken for it.
+
+    Raises
+    ------
+    InputError
+        If another process has the lock.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "run" / ".lock"
+    >>> hold_lock(path)
+    >>> hold_lock(path)  # it has it
+    >>> with open(path, "a") as another:
+    ...     try_lock(another)
+    False
+    """
+    path = Path(path).resolve()
+    if path in _held or (inherited and path == Path(inherited).resolve()):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a+", encoding="utf-8")
+    try:
+        taken = try_lock(file)
+    except OSError as error:
+        _warn_of_no_locks(path, error)
+        taken = True
+    if not taken:
+        file.seek(0)
+        raise InputError(
+            f"{path.parent} is in use by {file.read() or 'another process'}: wait until it is done, or name another "
+            "output_folder."
+        )
+    sign_lock(file)
+    _held[path] = file
+
+
+_held = {}
+
+
+def sign_lock(file):
+    """Write into a lock file who has the lock."""
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+
+
 def _wait_for_lock(file, path):
     """Take the lock of an open file, however long it takes; say whether the file system has locks."""
     try:
@@ -146,9 +200,13 @@ def _wait_for_lock(file, path):
             logger.info(f"{path.parent} is in use by {file.read() or 'another process'}: waiting until it is done.")
             fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        logger.warning(
-            f"The file system of {path.parent} has no locks ({error.strerror}): do not start two programs that write "
-            "there at the same time, or name a folder on another disk."
-        )
+        _warn_of_no_locks(path, error)
         return False
     return True
+
+
+def _warn_of_no_locks(path, error):
+    logger.warning(
+        f"The file system of {path.parent} has no locks ({error.strerror}): do not start two programs that write there "
+        "at the same time, or name a folder on another disk."
+    )

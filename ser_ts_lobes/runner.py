@@ -1,6 +1,5 @@
 """Run the jobs of a plan, several at a time, on this machine or on a Slurm cluster."""
 
-import fcntl
 import os
 import shlex
 import signal
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.experiment import LOCK_FILE, LOCK_VARIABLE
+from ser_ts_lobes.files import sign_lock, try_lock
 
 _POLL_S = 0.5
 _TAIL_LINES = 8
@@ -34,14 +35,14 @@ class JobProcess:
     def __init__(self, job, log, environment=None):
         self.job, self.log, self.environment = job, log, environment or {}
         job.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(job.folder / ".lock", "w")  # closed when the job is done
+        self._lock = open(job.folder / LOCK_FILE, "a+")  # closed when the job is done
         self._process = None
         self._status = None
         self.done()
 
     def done(self):
         """Go on as far as possible without waiting; say whether the job has ended."""
-        if self._process is None and self._status is None and self._take_lock():
+        if self._process is None and self._status is None and try_lock(self._lock):
             if self.job.finished:  # by the process that had the lock
                 self._end(0)
             else:
@@ -60,13 +61,6 @@ class JobProcess:
             self._process.send_signal(signal.SIGINT)
             self._end(self._process.wait())
 
-    def _take_lock(self):
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
     def _start(self):
         with open(self.log, "a", encoding="utf-8") as output:
             output.write(f"$ cd {self.job.recipe} && {shlex.join(self.job.command)}\n")
@@ -76,9 +70,10 @@ class JobProcess:
                 cwd=self.job.recipe,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
+                env={**os.environ, **self.environment, LOCK_VARIABLE: self._lock.name},
                 pass_fds=[self._lock.fileno()],
             )
+        sign_lock(self._lock)
 
     def _end(self, status):
         self._status, self._process = status, None

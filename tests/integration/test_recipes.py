@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+import re
 import shlex
 import shutil
 from functools import cache
 
+import numpy as np
 import pytest
 
 from tests.fixtures_iemocap import write_iemocap_tree
@@ -116,10 +118,64 @@ def test_a_student_before_its_teacher_is_one_sentence(tmp_path):
     assert "Traceback" not in output
 
 
-def test_two_processes_train_one_student(tmp_path):
-    row = ROWS["MSP-Podcast-train_student-ft"]
-    flags = [*flags_elsewhere(row, tmp_path), "--distributed_backend=gloo"]
-    run("-m", "torch.distributed.run", "--nproc_per_node=2", row["Script_file"], row["Hparam_file"], *flags)
-    log = (tmp_path / "ft" / "1986" / "train_log.txt").read_text().splitlines()
-    assert [line.split(",")[0] for line in log] == ["epoch: 1", "epoch: 2"]
-    assert json.loads((tmp_path / "ft" / "1986" / "metrics.json").read_text())["counts"]["train"] == 24
+def logged(run_folder):
+    """Give the numbers of a run's log by name, epoch by epoch."""
+    lines = (run_folder / "train_log.txt").read_text().splitlines()
+    return [{name: float(value) for name, value in re.findall(r"([a-z_ ]+): ([-+.e\d]+)", line)} for line in lines]
+
+
+def test_two_processes_train_the_student_that_one_would(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-cts"]
+    run_row("MSP-Podcast-train_student-cts")  # for its teacher
+    teacher = ROOT / "tests" / "tmp" / "results" / "teacher" / "1986"
+    runs = {}
+    for processes in (1, 2):
+        flags = [
+            *flags_elsewhere(row, tmp_path / str(processes)),
+            f"--teacher_folder={teacher}",
+            "--trainable_layers=0",
+        ]
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"] if processes == 2 else []
+        backend = ["--distributed_backend=gloo"] if processes == 2 else []
+        run(*launcher, row["Script_file"], row["Hparam_file"], *flags, *backend)
+        runs[processes] = tmp_path / str(processes) / "cts" / "1986"
+    one, two = (logged(folder) for folder in runs.values())
+    assert len(one) == len(two) == 2
+    for epoch_of_one, epoch_of_two in zip(one, two, strict=True):
+        assert epoch_of_one == pytest.approx(epoch_of_two, rel=0.02, abs=1e-6)  # the log has three digits
+    predicted = [read_predictions(folder) for folder in runs.values()]
+    np.testing.assert_allclose(*predicted, atol=1e-4)
+    assert json.loads((runs[2] / "metrics.json").read_text())["settings"]["processes"] == 2
+
+
+def read_predictions(folder):
+    with open(folder / "predictions.csv") as file:
+        return [[float(row[name]) for name in ("activation", "valence", "dominance")] for row in csv.DictReader(file)]
+
+
+def test_more_processes_than_a_batch_has_recordings_are_refused(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-hubert_base"]
+    flags = [*flags_elsewhere(row, tmp_path), "--distributed_backend=gloo", "--batch_size=1"]
+    command = ("-m", "torch.distributed.run", "--nproc_per_node=2", row["Script_file"], row["Hparam_file"], *flags)
+    output = run(*command, succeeds=False)
+    assert "A batch of 1 recordings can't be shared out among 2 processes" in output
+    assert not (tmp_path / "hubert_base" / "1986" / "metrics.json").exists()
+
+
+def test_a_debug_run_leaves_nothing_that_passes_for_a_result(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-hubert_base"]
+    run(row["Script_file"], row["Hparam_file"], *flags_elsewhere(row, tmp_path), "--debug")
+    assert not list(tmp_path.rglob("metrics.json")) and not list(tmp_path.rglob("predictions.csv"))
+    assert (tmp_path / "debug" / "hubert_base" / "1986" / "train_log.txt").is_file()
+    assert not (tmp_path / "hubert_base").exists()
+
+
+def test_a_run_keeps_the_settings_that_it_was_trained_with(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-hubert_base"]
+    flags = flags_elsewhere(row, tmp_path)
+    run(row["Script_file"], row["Hparam_file"], *flags)
+    folder = tmp_path / "hubert_base" / "1986"
+    kept = {name: (folder / name).read_bytes() for name in ("hyperparams.yaml", "metrics.json", "predictions.csv")}
+    output = run(row["Script_file"], row["Hparam_file"], *flags, "--lr=0.01", succeeds=False)
+    assert "was trained with lr 0.0005, not 0.01" in output and "Traceback" not in output
+    assert {name: (folder / name).read_bytes() for name in kept} == kept

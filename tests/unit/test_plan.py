@@ -146,6 +146,28 @@ def test_a_run_of_other_data_or_another_teacher_is_refused(tmp_path):
     assert plan(tmp_path, "teacher")["teacher/1986"].finished
 
 
+def test_transcribing_later_leaves_what_only_hears_as_it_is(tmp_path):
+    corpus = write_msp_tree(tmp_path / "msp", {"Train": 2, "Development": 2, "Test1": 2})
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    paths = sorted((tmp_path / "manifests").glob("t*.csv"))
+    jobs = plan(tmp_path, "ft teacher")
+    for name, job in jobs.items():
+        finish(job)
+        data = {}
+        for path in paths:
+            data |= read_manifest(path).fingerprints(reads=name.startswith("teacher"))
+        report = json.loads((job.folder / "metrics.json").read_text()) | {"manifests": data}
+        (job.folder / "metrics.json").write_text(json.dumps(report))
+        (job.folder / "save" / "CKPT+1" / "made_from.ckpt").write_text(json.dumps({"settings": job.makes, "data": {}}))
+    assert all(job.finished for job in plan(tmp_path, "ft teacher").values())
+    for text in (corpus / "Transcripts").glob("*.txt"):
+        text.write_text("other words")
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    assert plan(tmp_path, "ft")["ft/1986"].finished
+    with pytest.raises(InputError, match="teacher/1986 was made from another .*_transcripts than today's"):
+        plan(tmp_path, "teacher")
+
+
 def test_a_sweep_shares_the_teacher_and_keeps_to_its_folders(tmp_path):
     jobs = plan(tmp_path, "cts", sweep=Sweep.parse("residual_threshold=1.5,2,none"))
     assert list(jobs) == [

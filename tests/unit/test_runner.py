@@ -1,5 +1,6 @@
 """Jobs of a plan, with scripts that train nothing."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import hold_lock
 from ser_ts_lobes.plan import Job
 from ser_ts_lobes.runner import LocalPool, SlurmPool, run_jobs
 from tests.integration.programs import ROOT
@@ -41,7 +43,7 @@ def make_job(folder, name, start_s=0, train_s=0, status=0, needs=(), shares=None
         "feature_folder": None,
     }
     arguments = [settings["output_folder"], str(start_s), str(train_s), str(status)]
-    return Job(name, folder / "recipe", "train.py", arguments, settings, list(needs))
+    return Job(name, folder / "recipe", "train.py", arguments, settings, makes={}, needs=list(needs))
 
 
 def run(folder, plan, **options):
@@ -76,6 +78,32 @@ def test_what_is_finished_is_not_run_again(tmp_path):
     assert run(tmp_path, jobs) == []
     assert (len(starts(jobs[0])), len(starts(jobs[1]))) == (0, 1)
     assert run(tmp_path, jobs) == [] and len(starts(jobs[1])) == 1
+
+
+def test_a_script_that_somebody_has_started_by_hand_is_waited_for(tmp_path):
+    """What it finishes is not run again; the script that the runner starts is told that its lock is taken for it."""
+    job = make_job(tmp_path, "a")
+    job.folder.mkdir()
+    by_hand = f"""
+import pathlib, sys, time
+from ser_ts_lobes.files import hold_lock
+hold_lock({str(job.folder / ".lock")!r})
+print("holds", flush=True)
+time.sleep(1.5)
+pathlib.Path({str(job.folder / "metrics.json")!r}).touch()
+"""
+    other = subprocess.Popen([sys.executable, "-c", by_hand], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "holds\n"
+    with pytest.raises(InputError, match=rf"is in use by process {other.pid} on .*: wait until it is done"):
+        hold_lock(job.folder / ".lock")
+    assert run(tmp_path, [job]) == [] and starts(job) == [] and other.wait() == 0
+    (tmp_path / "recipe" / "train.py").write_text(
+        "import os\nfrom ser_ts_lobes.files import hold_lock\n"
+        f"hold_lock({str(tmp_path / 'b' / '.lock')!r}, os.environ['SER_TS_LOCK'])\n"
+        f"open({str(tmp_path / 'b' / 'metrics.json')!r}, 'w')\n"
+    )
+    job = dataclasses.replace(job, settings=job.settings | {"output_folder": str(tmp_path / "b")})
+    assert run(tmp_path, [job]) == [] and job.finished
 
 
 def test_a_failure_stops_only_what_needs_it(tmp_path):
