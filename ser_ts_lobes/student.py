@@ -184,7 +184,9 @@ def _check_value(path, name, value, most, depth=1):
             raise InputError(f"{path}: {name} has more than {_MAX_ITEMS} entries, or too many levels; export it again.")
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             _check_value(path, f"a name in {name}", key, most)
-            _check_value(path, f"{name}.{key}", item, _MAX_LAYERS if str(key).endswith("layers") else most, depth + 1)
+            _check_value(
+                path, f"{name}.{key}"[:_MAX_TEXT], item, _MAX_LAYERS if str(key).endswith("layers") else most, depth + 1
+            )
     elif isinstance(value, str):
         if len(value) > _MAX_TEXT or not value.isprintable():
             raise InputError(f"{path}: {name} is not a text of at most {_MAX_TEXT} printable characters.")
@@ -314,8 +316,8 @@ def _one_sentence():
     """Say in one sentence whatever a made-up configuration leads to."""
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error)[: 2 * _MAX_TEXT]) from error  # which may quote a value as long as the file
     except Exception as error:
         reason = " ".join(str(error).split())[:_MAX_TEXT] or type(error).__name__
         raise InputError(f"{CONFIG_FILE} describes no network that can be made ({reason}): export it again.") from error

@@ -210,6 +210,13 @@ def test_made_up_configurations_are_refused(folder, keys, value, said):
         load(folder)
 
 
+def test_a_sentence_does_not_grow_with_what_it_quotes(folder):
+    change(folder, "encoder", "model", "hidden_dropout", value=[[65_536] * 200] * 200)
+    with pytest.raises(InputError, match="hidden_dropout") as refusal:
+        load(folder)
+    assert len(str(refusal.value)) <= 1000
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
