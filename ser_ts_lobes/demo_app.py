@@ -178,8 +178,10 @@ def _limits(student):
     low, high = config["label_range"]
     scores = []
     for split, score in config["test"].items():
-        if score["activation"]["ccc"] is not None:
-            scores.append(f"{split} " + ", ".join(f"{name} {score[name]['ccc']:.2f}" for name, *_ in _DIMENSIONS))
+        cccs = {name: score[name]["ccc"] for name, *_ in _DIMENSIONS}
+        known = [f"{name} {ccc:.2f}" for name, ccc in cccs.items() if ccc is not None]
+        if known:
+            scores.append(f"{split} {', '.join(known)}")
     return (
         f"### What the values mean, and what they do not\n"
         f"The student `{config['system']}` was trained on {config['corpus']}, whose listeners rated each utterance "

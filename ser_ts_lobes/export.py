@@ -23,12 +23,13 @@ from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder, WhisperEncoder
 from ser_ts_lobes.manifests import read_manifest
 from ser_ts_lobes.model_card import RESIDUALS_FILE, make_card
-from ser_ts_lobes.onnx_export import cost_table, read_test_sets, write_onnx
+from ser_ts_lobes.onnx_export import INT8_FILE, ONNX_FILE, cost_table, read_test_sets, write_onnx
 from ser_ts_lobes.single_file import compose
-from ser_ts_lobes.space import write_space
+from ser_ts_lobes.space import APP_FILE, REQUIREMENTS_FILE, write_space
 from ser_ts_lobes.student import (
     CONFIG_FILE,
     FORMAT,
+    MAX_CELLS,
     WEIGHTS_FILE,
     StudentNetwork,
     describe_network,
@@ -37,6 +38,20 @@ from ser_ts_lobes.student import (
     save_weights,
 )
 
+_CARD_FILE, _HPARAMS_FILE, _INTERFACE_FILE = "README.md", "hyperparams.yaml", "custom_interface.py"
+# All that `export` may write; whatever else stands in a student's folder is its owner's.
+_FILES = {
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    _CARD_FILE,
+    _HPARAMS_FILE,
+    _INTERFACE_FILE,
+    APP_FILE,
+    REQUIREMENTS_FILE,
+    RESIDUALS_FILE,
+    ONNX_FILE,
+    INT8_FILE,
+}
 _HISTOGRAM_STEP = 0.5  # of the label scale
 # What the model card says of the training, where a system has it.
 _TRAINING_KEYS = (
@@ -79,7 +94,7 @@ def export(run, out, corpus=None, half=False, force=False, onnx=False, int8=Fals
     run : str or pathlib.Path
         ``results/<system>/<seed>`` of a system that only hears.
     out : str or pathlib.Path
-        The folder to write, whole or not at all.
+        The folder to write, whole or not at all. What is there besides a student, such as ``.git``, stays.
     corpus : str
         Name of what it was trained on; None takes the name of the run's ``data_folder``.
     half : bool
@@ -130,14 +145,15 @@ def export(run, out, corpus=None, half=False, force=False, onnx=False, int8=Fals
             # Of the weights that travel, for they may have been rounded.
             config["onnx"] = write_onnx(folder, load_network(config, folder / WEIGHTS_FILE), test_sets)
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        (folder / "hyperparams.yaml").write_text(_HYPERPARAMS, encoding="utf-8")
+        (folder / _HPARAMS_FILE).write_text(_HYPERPARAMS, encoding="utf-8")
         interface = compose("ser_ts_lobes.inference", "EmotionRegressor", _INTERFACE_DOCSTRING)
-        (folder / "custom_interface.py").write_text(interface, encoding="utf-8")
+        (folder / _INTERFACE_FILE).write_text(interface, encoding="utf-8")
         write_space(folder)
         if residuals:
             shutil.copyfile(residuals, folder / RESIDUALS_FILE)
         card = make_card(config, out.name, has_residuals=residuals is not None)
-        (folder / "README.md").write_text(str(card), encoding="utf-8")
+        (folder / _CARD_FILE).write_text(str(card), encoding="utf-8")
+        load_network(read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE)  # what can't be loaded isn't shared
     if int8:
         print("\n\n".join(cost_table(config["onnx"], split) for split in test_sets))
 
@@ -278,7 +294,8 @@ def _find_test_sets(run, hparams):
 def _histogram(labels, label_range):
     """Count the labels in cells of the valence-activation plane: ``counts[valence][activation]``."""
     low, high = label_range
-    edges = np.linspace(low, high, round((high - low) / _HISTOGRAM_STEP) + 1)
+    n_cells = min(max(round((high - low) / _HISTOGRAM_STEP), 1), MAX_CELLS)
+    edges = np.linspace(low, high, n_cells + 1)
     activation, valence = (labels[:, DIMENSIONS.index(name)] for name in ("activation", "valence"))
     counts, _, _ = np.histogram2d(valence, activation, bins=(edges, edges))
     return {
@@ -299,12 +316,48 @@ def _without_nan(value):
 
 @contextlib.contextmanager
 def _replacing_folder(path):
-    """Write a folder whole or not at all; see `ser_ts_lobes.files.replacing`."""
+    """Write the files of a student whole or not at all; what else is in its folder is never touched.
+
+    An error takes everything back. A crash amid the renames can't, but loses nothing: the configuration is the first to
+    go and the last to come, so that files of two students are never taken for one, and what is not in the folder lies
+    in the hidden one beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        new.mkdir()
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    new, old = temporary / "new", temporary / "old"
+    new.mkdir()
+    old.mkdir()
+    replaced = False
+    try:
         yield new
         if path.exists():
-            path.rename(old)
-        new.rename(path)
+            _replace_files(path, new, old)
+        else:
+            new.rename(path)
+        replaced = True
+    finally:
+        if replaced or not any(old.iterdir()):  # else not even the way back was free
+            shutil.rmtree(temporary)
+
+
+def _replace_files(path, new, old):
+    """Move a student's files out of its folder, and those of another one in; or, upon an error, back."""
+    moved = []
+
+    def move(file, folder):
+        file.rename(folder / file.name)
+        moved.append((folder / file.name, file))
+
+    def is_config(file):
+        return file.name == CONFIG_FILE
+
+    mine = [file for file in path.iterdir() if file.name in _FILES and not file.is_dir()]
+    try:
+        for file in sorted(mine, key=is_config, reverse=True):
+            move(file, old)
+        for file in sorted(new.iterdir(), key=is_config):
+            move(file, path)
+    except BaseException:
+        for now, before in reversed(moved):
+            now.rename(before)
+        raise

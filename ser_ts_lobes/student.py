@@ -1,39 +1,46 @@
 """A student as it is shared: a configuration and weights, of which neither can run code.
 
 ``config.json`` says all that the network is made from, and what a user should know of it; ``model.safetensors`` holds
-the weights. Both are treated as a stranger's: nothing is allocated, fetched or run on what they claim.
+the weights. Both are treated as a stranger's: nothing is allocated, fetched or run on what they claim. What a
+configuration asks for is bounded three times:
+
+- any value by what a student's can be (`read_config`): numbers, lists, texts and nesting have a size,
+- the network's memory by the weights: it is made without memory, and gets only weights of just its names and shapes,
+- what weights do not show, which is what a second of sound costs and how many layers are made, by limits of its own.
+
+A network that then can't hear a moment of noise is refused, too.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import EmotionModel, EmotionOutput, LabelScale
+from ser_ts_lobes.lobes.encoder import model_config, model_type
 from ser_ts_lobes.lobes.pooling import GRUPooling, make_pooling
-from ser_ts_lobes.lobes.speech import load_speech_encoder
+from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 #: What ``config.json`` says of itself; another format gets another number.
 FORMAT = "ser_ts_lobes student 1"
 
-_MAX_CONFIG_BYTES = 2**20
-_MAX_LAYERS = 1000
-# The keys that loading needs, and their types; the rest is for people.
-_KEYS = {
-    "system": str,
-    "corpus": str,
-    "encoder": dict,
-    "pooling": dict,
-    "embedding_size": int,
-    "label_range": list,
-    "label_mean": list,
-    "label_std": list,
-    "label_histogram": dict,
-    "test": dict,
-}
+#: Most cells that a side of ``label_histogram`` has.
+MAX_CELLS = 200
+
+_MAX_CONFIG_BYTES = _MAX_HEADER_BYTES = 2**20
+# Of any value; the numbers that make the network are smaller than those that tell of it, such as the size of a file.
+_MAX_DEPTH, _MAX_ITEMS, _MAX_TEXT, _MAX_NUMBER = 8, 256, 500, 2**53
+_NETWORK_KEYS = ("encoder", "pooling", "embedding_size")
+_MAX_SIZE, _MAX_LAYERS, _MAX_HEADS = 2**16, 100, 64
+# Of what a second of sound becomes. HuBERT's convolutions make 3.2 million values, and hear 25 ms a frame.
+_MAX_VALUES_PER_S, _MAX_FIELD, _FRAME_STEPS = 2**23, SAMPLE_RATE, range(160, 1601)
+_N_FFTS, _MIN_HOP, _MAX_MELS = range(64, 4097), 80, 512
+_MAX_LABEL, _MIN_LABEL_RANGE = 1000, 0.1
 
 
 class StudentNetwork(torch.nn.Module):
@@ -162,11 +169,108 @@ def read_config(path):
         raise InputError(f"{path} is not JSON: export the student again.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{path} doesn't say format: {FORMAT!r}, as a student's does; `ser-ts export` writes it.")
-    wrong = [name for name, kind in _KEYS.items() if not isinstance(config.get(name), kind)]
-    wrong += [name for name in ("label_mean", "label_std") if name not in wrong and not _numbers(config[name], 3)]
-    if wrong or not _numbers(config["label_range"], 2):
-        raise InputError(f"{path}: {', '.join(wrong or ['label_range'])} is missing or malformed; export it again.")
+    for name, value in config.items():
+        _check_value(path, name, value, _MAX_SIZE if name in _NETWORK_KEYS else _MAX_NUMBER)
+    wrong = [name for name, is_right in _KEYS.items() if not is_right(config.get(name))]
+    if wrong:
+        raise InputError(f"{path}: {', '.join(wrong)} is missing or malformed; export it again.")
     return config
+
+
+def _check_value(path, name, value, most, depth=1):
+    """Refuse a value that no student's configuration holds, whatever it stands for, and all that is in it."""
+    if isinstance(value, dict | list):
+        if depth == _MAX_DEPTH or len(value) > _MAX_ITEMS:
+            raise InputError(f"{path}: {name} has more than {_MAX_ITEMS} entries, or too many levels; export it again.")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_value(path, f"a name in {name}", key, most)
+            _check_value(
+                path, f"{name}.{key}"[:_MAX_TEXT], item, _MAX_LAYERS if str(key).endswith("layers") else most, depth + 1
+            )
+    elif isinstance(value, str):
+        if len(value) > _MAX_TEXT or not value.isprintable():
+            raise InputError(f"{path}: {name} is not a text of at most {_MAX_TEXT} printable characters.")
+    elif value is not None and not abs(value) <= most:  # which NaN isn't either
+        kind = "a number of layers" if most == _MAX_LAYERS else "a number"
+        raise InputError(f"{path}: {name} is not {kind} of at most {most:,}, as a student's is; export it again.")
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_part(value):
+    return isinstance(value, dict)
+
+
+def _is_size(value):
+    return type(value) is int and value > 0  # True is an int, too
+
+
+def _is_score(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_LABEL
+
+
+def _are_scores(values, size):
+    return isinstance(values, list) and len(values) == size and all(map(_is_score, values))
+
+
+def _is_label_mean(value):
+    return _are_scores(value, len(DIMENSIONS))
+
+
+def _is_label_std(value):
+    return _is_label_mean(value) and min(value) > 0
+
+
+def _is_label_range(value):
+    return _are_scores(value, 2) and value[1] - value[0] >= _MIN_LABEL_RANGE
+
+
+def _is_label_histogram(value):
+    """Whether it is counts between edges: a row for each cell of valence, a column for each of activation."""
+    if not isinstance(value, dict):
+        return False
+    sizes = []
+    for name in ("valence_edges", "activation_edges"):
+        edges = value.get(name)
+        if not isinstance(edges, list) or not 2 <= len(edges) <= MAX_CELLS + 1 or not _are_scores(edges, len(edges)):
+            return False
+        if any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+            return False
+        sizes.append(len(edges) - 1)
+    counts = value.get("counts")
+    return (
+        isinstance(counts, list)
+        and len(counts) == sizes[0]
+        and all(isinstance(row, list) and len(row) == sizes[1] for row in counts)
+        and all(type(count) is int and 0 <= count < 2**31 for row in counts for count in row)
+    )
+
+
+def _is_test(value):
+    """Whether it is scores of each dimension on each test set, null where there are none."""
+    if not isinstance(value, dict):
+        return False
+    scores = [split.get(name) if isinstance(split, dict) else None for split in value.values() for name in DIMENSIONS]
+    return all(isinstance(score, dict) and "ccc" in score for score in scores) and all(
+        score["ccc"] is None or _is_score(score["ccc"]) for score in scores
+    )
+
+
+# The keys that loading and the page need, and what tells whether they are right; the rest is for people.
+_KEYS = {
+    "system": _is_text,
+    "corpus": _is_text,
+    "encoder": _is_part,
+    "pooling": _is_part,
+    "embedding_size": _is_size,
+    "label_range": _is_label_range,
+    "label_mean": _is_label_mean,
+    "label_std": _is_label_std,
+    "label_histogram": _is_label_histogram,
+    "test": _is_test,
+}
 
 
 def load_network(config, path):
@@ -189,8 +293,8 @@ def load_network(config, path):
     Raises
     ------
     InputError
-        If the configuration describes no network, or the file isn't in safetensors format (a pickle, say), or
-        holds other weights.
+        If the configuration describes no network that can hear, or the file isn't in safetensors format (a pickle,
+        say), or holds other weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -198,37 +302,102 @@ def load_network(config, path):
             f"{path} does not exist: a student's weights are a safetensors file. Files of other kinds, such as "
             "*.bin, *.ckpt and *.pt, are pickles, which can run code, and are never read."
         )
-    with torch.device("meta"):
+    with _one_sentence(), torch.device("meta"):
         network = _make_network(config)
+    network.load_state_dict(_read_weights(path, network.state_dict()), assign=True)
+    network.eval().requires_grad_(False)
+    with _one_sentence():
+        _hear_noise(network)
+    return network
+
+
+@contextlib.contextmanager
+def _one_sentence():
+    """Say in one sentence whatever a made-up configuration leads to."""
     try:
-        weights = safetensors.torch.load_file(path)
+        yield
+    except InputError as error:
+        raise InputError(str(error)[: 2 * _MAX_TEXT]) from error  # which may quote a value as long as the file
+    except Exception as error:
+        reason = " ".join(str(error).split())[:_MAX_TEXT] or type(error).__name__
+        raise InputError(f"{CONFIG_FILE} describes no network that can be made ({reason}): export it again.") from error
+
+
+def _make_network(config):
+    _check_encoder(config["encoder"])
+    kind, sizes = config["pooling"].get("kind"), {**config["pooling"]}
+    sizes.pop("kind", None)
+    if set(sizes) != {"input_size", "hidden_size", "num_layers"} or not all(map(_is_size, sizes.values())):
+        raise ValueError("pooling needs a kind and input_size, hidden_size and num_layers above 0, no more")
+    encoder = load_speech_encoder(config["encoder"])
+    model = EmotionModel(speech_pooling=make_pooling(kind, **sizes), embedding_size=config["embedding_size"])
+    return StudentNetwork(encoder, model, LabelScale())
+
+
+def _check_encoder(encoder):
+    """Refuse what would make sound expensive to hear, which the shapes of weights don't tell."""
+    kind, features = model_type(encoder), encoder.get("feature_extractor")
+    if kind == "whisper":
+        model = model_config(encoder)
+        sizes = {name: features[name] for name in ("feature_size", "n_fft", "hop_length")}
+        mels, n_fft, hop = sizes.values()
+        hears = (
+            sizes == features
+            and all(map(_is_size, sizes.values()))
+            and mels == model.num_mel_bins
+            and mels <= _MAX_MELS
+            and n_fft in _N_FFTS
+            and _MIN_HOP <= hop <= n_fft
+        )
+    elif kind in ("hubert", "wav2vec2", "wavlm"):
+        model = model_config(encoder)
+        hears = features in ({"do_normalize": True}, {"do_normalize": False}) and _hears_by_convolutions(model)
+    else:
+        return  # it won't be made
+    if not hears:
+        raise ValueError("its feature_extractor or its convolutions are not a speech encoder's")
+    if not 0 < model.num_attention_heads <= _MAX_HEADS:
+        raise ValueError(f"it has no attention heads, or more than {_MAX_HEADS}")
+
+
+def _hears_by_convolutions(model):
+    """Whether a configuration's convolutions are as fast, and as near-sighted, as a speech encoder's."""
+    field, step, values_per_s = 1, 1, 0  # samples that a frame hears; samples from a frame to the next
+    for layer in zip(model.conv_dim, model.conv_kernel, model.conv_stride, strict=True):
+        if not all(map(_is_size, layer)):
+            return False
+        size, kernel, stride = layer
+        field += (kernel - 1) * step
+        step *= stride
+        values_per_s += size * SAMPLE_RATE / step
+    return step in _FRAME_STEPS and field <= _MAX_FIELD and values_per_s <= _MAX_VALUES_PER_S
+
+
+def _read_weights(path, expected):
+    """Read the weights of a safetensors file, if they have the names and shapes that are expected."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > _MAX_HEADER_BYTES:
+            raise safetensors.SafetensorError(f"a header of {size:,} bytes")
+        with safetensors.safe_open(path, "pt") as file:
+            headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+            shapes = {name: tuple(header.get_shape()) for name, header in headers.items()}
+            dtypes = {header.get_dtype() for header in headers.values()}
+            if shapes != {name: tuple(weight.shape) for name, weight in expected.items()} or dtypes - {"F32", "F16"}:
+                raise InputError(f"{path} doesn't hold the weights of the network that {CONFIG_FILE} describes.")
+            return {name: file.get_tensor(name).float() for name in shapes}
     except safetensors.SafetensorError as error:
         raise InputError(
             f"{path} is not in safetensors format ({error}): it is damaged, or a pickle by another name, which could "
             "run code and is refused."
         ) from error
-    try:
-        network.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
-    except RuntimeError as error:
-        raise InputError(f"{path} doesn't hold the weights of the network that {CONFIG_FILE} describes.") from error
-    return network.eval().requires_grad_(False)
 
 
-def _make_network(config):
-    layers = [config["pooling"].get("num_layers")]
-    layers += [config["encoder"].get("model", {}).get(name) for name in ("num_hidden_layers", "encoder_layers")]
-    try:
-        if max(number for number in layers if number is not None) > _MAX_LAYERS:
-            raise InputError(f"{CONFIG_FILE} asks for more than {_MAX_LAYERS} layers.")
-        encoder = load_speech_encoder(config["encoder"])
-        pooling = make_pooling(**config["pooling"])
-        model = EmotionModel(speech_pooling=pooling, embedding_size=config["embedding_size"])
-        return StudentNetwork(encoder, model, LabelScale())
-    except InputError:
-        raise
-    except Exception as error:  # whatever a made-up configuration leads to
-        raise InputError(f"{CONFIG_FILE} describes no network that can be made ({error}): export it again.") from error
-
-
-def _numbers(values, size):
-    return len(values) == size and all(isinstance(value, int | float) for value in values)
+def _hear_noise(network):
+    """Refuse a network that fails, or tells no numbers, for a moment of noise."""
+    noise = torch.randn(1, SAMPLE_RATE // 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        embedding, prediction = network(noise, torch.ones(1))
+    if not (embedding.isfinite().all() and prediction.isfinite().all()):
+        raise ValueError("what it hears becomes no numbers")

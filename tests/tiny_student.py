@@ -24,11 +24,11 @@ def make_tiny_network(encoder_source, pooling="gru"):
     return StudentNetwork(encoder, model, label_scale).eval()
 
 
-def save_tiny_student(folder, encoder_source, **changes):
+def save_tiny_student(folder, encoder_source, pooling_kind="gru", **changes):
     """Save the two files that the safe path reads; return the folder as str."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    network = make_tiny_network(encoder_source)
+    network = make_tiny_network(encoder_source, pooling_kind)
     config = {
         "format": FORMAT,
         "system": "ft",

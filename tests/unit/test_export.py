@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
+import ser_ts_lobes.export as export_module
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.brains import StudentBrain
 from ser_ts_lobes.cli import main
@@ -244,10 +246,82 @@ def test_an_existing_folder_is_not_written_over(run, tmp_path):
     export(run, out)
     with pytest.raises(InputError, match="already holds a student: --force"):
         export(run, out)
-    (out / "old").write_text("")
     export(run, out, force=True)
-    assert not (out / "old").exists() and (out / "model.safetensors").is_file()
+    assert set(os.listdir(out)) == FILES and os.listdir(tmp_path) == ["student"]
+
+
+def test_what_is_no_part_of_the_student_stays(run, tmp_path):
+    out = tmp_path / "student"
+    export(run, out)
+    others = {".git/HEAD": "ref", ".gitattributes": "lfs", "notes.txt": "mine", "model.onnx.d/README.md": "mine, too"}
+    for name, text in others.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(text)
+    # Of an earlier export with other options: they are of other weights.
+    stale = ["model.onnx", "model.int8.onnx", "teacher_residuals.png"]
+    for name in [*stale, "README.md"]:
+        (out / name).write_text("old")
+    inode = (out / ".git").stat().st_ino
+    export(run, out, half=True, force=True)
+    assert {name: (out / name).read_text() for name in others} == others and (out / ".git").stat().st_ino == inode
+    assert not [name for name in stale if (out / name).exists()]
+    assert (out / "README.md").read_text() != "old"
+    assert json.loads((out / "config.json").read_text())["weights"] == "float16"
     assert os.listdir(tmp_path) == ["student"]
+    assert {*FILES, *stale} == export_module._FILES  # so that a new kind of file is not forgotten
+
+
+def test_a_failure_amid_the_replacing_is_undone(run, tmp_path, monkeypatch):
+    out = tmp_path / "student"
+    export(run, out)
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    order, rename = [], Path.rename
+
+    def fail_at_the_end(path, target):
+        order.append((path.name, path.parent == out))
+        if path.name == "config.json" and path.parent.name == "new":
+            raise OSError("disk full")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_the_end)
+    with pytest.raises(OSError, match="disk full"):
+        export(run, out, half=True, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert os.listdir(tmp_path) == ["student"]
+    # The configuration went first and would have come last: in between is no student.
+    assert order[0] == ("config.json", True)
+    assert {name for name, _ in order[len(FILES) : 2 * len(FILES) - 1]} == FILES - {"config.json"}
+
+
+def test_an_old_student_survives_even_if_there_is_no_way_back(run, tmp_path, monkeypatch):
+    out = tmp_path / "student"
+    export(run, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    rename = Path.rename
+
+    def fail_inwards(path, target):
+        if Path(target).parent == out:
+            raise OSError("read-only")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_inwards)
+    with pytest.raises(OSError, match="read-only"):
+        export(run, out, force=True)
+    [kept] = tmp_path.glob(".student.*/old")
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+
+
+def test_what_could_not_be_loaded_is_not_written(run, tmp_path):
+    with pytest.raises(InputError, match="corpus is not a text of at most 500"):
+        export(run, tmp_path / "student", corpus="a" * 501)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("label_range", "n_cells"), [((1, 7), 12), ((0, 0.2), 1), ((0, 100), 200), ((0, 1000), 200)])
+def test_a_histogram_has_as_many_cells_as_a_page_can_show(label_range, n_cells):
+    histogram = export_module._histogram(np.full((5, 3), label_range[0] + 0.1), label_range)
+    assert np.shape(histogram["counts"]) == (n_cells, n_cells) and np.sum(histogram["counts"]) == 5
 
 
 def test_a_failure_leaves_the_old_student(run, tmp_path, monkeypatch):
