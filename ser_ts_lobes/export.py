@@ -24,6 +24,7 @@ from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder, WhisperEncoder
 from ser_ts_lobes.manifests import read_manifest
 from ser_ts_lobes.model_card import RESIDUALS_FILE, make_card
 from ser_ts_lobes.onnx_export import INT8_FILE, ONNX_FILE, cost_table, read_test_sets, write_onnx
+from ser_ts_lobes.run_folder import RunFolder
 from ser_ts_lobes.single_file import compose
 from ser_ts_lobes.space import APP_FILE, REQUIREMENTS_FILE, write_space
 from ser_ts_lobes.student import (
@@ -114,7 +115,7 @@ def export(run, out, corpus=None, half=False, force=False, onnx=False, int8=Fals
     """
     run, out = Path(run).resolve(), Path(out).resolve()
     _check_free(out, force)
-    report = _read_report(run)
+    report = RunFolder(run).report()
     with _where_it_was_trained(run) as hparams:
         network = _load_network(run, hparams, report)
         manifest = _read_train_manifest(hparams, report)
@@ -207,16 +208,6 @@ def _check_free(out, force):
     read_config(out / CONFIG_FILE)
     if not force:
         raise InputError(f"{out} already holds a student: --force replaces it.")
-
-
-def _read_report(run):
-    path = run / "metrics.json"
-    if not path.is_file():
-        raise InputError(
-            f"{run} has no metrics.json, so it isn't a finished run: name a folder like results/cts/1986, or train and "
-            "test there first."
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -178,7 +178,14 @@ def quantise_onnx(path, int8_path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with replacing(int8_path) as temporary, _quiet():
-        quantize_dynamic(path, temporary, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            path,
+            temporary,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=QuantType.QInt8,
+            # Weights of 7 bits: with 8, sums of products overflow 16 bits on processors without VNNI, and are cut off.
+            reduce_range=True,
+        )
 
 
 class LabelledSet(NamedTuple):

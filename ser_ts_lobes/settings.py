@@ -85,19 +85,21 @@ def difference(then, now, leave_out=()):
     Returns
     -------
     str or None
-        The plainest key that differs, with its two values; None if none does.
+        Each of the plainest keys that differ, with its two values; None if none does.
 
     Example
     -------
-    >>> difference({"lr": 0.1, "opt_class.lr": 0.1}, {"lr": 0.2, "opt_class.lr": 0.2})
-    'lr 0.1, not 0.2'
+    >>> difference({"lr": 0.1, "opt_class.lr": 0.1, "seed": 1}, {"lr": 0.2, "opt_class.lr": 0.2, "seed": 2})
+    'lr 0.1, not 0.2; seed 1, not 2'
     >>> difference({"lr": 0.1}, {"lr": 0.1})
     """
-    for key in sorted((then | now).keys() - set(leave_out), key=lambda key: (key.count("."), key)):
-        old, new = then.get(key, _ABSENT), now.get(key, _ABSENT)
-        if old != new:
-            return f"{key} {old}, not {new}"
-    return None
+    differing = {
+        key: f"{key} {then.get(key, _ABSENT)}, not {now.get(key, _ABSENT)}"
+        for key in sorted((then | now).keys() - set(leave_out))
+        if then.get(key, _ABSENT) != now.get(key, _ABSENT)
+    }
+    depth = min((key.count(".") for key in differing), default=0)
+    return "; ".join(text for key, text in differing.items() if key.count(".") == depth) or None
 
 
 _ABSENT = "(not set)"
