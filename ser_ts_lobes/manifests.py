@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ SIDECAR = "manifests.json"
 ROOT_VARIABLE = "$data_root"
 SPLIT_NAME = re.compile(r"train|valid|test(\d*)")
 
+# What stands for nobody in the files of corpora and of the programs that export them (pandas writes nan, JSON null).
+NO_SPEAKER = ("", "unknown", "nan", "null", "none")
+# Python's float also takes 0_5 for 5, ٣ for 3, and nan and inf, which are no labels.
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+
 # Programs that write WAV into a pipe can't know its length and promise about 2 or 4 GiB instead.
 UNKNOWN_WAV_SIZE = 0x7FFF0000
 # What libsndfile logs when a chunk promises another number of bytes than the file holds.
@@ -59,7 +65,8 @@ class Utterance:
     wav : str or Path
         Absolute path of the audio, somewhere under the manifest's ``data_root``.
     spk_id : str
-        Speaker; ``"Unknown"`` (or ``""``) where nobody knows, which is never taken for one speaker.
+        Speaker; ``"Unknown"`` (or what else `known_speaker` takes for it) where nobody knows, which is never taken for
+        one speaker.
     gender : str
         As the corpus says it.
     labels : sequence of float, or None
@@ -199,7 +206,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
             "file": f"{name}.csv",
             "sha256": write_csv(folder / f"{name}.csv", COLUMNS, rows),
             "utterances": len(utterances),
-            "speakers": len({utterance.spk_id for utterance in utterances if _is_known(utterance.spk_id)}),
+            "speakers": len({known_speaker(utterance.spk_id) for utterance in utterances} - {UNKNOWN_SPEAKER}),
             "hours": round(sum(utterance.duration for utterance in utterances) / 3600, 4),
             "missing_transcripts": missing,
         }
@@ -439,7 +446,8 @@ def read_lines(path, warn_if_cut=False):
 def read_rows(path, columns, key=None):
     """Read a CSV with a header, telling lines apart, for readers that must say where something is wrong.
 
-    A byte order mark, CRLF, another order of the columns and further columns are all fine.
+    A byte order mark, CRLF, another order of the columns and further columns are all fine, and so are blanks around a
+    key, which is given without them.
 
     Arguments
     ---------
@@ -458,7 +466,7 @@ def read_rows(path, columns, key=None):
     Raises
     ------
     InputError
-        When the file can't be read, lacks a column, has a row of another length, or repeats a key.
+        When the file can't be read, lacks a column or has one twice, has a row of another length, or repeats a key.
     """
     lines_of_keys = {}
     reader = csv.DictReader(
@@ -471,16 +479,83 @@ def read_rows(path, columns, key=None):
                 f"{path}, line 1: no column {', '.join(absent)}; it must have {', '.join(columns)}, "
                 f"separated by commas."
             )
+        named = [name.strip() for name in reader.fieldnames or ()]
+        if twice := sorted({name for name in named if name and named.count(name) > 1}):
+            raise InputError(f"{path}, line 1: the column {', '.join(twice)} is there twice; keep one.")
         for row in reader:
             line = reader.line_num
             if None in row or None in row.values():
                 raise InputError(f"{path}, line {line}: not the {len(reader.fieldnames)} values of the header.")
+            if key:
+                row[key] = row[key].strip()
             if key and (first := lines_of_keys.setdefault(row[key], line)) != line:
                 raise InputError(f"{path}, lines {first} and {line}: {key} {row[key]} occurs twice; keep one.")
             yield line, row
     except csv.Error as error:
         # line_num is the end of the last good row.
         raise InputError(f"{path}, line {reader.line_num + 1}: not CSV ({error}).") from error
+
+
+def parse_json(text, path, **options):
+    """Parse JSON that somebody else may have written.
+
+    Parameters
+    ----------
+    text : str
+        The JSON.
+    path : str or pathlib.Path
+        Where it is from, for errors.
+    **options
+        Of `json.loads`.
+
+    Returns
+    -------
+    dict, list, str, float, int, bool or None
+        What it says.
+
+    Raises
+    ------
+    InputError
+        When it is not JSON, nested too deeply, or has an integer of thousands of digits.
+    """
+    try:
+        return json.loads(text, **options)
+    except json.JSONDecodeError as error:
+        where, problem = f"{path}, line {error.lineno}", error.msg
+    except RecursionError:
+        where, problem = path, "nested too deeply"
+    except InputError:  # of a hook among the options
+        raise
+    except ValueError:  # Python reads no integer of more than 4,300 digits
+        where, problem = path, "a number has too many digits"
+    raise InputError(f"{where}: not JSON that can be used ({problem}). Restore the file.")
+
+
+def parse_number(text):
+    """Read a number that is written as people and programs write one; None for any other text.
+
+    Example
+    -------
+    >>> parse_number("4.25"), parse_number("1e-05 ")
+    (4.25, 1e-05)
+    >>> [parse_number(text) for text in ("", "0_5", "nan", "inf", "9" * 5000)]
+    [None, None, None, None, None]
+    """
+    text = text.strip()
+    number = float(text) if NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
+
+
+def known_speaker(spk_id):
+    """Give a speaker's name on one line; `UNKNOWN_SPEAKER` for all that means that nobody knows.
+
+    Example
+    -------
+    >>> [known_speaker(name) for name in ("7", " Anna  B", "unknown ", "nan", "")]
+    ['7', 'Anna B', 'Unknown', 'Unknown', 'Unknown']
+    """
+    name = _one_line(spk_id)
+    return UNKNOWN_SPEAKER if name.lower() in NO_SPEAKER else name
 
 
 def write_csv(path, columns, rows):
@@ -552,10 +627,6 @@ def _split_order(name):
     return ("train", "valid").index(name) if match[1] is None else 2 + int(match[1] or 0)
 
 
-def _is_known(spk_id):
-    return spk_id.lower() not in ("", "unknown")
-
-
 def _validate(splits, label_range):
     low, high = label_range
     split_of = {}
@@ -584,9 +655,9 @@ def _warn_shared_speakers(splits):
     parts = {}
     for name, utterances in splits.items():
         speakers = parts.setdefault(re.sub(r"\d", "", name), Counter())
-        speakers.update(utterance.spk_id for utterance in utterances if _is_known(utterance.spk_id))
+        speakers.update(known_speaker(utterance.spk_id) for utterance in utterances)
     for (part, here), (other, there) in itertools.combinations(parts.items(), 2):
-        shared = sorted(here.keys() & there.keys())
+        shared = sorted((here.keys() & there.keys()) - {UNKNOWN_SPEAKER})
         if shared:
             counts = [f"{speaker} ({here[speaker]} and {there[speaker]} utterances)" for speaker in shared]
             logger.warning(f"Speakers in both {part} and {other} ({len(shared)}): {first_few(counts, 10)}.")
@@ -601,7 +672,7 @@ def _csv_row(utterance, data_root):
         utterance.id,
         repr(float(utterance.duration)),
         f"{ROOT_VARIABLE}/{Path(wav).as_posix()}",
-        _one_line(utterance.spk_id),
+        known_speaker(utterance.spk_id),
         _one_line(utterance.gender),
         *([""] * len(DIMENSIONS) if utterance.labels is None else [repr(float(label)) for label in utterance.labels]),
         _one_line(utterance.transcript or ""),
@@ -634,8 +705,7 @@ def _read_utterances(path, data_root):
                 raise InputError(f"{where}: the audio of {id} is {row['wav']}, but no data_root was given. Give it.")
             row["wav"] = f"{data_root}{row['wav'].removeprefix(ROOT_VARIABLE)}"
         row["wav"] = os.path.abspath(row["wav"])
-        if not _is_known(row["spk_id"]):
-            row["spk_id"] = UNKNOWN_SPEAKER
+        row["spk_id"] = known_speaker(row["spk_id"])
         utterances[id] = row
     if not utterances:
         raise InputError(f"{path} has no utterances.")
@@ -643,13 +713,10 @@ def _read_utterances(path, data_root):
 
 
 def _parse_number(row, column, id, where):
-    """Read one finite number of a manifest."""
-    try:
-        number = float(row[column])
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{where}: the {column} of {id} is {row[column]!r}, not a number.")
+    """Read one number of a manifest."""
+    number = parse_number(row[column])
+    if number is None:
+        raise InputError(f"{where}: the {column} of {id} is {reprlib.repr(row[column])}, not a number.")
     return number
 
 

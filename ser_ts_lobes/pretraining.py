@@ -20,7 +20,7 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.fingerprint import MadeFrom
 from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
-from ser_ts_lobes.manifests import fingerprint_files, inspect_audio, read_rows, write_csv
+from ser_ts_lobes.manifests import fingerprint_files, inspect_audio, parse_number, read_rows, write_csv
 
 logger = get_logger(__name__)
 
@@ -109,14 +109,16 @@ def make_window_datasets(manifest_folder, data_folder, window_samples):
     """
     datasets = {}
     for name, place in (("train", _anywhere), ("valid", _in_the_middle)):
-        files = {
-            row["ID"]: {
-                "wav": row["wav"].replace(_ROOT, str(data_folder), 1),
-                "duration": float(row["duration"]),
-                "sample_rate": int(row["sample_rate"]),
-            }
-            for _, row in read_rows(Path(manifest_folder) / f"{name}.csv", _COLUMNS, key="ID")
-        }
+        path = Path(manifest_folder) / f"{name}.csv"
+        files = {}
+        for line, row in read_rows(path, _COLUMNS, key="ID"):
+            duration, sample_rate = (parse_number(row[column]) for column in ("duration", "sample_rate"))
+            if duration is None or sample_rate is None:
+                raise InputError(
+                    f"{path}, line {line}: the duration or the sample_rate of {row['ID']} is not a number."
+                )
+            wav = row["wav"].replace(_ROOT, str(data_folder), 1)
+            files[row["ID"]] = {"wav": wav, "duration": duration, "sample_rate": round(sample_rate)}
         datasets[name] = DynamicItemDataset(files, output_keys=["id", "window"])
         read = functools.partial(_read_window, place, window_samples)
         datasets[name].add_dynamic_item(read, ["wav", "duration", "sample_rate"], "window")

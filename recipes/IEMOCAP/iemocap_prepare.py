@@ -48,7 +48,7 @@ ID = r"(Ses0[1-5][FM]_\w+_[FM](?:XX)?\d+)"
 # Turns that were transcribed but never rated.
 UNRATED_ID = re.compile(r"\w+_[FM]XX\d+")
 
-NUMBER = r"(\d+(?:\.\d+)?)"
+NUMBER = r"([0-9]{1,9}(?:\.[0-9]+)?)"
 COMMENT = r"(?:\(.*)?"
 LABEL_LINE = re.compile(rf"\[{NUMBER}\s*-\s*{NUMBER}\]\s+{ID}\s+(\w+)\s+\[{NUMBER},\s*{NUMBER},\s*{NUMBER}\]")
 CATEGORY_LINE = re.compile(rf"C-(\w+):((?:[^;()]*;)*)\s*{COMMENT}")
@@ -387,7 +387,7 @@ def parse_categories(text, where):
 
 def in_order(valence, activation, dominance):
     """Bring numbers as text, or None, from the release's order into that of `DIMENSIONS`."""
-    return tuple(None if value is None else float(value) for value in (activation, valence, dominance))
+    return tuple(None if value is None else manifests.parse_number(value) for value in (activation, valence, dominance))
 
 
 def damaged(where, text, expected):

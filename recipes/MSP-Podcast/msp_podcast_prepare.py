@@ -20,6 +20,7 @@ import argparse
 import json
 import logging
 import os
+import reprlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -341,16 +342,16 @@ def read_json(path):
     """
 
     def unique(pairs):
-        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        if twice:
-            raise InputError(f"{path}: {twice[0]} occurs twice; keep one.")
+        if len({key.strip() for key, _ in pairs}) < len(pairs):
+            twice = Counter(key.strip() for key, _ in pairs).most_common(1)[0][0]
+            raise InputError(f"{path}: {twice} occurs twice; keep one.")
         return dict(pairs)
 
     text = "".join(line for _, line in manifests.read_lines(path))
-    try:
-        content = json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}). Unpack the corpus again.") from error
+    # Numbers stay text: all label files have theirs read by `parse_label`.
+    content = manifests.parse_json(
+        text, path, object_pairs_hook=unique, parse_int=str, parse_float=str, parse_constant=str
+    )
     if not isinstance(content, dict):
         raise InputError(f"{path}, line 1: not a JSON object with a key for each file name.")
     line, position = 1, 0
@@ -359,8 +360,9 @@ def read_json(path):
         line += text.count("\n", position, found)
         position = found
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {line}: {name} has no columns, but {row!r}.")
-        yield line, {**{column: str(value) for column, value in row.items()}, "FileName": name}
+            raise InputError(f"{path}, line {line}: {name} has no columns, but {reprlib.repr(row)}.")
+        texts = {column: "" if value is None else str(value) for column, value in row.items()}
+        yield line, {**texts, "FileName": name.strip()}
 
 
 def block_row(block):
@@ -548,10 +550,9 @@ def refuse_mixed_tests(places):
 def parse_label(text, column, where):
     """Read one label, a number on the corpus's scale."""
     low, high = LABEL_RANGE
-    try:
-        label = float(text)
-    except ValueError:
-        raise InputError(f"{where} has {column} '{text}', which is not a number.") from None
+    label = manifests.parse_number(text)
+    if label is None:
+        raise InputError(f"{where} has {column} {reprlib.repr(text)}, which is not a number.")
     if not low <= label <= high:
         raise InputError(f"{where} has {column} {text}, which is not within {low:g} to {high:g}.")
     return label

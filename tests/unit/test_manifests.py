@@ -42,6 +42,7 @@ def write(folder, **splits):
 
 
 def own_csv(folder, text):
+    folder.mkdir(exist_ok=True)
     path = folder / "train.csv"
     path.write_text(text, encoding="utf-8")
     return path
@@ -188,9 +189,14 @@ def test_unlabelled_test_set_is_read_but_has_no_labels(tmp_path):
 
 
 def test_unknown_speakers_are_called_unknown(tmp_path):
-    speakers = {"a": "", "b": "unknown", "c": "Unknown", "d": "7"}
+    speakers = {"a": "", "b": "unknown", "c": "Unknown ", "e": "NaN", "f": "null", "d": "7"}
     path = write(tmp_path, train=[utterance(id, spk_id) for id, spk_id in speakers.items()])["train"]
-    assert [row["spk_id"] for row in read_manifest(path).utterances.values()] == ["Unknown"] * 3 + ["7"]
+    assert [row["spk_id"] for row in read_manifest(path).utterances.values()] == ["Unknown"] * 5 + ["7"]
+    assert json.loads((tmp_path / "manifests.json").read_text())["splits"]["train"]["speakers"] == 1
+    # A person's own file says it in as many ways.
+    rows = [f"{id},1,/x/a.wav,{speaker},F,1,2,3,well,N\n" for id, speaker in speakers.items()]
+    own = read_manifest(own_csv(tmp_path / "own", OWN + "".join(rows)))
+    assert [row["spk_id"] for row in own.utterances.values()] == ["Unknown"] * 5 + ["7"]
 
 
 def test_edited_manifest_is_refused_until_the_sidecar_goes(tmp_path):
@@ -234,6 +240,12 @@ ROW = "a,1,/x/a.wav,1,F,1,2,3,well,N\n"
             "train.csv, line 3: the valence of b is 'high', not a number",
         ),
         (OWN + "b,,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '', not a number"),
+        (OWN + "b,1_0,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '1_0', not a number"),
+        (OWN + f"b,{'9' * 5000},/x/b.wav,1,F,1,2,3,,N\n", r"the duration of b is '9{12}\.\.\.9{13}', not a number"),
+        (OWN + ROW + ROW.replace("a,", "a ,", 1), "train.csv, lines 2 and 3: ID a occurs twice"),
+        (OWN.replace("gender", "wav ") + ROW, "train.csv, line 1: no column gender"),
+        (OWN.replace("ID", "ID,wav") + ROW, "train.csv, line 1: the column wav is there twice; keep one"),
+        (OWN.replace("ID", "ID, duration ") + ROW, "train.csv, line 1: the column duration is there twice"),
         (OWN + "b,1,/x/b.wav,1,F,1,2,nan,,N\n", "line 2: the dominance of b is 'nan', not a number"),
         (OWN + "b,1,/x/b.wav\n", "line 2: not the 10 values of the header"),
         (OWN + "b,1,/x/b.wav,1,F,1,2,3,no, I say,N\n", "line 2: not the 10 values of the header"),

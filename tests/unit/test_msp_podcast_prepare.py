@@ -1,5 +1,6 @@
 import csv
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -156,6 +157,11 @@ def test_columns_in_any_order_with_bom_and_crlf(corpus, folder, tmp_path):
             lambda corpus: edit_labels(corpus, "_0002.wav", "_0001.wav"),
             "lines 2 and 3: FileName MSP.*0001.wav occurs",
         ),
+        (
+            lambda corpus: edit_labels(corpus, "_0002.wav", "_0001.wav "),
+            "lines 2 and 3: FileName MSP.*0001.wav occurs",
+        ),
+        (lambda corpus: edit_labels(corpus, "SpkrID", "EmoVal,SpkrID"), "line 1: the column EmoVal is there twice"),
         (lambda corpus: edit_labels(corpus, "MSP-PODCAST_0001_0001.wav", ""), "line 2: FileName is empty"),
         (
             lambda corpus: (corpus / "Transcripts" / "MSP-PODCAST_0001_0001.txt").write_bytes(b"\xe9"),
@@ -184,7 +190,11 @@ def test_two_files_of_one_id(corpus, folder):
         ("", "has EmoVal '', which is not a number"),
         ("0.9", "has EmoVal 0.9, which is not within 1 to 7"),
         ("7.1", "has EmoVal 7.1, which is not within 1 to 7"),
-        ("nan", "has EmoVal nan, which is not within 1 to 7"),
+        ("nan", "has EmoVal 'nan', which is not a number"),
+        ("inf", "has EmoVal 'inf', which is not a number"),
+        ("0_5", "has EmoVal '0_5', which is not a number"),
+        ("٣", "has EmoVal '٣', which is not a number"),
+        ("9" * 5000, r"has EmoVal '9{12}\.\.\.9{13}', which is not a number"),
     ],
 )
 def test_bad_label_says_where(corpus, folder, value, message):
@@ -495,11 +505,19 @@ def test_published_sizes_add_up():
     assert totals == {"1.6": 50362, "1.8": 73042, "1.11": 151654, "2.0": 267905}
 
 
-def test_unknown_speakers_are_no_speaker(tmp_path, folder, caplog):
+@pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.parametrize("speaker", ["Unknown", "Unknown ", "nan", "null"])
+def test_unknown_speakers_are_no_speaker(tmp_path, folder, caplog, speaker, form):
     caplog.set_level("INFO")
     corpus = write_msp_tree(tmp_path / "corpus")
-    text = re.sub(r",\d,(Male|Female),", ",Unknown,Unknown,", labels_of(corpus).read_text())
+    text = re.sub(r",\d,(Male|Female),", f",{speaker},Unknown,", labels_of(corpus).read_text())
     labels_of(corpus).write_text(text)
+    if form == "json":
+        with open(labels_of(corpus), newline="") as file:
+            content = json.dumps({row.pop("FileName"): row for row in csv.DictReader(file)})
+        labels_of(corpus).unlink()
+        content = content.replace('"nan"', "NaN").replace('"null"', "null")
+        labels_of(corpus).with_suffix(".json").write_text(content)
     paths = prepare_msp_podcast(corpus, folder)
     assert {row["spk_id"] for row in read_manifest(paths["train"]).utterances.values()} == {"Unknown"}
     assert "train: 8 utterances, 0 known speakers" in caplog.text
@@ -604,9 +622,20 @@ def test_bad_text_files_say_what_and_where(tmp_path, folder, file, old, new, mes
     [
         (lambda text: text[:-20], r"json, line \d+: not JSON"),
         (lambda text: text.replace("0001_0002.wav", "0001_0001.wav"), r"json: MSP.*0001\.wav occurs twice"),
+        (lambda text: text.replace("0001_0002.wav", "0001_0001.wav "), r"json: MSP.*0001\.wav occurs twice"),
+        (
+            lambda text: re.sub(r'("EmoVal": )[\d.]+', r"\1null", text),
+            r"line 2: .*has EmoVal '', which is not",
+        ),
+        (lambda text: re.sub(r'("EmoVal": )[\d.]+', r"\1NaN", text), r"line 2: .*has EmoVal 'NaN', which is not"),
+        (
+            lambda text: re.sub(r'("EmoVal": )[\d.]+', r"\g<1>" + "9" * 5000, text, count=1),
+            r"line 2: .*0001\.wav has EmoVal '9{12}\.\.\.9{13}', which is not a number",
+        ),
+        (lambda text: "[" * 200_000, "json: not JSON that can be used .nested too deeply"),
         (lambda text: text.replace("EmoVal", "Valence", 1), r"json, line 2: MSP.*0001\.wav has no EmoVal"),
         (lambda text: f"[{text}]", "json, line 1: not a JSON object"),
-        (lambda text: '{"a.wav": 1}', r"json, line 1: a\.wav has no columns, but 1"),
+        (lambda text: '{"a.wav": 1}', r"json, line 1: a\.wav has no columns, but '1'"),
         (lambda text: "{}", "json has no labels"),
     ],
 )

@@ -95,6 +95,15 @@ def test_training_windows_move_and_validation_windows_stay(corpus, tmp_path):
     assert float(valid[0][0]) == pytest.approx(12000 / 32000, abs=1e-4)
 
 
+@pytest.mark.parametrize("duration", ["nan", "2_0", "9" * 5000])
+def test_an_edited_manifest_says_where(corpus, tmp_path, duration):
+    prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
+    path = tmp_path / "manifests" / "train.csv"
+    path.write_text(path.read_text().replace("2.0", duration, 1))
+    with pytest.raises(InputError, match=r"train\.csv, line 2: duration or sample_rate of .* is not a number"):
+        make_window_datasets(tmp_path / "manifests", corpus, window_samples=8000)
+
+
 @pytest.mark.parametrize("valid_share", [0, 1])
 def test_one_file_at_least_trains_and_one_validates(corpus, tmp_path, valid_share):
     prepare_audio_folder(corpus, tmp_path / "manifests", **(OPTIONS | {"valid_share": valid_share}))
