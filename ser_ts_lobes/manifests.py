@@ -16,6 +16,7 @@ import math
 import os
 import re
 import reprlib
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,11 @@ TRANSCRIPT_COLUMNS = ("ID", "transcript", "model", "revision")
 
 SIDECAR = "manifests.json"
 ROOT_VARIABLE = "$data_root"
-SPLIT_NAME = re.compile(r"train|valid|test(\d*)")
+SPLIT_NAME = re.compile(r"train|valid|test(\d{0,9})")
+
+# What is read of the sidecar.
+_SIDECAR_TYPES = {"inputs_fingerprint": str, "code_version": str, "data_root": str, "label_range": list, "splits": dict}
+_ENTRY_TYPES = {"file": str, "sha256": str, "missing_transcripts": list}
 
 # What stands for nobody in the files of corpora and of the programs that export them (pandas writes nan, JSON null).
 NO_SPEAKER = ("", "unknown", "nan", "null", "none")
@@ -197,7 +202,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
     _validate(splits, label_range)
     _warn_shared_speakers(splits)
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     entries = {}
     for name, utterances in splits.items():
         rows = (_csv_row(utterance, data_root) for utterance in utterances)
@@ -360,7 +365,7 @@ def fingerprint_files(paths, **options):
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for path in map(Path, paths):
         if path.is_dir():
-            content = sorted(_stat_tree(path))
+            content = sorted((name, *_size_and_time(status)) for name, status in walk_files(path))
         elif path.is_file():
             content = _sha256(path)
         else:
@@ -405,6 +410,66 @@ def inspect_audio(path):
             return AudioInfo(audio.frames / audio.samplerate, audio.samplerate, audio.channels, _problem(audio))
     except soundfile.LibsndfileError:
         return AudioInfo(problem="unreadable")
+
+
+def walk_files(folder):
+    """Find all files under a folder, in no order.
+
+    Links are followed, but not round in circles.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The folder.
+
+    Yields
+    ------
+    tuple of str and os.stat_result or None
+        The name relative to the folder, and the status; None for a link that leads nowhere.
+
+    Raises
+    ------
+    InputError
+        When a folder can't be read, or a name is not text in UTF-8, which is what manifests are written in.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "link.wav").symlink_to("nowhere.wav")
+    >>> list(walk_files(folder))
+    [('link.wav', None)]
+    """
+    pending = [(folder, "", ())]
+    while pending:
+        path, prefix, above = pending.pop()
+        try:
+            status = os.stat(path)
+            identity = status.st_dev, status.st_ino
+            entries = [] if identity in above else list(os.scandir(path))
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror}.") from error
+        for entry in entries:
+            name = prefix + entry.name
+            try:
+                name.encode()
+                status = entry.stat()
+            except UnicodeEncodeError:
+                named = os.fsencode(entry.name)
+                raise InputError(f"{path} has a file whose name is not UTF-8, {named}. Rename it.") from None
+            except OSError:
+                status = None
+            if status and stat.S_ISDIR(status.st_mode):
+                pending.append((entry.path, f"{name}/", (*above, identity)))
+            else:
+                yield name, status
+
+
+def make_folder(folder):
+    """Make a folder, and those that it is in, where there is none yet; refuse one that can't be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} can't be made ({error.strerror}). Name another one.") from error
 
 
 def read_lines(path, warn_if_cut=False):
@@ -579,7 +644,11 @@ def write_csv(path, columns, rows):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    content = text.getvalue().encode()
+    try:
+        content = text.getvalue().encode()
+    except UnicodeEncodeError as error:  # JSON can name half a character
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        raise InputError(f"{path} can't be written: {near!r} is not text. Correct it where it is from.") from error
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
@@ -724,11 +793,33 @@ def _read_sidecar(folder):
     """Read a folder's sidecar, or return None when it has none."""
     path = folder / SIDECAR
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        sidecar = parse_json(path.read_text(encoding="utf-8"), path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (InputError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}). Prepare the corpus again.") from error
+    if not _is_sidecar(sidecar):
+        raise InputError(f"{path} is damaged (not what `write_manifests` writes). Prepare the corpus again.")
+    return sidecar
+
+
+def _is_sidecar(content):
+    """Say whether parsed JSON has the shape of what `write_manifests` writes."""
+
+    def has(mapping, types):
+        return isinstance(mapping, dict) and all(isinstance(mapping.get(key), kind) for key, kind in types.items())
+
+    return (
+        has(content, _SIDECAR_TYPES)
+        and len(content["label_range"]) == 2
+        and all(type(bound) in (int, float) for bound in content["label_range"])
+        and all(has(entry, _ENTRY_TYPES) for entry in content["splits"].values())
+        # What is named here may be deleted.
+        and all(
+            SPLIT_NAME.fullmatch(name) and entry["file"] == f"{name}.csv" for name, entry in content["splits"].items()
+        )
+        and all(isinstance(id, str) for entry in content["splits"].values() for id in entry["missing_transcripts"])
+    )
 
 
 def _earlier_files(folder):
@@ -754,15 +845,9 @@ def _problem(audio):
     return None
 
 
-def _stat_tree(folder, prefix=""):
-    """Yield the relative name, size and modification time of each file under a folder."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _stat_tree(entry.path, f"{prefix}{entry.name}/")
-            else:
-                status = entry.stat()
-                yield prefix + entry.name, status.st_size, status.st_mtime_ns
+def _size_and_time(status):
+    """Give what tells another version of a file; None twice for a link that leads nowhere."""
+    return (None, None) if status is None else (status.st_size, status.st_mtime_ns)
 
 
 def _sha256(path):

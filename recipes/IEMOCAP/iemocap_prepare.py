@@ -179,7 +179,7 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     # Threads, because on a network disk opening 10,000 files is mostly waiting.
     with ThreadPoolExecutor() as pool:
         audio = list(pool.map(manifests.inspect_audio, paths))
-    manifest_folder.mkdir(parents=True, exist_ok=True)
+    manifests.make_folder(manifest_folder)
     manifests.write_csv(raters_file, RATER_COLUMNS, map(rater_statistics, evaluations))
     report_excluded(evaluations, audio, manifest_folder / "excluded.csv")
     report_converted(evaluations, audio, manifest_folder / "converted.csv")

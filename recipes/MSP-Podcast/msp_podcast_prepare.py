@@ -185,7 +185,7 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
     # Threads, because on a network disk opening 50,000 files is mostly waiting.
     with ThreadPoolExecutor() as pool:
         audio = list(pool.map(manifests.inspect_audio, [files.audio / entry.file_name for entry in entries]))
-    manifest_folder.mkdir(parents=True, exist_ok=True)
+    manifests.make_folder(manifest_folder)
     kept = exclude(entries, audio, files.audio, manifest_folder)
     report_converted(kept, manifest_folder)
     write_raters(files.ratings, manifest_folder / "raters.csv")
@@ -225,6 +225,8 @@ def find_files(data_folder):
         for place in places:
             if (data_folder / place).exists():
                 return data_folder / place
+            if os.path.lexists(data_folder / place):
+                raise InputError(f"{data_folder / place} is a link that leads nowhere. Restore what it links to.")
         if needed_as:
             looked_for = ", ".join(map(str, places))
             raise InputError(

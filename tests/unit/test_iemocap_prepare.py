@@ -279,6 +279,36 @@ def test_unusable_audio_is_left_out_and_listed(corpus, folder, caplog):
     ]
 
 
+def test_links_that_lead_nowhere_are_missing_files(corpus, folder):
+    dangling, looping = (audio_of(corpus, f"Ses02F_impro02_M00{turn}") for turn in (0, 1))
+    for path, target in ((dangling, "nowhere.wav"), (looping, looping.name)):
+        path.unlink()
+        path.symlink_to(target)
+    (dangling.parent / "circle").symlink_to("..")
+    prepare_iemocap(corpus, folder)
+    assert (folder / "excluded.csv").read_text() == (
+        f"ID,session,reason\n{dangling.stem},2,missing\n{looping.stem},2,missing\n"
+    )
+    labels = labels_of(corpus, "Ses02F_impro02")
+    labels.unlink()
+    labels.symlink_to("nowhere.txt")
+    with pytest.raises(InputError, match=r"Ses02F_impro02\.txt does not exist"):
+        prepare_iemocap(corpus, folder)
+
+
+def test_a_file_name_that_is_not_utf_8(corpus, folder):
+    place = audio_of(corpus, "Ses02F_impro02_M000").parent
+    Path(os.fsdecode(os.fsencode(place) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match=r"Ses02F_impro02 has a file whose name is not UTF-8, b'.xe9\.wav'"):
+        prepare_iemocap(corpus, folder)
+
+
+def test_manifest_folder_that_is_a_file(corpus, folder):
+    folder.write_text("")
+    with pytest.raises(InputError, match="folder .*manifests can't be made"):
+        prepare_iemocap(corpus, folder)
+
+
 def test_other_sample_rates_and_stereo_are_kept_and_listed(corpus, folder, caplog):
     soundfile.write(audio_of(corpus, "Ses02F_impro02_M000"), np.zeros((4000, 2)), 8000)
     row = held_out(prepare_iemocap(corpus, folder)[2])["Ses02F_impro02_M000"]

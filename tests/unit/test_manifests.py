@@ -26,6 +26,7 @@ from ser_ts_lobes.manifests import (
     read_lines,
     read_manifest,
     read_rows,
+    walk_files,
     write_csv,
     write_manifests,
 )
@@ -276,6 +277,97 @@ def test_damaged_sidecar_is_refused_and_prepared_again(tmp_path):
     assert not is_prepared(tmp_path, "inputs")
     write(tmp_path, train=[utterance()])
     assert is_prepared(tmp_path, "inputs")
+
+
+SOUND = {"inputs_fingerprint": "inputs", "code_version": manifests.__version__, "data_root": "/", "label_range": [1, 7]}
+ENTRY = {"file": "train.csv", "sha256": "", "missing_transcripts": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        "text",
+        None,
+        {},
+        SOUND,
+        SOUND | {"splits": []},
+        SOUND | {"splits": {"train": []}},
+        SOUND | {"splits": {"train": {"file": "train.csv"}}},
+        SOUND | {"splits": {"train": ENTRY | {"file": "../precious.csv"}}},
+        SOUND | {"splits": {"train": ENTRY | {"missing_transcripts": [1]}}},
+        SOUND | {"splits": {"dev": ENTRY | {"file": "dev.csv"}}},
+        SOUND | {"splits": {"train": ENTRY}, "label_range": [1]},
+        SOUND | {"splits": {"train": ENTRY}, "label_range": ["1", "7"]},
+        SOUND | {"splits": {"train": ENTRY}, "data_root": 5},
+    ],
+)
+def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, content):
+    folder = tmp_path / "manifests"
+    path = write(folder, train=[utterance()])["train"]
+    (tmp_path / "precious.csv").write_text("mine")
+    (folder / "manifests.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"manifests\.json is damaged \(not what"):
+        read_manifest(path)
+    assert not is_prepared(folder, "inputs")
+    write(folder, train=[utterance()])
+    assert is_prepared(folder, "inputs")
+    assert (tmp_path / "precious.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 200_000, "nested too deeply"),
+        ('{"splits": ' + "9" * 5000 + "}", "a number has too many digits"),
+        ("{}\n{", "line 2"),
+    ],
+)
+def test_json_that_cannot_be_used_is_one_sentence(tmp_path, text, message):
+    path = write(tmp_path, train=[utterance()])["train"]
+    (tmp_path / "manifests.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_manifest(path)
+
+
+def test_manifest_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"file.* can't be made"):
+            write(folder, train=[utterance()])
+        assert not is_prepared(folder, "inputs")
+        with pytest.raises(InputError, match="has no manifests"):
+            find_manifests(folder)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder in (corpus, elsewhere):
+        folder.mkdir()
+        (folder / "a.wav").write_text("one")
+    before = fingerprint_files([corpus])
+    (corpus / "linked").symlink_to(elsewhere)
+    (corpus / "here").symlink_to(".")
+    (elsewhere / "up").symlink_to(tmp_path)
+    (corpus / "nowhere.wav").symlink_to("nowhere")
+    (corpus / "itself.wav").symlink_to("itself.wav")
+    names = {name: status and status.st_size for name, status in walk_files(corpus)}
+    assert names["a.wav"] == names["linked/a.wav"] == 3
+    assert names["nowhere.wav"] is names["itself.wav"] is None
+    assert all(name.count("/") < 5 for name in names)
+    assert fingerprint_files([corpus]) != before
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match=r"has a file whose name is not UTF-8, b'\\xe9\.wav'\. Rename it"):
+        fingerprint_files([tmp_path])
+
+
+def test_text_that_has_no_encoding_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"a\.csv can't be written: .*half \\ud800 a"):
+        write_csv(tmp_path / "a.csv", ["x"], [["half \ud800 a character"]])
+    assert os.listdir(tmp_path) == []
 
 
 def test_require_transcripts_names_the_command(tmp_path):

@@ -176,6 +176,36 @@ def test_bad_corpus_says_what_and_where(corpus, folder, break_corpus, message):
     assert not (folder / "manifests.json").exists()
 
 
+def test_links_that_lead_nowhere_are_missing_files(corpus, folder):
+    dangling, looping, *_ = audio_of(corpus)
+    for path, target in ((dangling, "nowhere.wav"), (looping, looping.name)):
+        path.unlink()
+        path.symlink_to(target)
+    (corpus / "Audios" / "stray.wav").symlink_to("nowhere.wav")
+    (corpus / "Audios" / "circle").symlink_to("..")
+    prepare_msp_podcast(corpus, folder)
+    assert (folder / "excluded.csv").read_text() == (
+        f"ID,split,reason\n{dangling.stem},train,missing\n{looping.stem},train,missing\nstray,,no label\n"
+    )
+    labels_of(corpus).unlink()
+    labels_of(corpus).symlink_to("nowhere.csv")
+    with pytest.raises(InputError, match=r"labels_consensus\.csv is a link that leads nowhere"):
+        prepare_msp_podcast(corpus, folder)
+
+
+@pytest.mark.parametrize("place", ["Audios", "Transcripts"])
+def test_a_file_name_that_is_not_utf_8(corpus, folder, place):
+    Path(os.fsdecode(os.fsencode(corpus / place) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match=rf"{place} has a file whose name is not UTF-8, b'.xe9\.wav'\. Rename it"):
+        prepare_msp_podcast(corpus, folder)
+
+
+def test_manifest_folder_that_is_a_file(corpus, folder):
+    folder.write_text("")
+    with pytest.raises(InputError, match="folder .*manifests can't be made"):
+        prepare_msp_podcast(corpus, folder)
+
+
 def test_two_files_of_one_id(corpus, folder):
     soundfile.write(corpus / "Audios" / "MSP-PODCAST_0001_0001.flac", np.zeros(8000), 16000)
     edit_labels(corpus, "_0002.wav", "_0001.flac")

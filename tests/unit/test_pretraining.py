@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_useless_files_are_left_out_and_counted(corpus, tmp_path, caplog):
     prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
     assert sum(map(len, read(tmp_path / "manifests").values())) == 8
     assert "2 of 10 files" in caplog.text
+
+
+def test_odd_files_are_left_out_or_one_sentence(corpus, tmp_path, caplog):
+    (corpus / "nowhere.wav").symlink_to("nowhere")
+    (corpus / "itself.wav").symlink_to("itself.wav")
+    (corpus / "circle").symlink_to("..")
+    prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
+    assert sum(map(len, read(tmp_path / "manifests").values())) == 8
+    assert "2 of 10 files" in caplog.text
+    with pytest.raises(InputError, match=r"train\.csv can't be made"):
+        prepare_audio_folder(corpus, tmp_path / "manifests" / "train.csv", **OPTIONS)
+    Path(os.fsdecode(os.fsencode(corpus) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match="audio has a file whose name is not UTF-8"):
+        prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
 
 
 def test_a_folder_without_audio_is_one_sentence(tmp_path):
