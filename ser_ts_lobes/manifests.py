@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from ser_ts_lobes import DIMENSIONS, __version__
 from ser_ts_lobes.errors import InputError
@@ -49,12 +48,6 @@ _ENTRY_TYPES = {"file": str, "sha256": str, "missing_transcripts": list}
 NO_SPEAKER = ("", "unknown", "nan", "null", "none")
 # Python's float also takes 0_5 for 5, ٣ for 3, and nan and inf, which are no labels.
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-
-# Programs that write WAV into a pipe can't know its length and promise about 2 or 4 GiB instead.
-UNKNOWN_WAV_SIZE = 0x7FFF0000
-# What libsndfile logs when a chunk promises another number of bytes than the file holds.
-WAV_SIZE_MISMATCH = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
 
 
 @dataclass
@@ -151,16 +144,6 @@ class Manifest:
                 f"have no transcript (first: {first}). Complete the corpus's own transcripts or, on MSP-Podcast, run "
                 f"`ser-ts transcribe {self.path.parent}`; then this command again."
             )
-
-
-@dataclass
-class AudioInfo:
-    """What `inspect_audio` found: seconds, Hz, channels, and what makes the file useless, or None."""
-
-    duration: float = 0.0
-    sample_rate: int = 0
-    channels: int = 0
-    problem: str | None = None
 
 
 def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
@@ -372,44 +355,6 @@ def fingerprint_files(paths, **options):
             raise InputError(f"{path} does not exist.")
         digest.update(json.dumps([path.name, content]).encode())
     return digest.hexdigest()
-
-
-def inspect_audio(path):
-    """Look at an audio file's header.
-
-    Samples are read only where they can be other than finite, in files of 32- or 64-bit floating point.
-
-    Arguments
-    ---------
-    path : str or Path
-        Any format that libsndfile reads.
-
-    Returns
-    -------
-    AudioInfo
-        ``problem`` is None, or ``"missing"``, ``"unreadable"`` (not audio, or cut within its header),
-        ``"truncated"`` (a WAV that holds less than its header promises), ``"empty"`` (no samples), ``"NaN or
-        infinite samples"``.
-
-    Example
-    -------
-    >>> import numpy, soundfile
-    >>> path = getfixture("tmp_path") / "half_a_second.wav"
-    >>> soundfile.write(path, numpy.zeros(8000), 16000)
-    >>> inspect_audio(path)
-    AudioInfo(duration=0.5, sample_rate=16000, channels=1, problem=None)
-    >>> inspect_audio(path.with_name("other.wav")).problem
-    'missing'
-    """
-    if not os.path.isfile(path):
-        return AudioInfo(problem="missing")
-    if os.path.getsize(path) == 0:
-        return AudioInfo(problem="empty")
-    try:
-        with soundfile.SoundFile(path) as audio:
-            return AudioInfo(audio.frames / audio.samplerate, audio.samplerate, audio.channels, _problem(audio))
-    except soundfile.LibsndfileError:
-        return AudioInfo(problem="unreadable")
 
 
 def walk_files(folder):
@@ -829,20 +774,6 @@ def _earlier_files(folder):
     except InputError:  # Preparing again is what the damaged file asks for.
         return set()
     return {entry["file"] for entry in sidecar["splits"].values()} if sidecar else set()
-
-
-def _problem(audio):
-    """Say what is wrong with an open `soundfile.SoundFile`, or None."""
-    mismatch = WAV_SIZE_MISMATCH.search(audio.extra_info)
-    if mismatch and int(mismatch[2]) < int(mismatch[1]) < UNKNOWN_WAV_SIZE:
-        return "truncated"
-    if audio.frames == 0:
-        return "empty"
-    # Integers can't be NaN. A minute at a time: memory must not depend on how long a file is.
-    if audio.subtype in FLOAT_SUBTYPES:
-        if not all(np.isfinite(block).all() for block in audio.blocks(60 * audio.samplerate)):
-            return "NaN or infinite samples"
-    return None
 
 
 def _size_and_time(status):

@@ -19,7 +19,6 @@ import argparse
 import logging
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +26,7 @@ import numpy as np
 from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS, manifests
+from ser_ts_lobes.audio import inspect_many
 from ser_ts_lobes.errors import InputError, plain_errors
 
 logger = get_logger(__name__)
@@ -176,9 +176,7 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     label_range = apply_scale(evaluations, clip_labels)
 
     paths = [data_folder / evaluation.wav for evaluation in evaluations]
-    # Threads, because on a network disk opening 10,000 files is mostly waiting.
-    with ThreadPoolExecutor() as pool:
-        audio = list(pool.map(manifests.inspect_audio, paths))
+    audio = inspect_many(paths)
     manifests.make_folder(manifest_folder)
     manifests.write_csv(raters_file, RATER_COLUMNS, map(rater_statistics, evaluations))
     report_excluded(evaluations, audio, manifest_folder / "excluded.csv")

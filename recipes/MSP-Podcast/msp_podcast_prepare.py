@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from ser_ts_lobes import DIMENSIONS, manifests
+from ser_ts_lobes.audio import inspect_many
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.metrics import UNKNOWN_SPEAKER
 
@@ -182,9 +183,7 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
     if release:
         check_sizes(entries, release)
     texts = read_transcripts(transcripts, files.transcripts, {entry.id for entry in entries})
-    # Threads, because on a network disk opening 50,000 files is mostly waiting.
-    with ThreadPoolExecutor() as pool:
-        audio = list(pool.map(manifests.inspect_audio, [files.audio / entry.file_name for entry in entries]))
+    audio = inspect_many([files.audio / entry.file_name for entry in entries])
     manifests.make_folder(manifest_folder)
     kept = exclude(entries, audio, files.audio, manifest_folder)
     report_converted(kept, manifest_folder)
@@ -633,7 +632,7 @@ def exclude(entries, audio, audio_folder, manifest_folder):
     ---------
     entries : list of Entry
         From `read_entries`.
-    audio : list of ser_ts_lobes.manifests.AudioInfo
+    audio : list of ser_ts_lobes.audio.AudioInfo
         Of the same files.
     audio_folder, manifest_folder : Path
         Where the audio is, and where the list goes.

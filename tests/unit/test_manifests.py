@@ -3,12 +3,10 @@ import hashlib
 import json
 import math
 import os
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -21,7 +19,6 @@ from ser_ts_lobes.manifests import (
     find_manifests,
     fingerprint_files,
     first_few,
-    inspect_audio,
     is_prepared,
     read_lines,
     read_manifest,
@@ -434,71 +431,6 @@ def test_fingerprint_notices_every_change(tmp_path):
     assert len(seen) == 7
     with pytest.raises(InputError, match="nowhere does not exist"):
         fingerprint_files([tmp_path / "nowhere"])
-
-
-@pytest.fixture
-def wav(tmp_path):
-    path = tmp_path / "a.wav"
-    soundfile.write(path, np.full((4800, 2), 0.1), 8000)
-    return path
-
-
-def test_inspect_audio_of_good_files(wav):
-    info = inspect_audio(wav)
-    assert (info.duration, info.sample_rate, info.channels, info.problem) == (0.6, 8000, 2, None)
-    for name, subtype in (("a.flac", "PCM_16"), ("float.wav", "FLOAT"), ("double.wav", "DOUBLE")):
-        soundfile.write(wav.with_name(name), np.zeros(4000), 16000, subtype)
-        assert inspect_audio(wav.with_name(name)).problem is None
-
-
-def test_inspect_audio_of_a_piped_wav(wav):
-    # ffmpeg can't know the length when it writes into a pipe and promises 4 GiB.
-    content = wav.read_bytes()
-    assert content[36:40] == b"data"
-    wav.write_bytes(content[:40] + b"\xff\xff\xff\xff" + content[44:])
-    assert inspect_audio(wav) == inspect_audio(wav.with_name("a.wav"))
-    assert (inspect_audio(wav).problem, inspect_audio(wav).duration) == (None, 0.6)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "problem"),
-    [
-        (lambda content: b"", "empty"),
-        (lambda content: content[:44], "truncated"),
-        (lambda content: content[:1000], "truncated"),
-        (lambda content: content[:-2], "truncated"),
-        (lambda content: content[:30], "unreadable"),
-        (lambda content: b"not audio" * 1000, "unreadable"),
-    ],
-)
-def test_inspect_audio_of_spoilt_files(wav, spoil, problem):
-    wav.write_bytes(spoil(wav.read_bytes()))
-    assert inspect_audio(wav).problem == problem
-
-
-def test_inspect_audio_without_file_or_samples(tmp_path):
-    assert inspect_audio(tmp_path / "nowhere.wav").problem == "missing"
-    assert inspect_audio(tmp_path).problem == "missing"
-    soundfile.write(tmp_path / "a.wav", np.zeros(0), 16000)
-    assert inspect_audio(tmp_path / "a.wav").problem == "empty"
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
-def test_inspect_audio_of_samples_that_are_not_finite(tmp_path, subtype, value):
-    samples = np.zeros(16000 * 61)
-    samples[-1] = value  # in the second minute
-    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype)
-    assert inspect_audio(tmp_path / "a.wav").problem == "NaN or infinite samples"
-
-
-def test_inspect_audio_of_a_long_file_stays_small(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.zeros(16000 * 600, dtype=np.float32), 16000, "FLOAT")
-    tracemalloc.start()
-    assert inspect_audio(tmp_path / "a.wav").problem is None
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 30e6  # all samples at once are 77 MB
 
 
 def test_read_rows_counts_lines_of_the_file(tmp_path):
