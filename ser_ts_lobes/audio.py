@@ -4,12 +4,10 @@
 PyTorch is imported only where samples are wanted, because preparing a corpus should not wait seconds for it.
 """
 
-import itertools
 import math
 import os
 import re
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -34,7 +32,6 @@ _PLAIN_FORMATS, _PLAIN_SUBTYPES = ("WAV", "WAVEX"), ("PCM_U8", "PCM_16", "PCM_24
 # Unscaled 16-bit integers in a float file come so far; anything above would overflow in a network.
 _MAX_SAMPLE = 2.0**15
 _BLOCK_VALUES = 2**20  # samples times channels that are read at once: 4 MiB of float32
-_FILES_A_TASK = 256  # that a thread inspects in one go: a task for each file would cost more than the file
 
 
 @dataclass(slots=True)
@@ -90,27 +87,6 @@ def inspect_audio(path):
         except UnusableAudio as error:
             return replace(info, problem=error.problem)
     return info
-
-
-def inspect_many(paths):
-    """Inspect many audio files, several at a time: on a network disk opening them is mostly waiting.
-
-    Parameters
-    ----------
-    paths : list of str or pathlib.Path
-        The files.
-
-    Returns
-    -------
-    list of AudioInfo
-        In their order.
-    """
-
-    def inspect(start):
-        return [inspect_audio(path) for path in paths[start : start + _FILES_A_TASK]]
-
-    with ThreadPoolExecutor() as pool:
-        return list(itertools.chain.from_iterable(pool.map(inspect, range(0, len(paths), _FILES_A_TASK))))
 
 
 def read_header(path):

@@ -7,6 +7,7 @@ were made from. Nothing here knows a corpus: a recipe's ``*_prepare.py`` reads i
 """
 
 import csv
+import functools
 import hashlib
 import io
 import itertools
@@ -50,7 +51,7 @@ NO_SPEAKER = ("", "unknown", "nan", "null", "none")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-@dataclass
+@dataclass(slots=True)
 class Utterance:
     """One utterance.
 
@@ -146,7 +147,7 @@ class Manifest:
             )
 
 
-def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
+def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range, side_files=()):
     """Validate a corpus and write its manifests.
 
     Each file appears whole or not at all, and the sidecar comes last, so that a folder whose preparation was
@@ -166,6 +167,8 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
         Of everything that the manifests are made from (`fingerprint_files`), for `is_prepared`.
     label_range : tuple of float
         The lowest and the highest label that the corpus's scale allows.
+    side_files : iterable of str or Path
+        What else the preparation has written (``excluded.csv``, ...), without which it isn't up to date.
 
     Returns
     -------
@@ -212,6 +215,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
         "data_root": data_root,
         "label_range": [float(bound) for bound in label_range],
         "splits": entries,
+        "side_files": {os.path.relpath(file, folder): _sha256(file) for file in side_files},
     }
     with replacing(folder / SIDECAR) as temporary:
         temporary.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
@@ -298,7 +302,7 @@ def find_manifests(folder):
 
 
 def is_prepared(folder, inputs_fingerprint):
-    """Say whether a folder's manifests are whole, unedited, and made from these inputs by this version."""
+    """Say whether a folder's files are whole, unedited, and made from these inputs by this version."""
     try:
         sidecar = _read_sidecar(Path(folder))
     except InputError:
@@ -308,6 +312,7 @@ def is_prepared(folder, inputs_fingerprint):
     if (sidecar["inputs_fingerprint"], sidecar["code_version"]) != (inputs_fingerprint, __version__):
         return False
     files = [(Path(folder) / entry["file"], entry["sha256"]) for entry in sidecar["splits"].values()]
+    files += [(Path(folder) / name, sha256) for name, sha256 in sidecar.get("side_files", {}).items()]
     return all(file.is_file() and _sha256(file) == sha256 for file, sha256 in files)
 
 
@@ -348,7 +353,9 @@ def fingerprint_files(paths, **options):
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for path in map(Path, paths):
         if path.is_dir():
-            content = sorted((name, *_size_and_time(status)) for name, status in walk_files(path))
+            content = sorted(
+                f"{name}/{status and (status.st_size, status.st_mtime_ns)}" for name, status in walk_files(path)
+            )
         elif path.is_file():
             content = _sha256(path)
         else:
@@ -541,6 +548,7 @@ def parse_json(text, path, **options):
     raise InputError(f"{where}: not JSON that can be used ({problem}). Restore the file.")
 
 
+@functools.lru_cache(4096)  # of millions of answers most are the same few
 def parse_number(text):
     """Read a number that is written as people and programs write one; None for any other text.
 
@@ -597,6 +605,81 @@ def write_csv(path, columns, rows):
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def spelt_otherwise(folder, place):
+    """Find a file that differs from the wanted one in upper and lower case, there or in a folder above it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look.
+    place : str or Path
+        What is wanted and not there, relative to the folder.
+
+    Returns
+    -------
+    Path or None
+        What is there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "labels").mkdir()
+    >>> (folder / "labels" / "A.csv").touch()
+    >>> spelt_otherwise(folder, "Labels/a.csv").relative_to(folder).as_posix()
+    'labels/A.csv'
+    """
+    for part in Path(place).parts:
+        names = [name for name in (os.listdir(folder) if folder.is_dir() else ()) if name.lower() == part.lower()]
+        if not names:
+            return None
+        folder = folder / (part if part in names else names[0])
+    return folder
+
+
+def refuse_other_case(missing):
+    """Refuse audio that is there under a name in other upper and lower case, as ``a.WAV`` for ``a.wav``.
+
+    Parameters
+    ----------
+    missing : iterable of str or Path
+        Files that the labels name and that are not there.
+    """
+    names = functools.cache(lambda folder: {name.lower(): name for name in os.listdir(folder)})
+    found = []
+    for folder, name in map(os.path.split, missing):
+        there = names(folder).get(name.lower(), name) if os.path.isdir(folder) else name
+        if there != name:
+            found.append(f"{there} for {name}")
+    if found:
+        raise InputError(
+            f"{len(found)} audio files in {folder} have names in other upper and lower case than the labels say: "
+            f"{first_few(found)}. Rename them."
+        )
+
+
+def warn_contradicted(ids, labels, means, digits):
+    """Warn of labels that are not the mean of what their own raters said.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        The utterances.
+    labels, means : array_like
+        (utterances, 3) each; NaN where there are no raters.
+    digits : int
+        Decimals that the corpus prints: a label may be off by one unit of the last, whether it was rounded or cut.
+    """
+    labels, means = np.asarray(labels, dtype=float), np.asarray(means, dtype=float)
+    # A float is a little off its decimals, too.
+    rows, columns = np.nonzero(np.abs(labels - means) > 1.001 * 10.0**-digits)
+    if len(rows):
+        named = [
+            f"{ids[row]} ({DIMENSIONS[column]} {labels[row, column]:g}, its raters' mean is {means[row, column]:g})"
+            for row, column in zip(rows, columns, strict=True)
+        ]
+        logger.warning(f"{len(named)} labels are not the mean of what their raters said: {first_few(named)}.")
 
 
 def first_few(names, number=3):
@@ -679,13 +762,13 @@ def _warn_shared_speakers(splits):
 
 def _csv_row(utterance, data_root):
     """Make the values of one row, in the order of `COLUMNS`; floats read back the same."""
-    wav = os.path.relpath(utterance.wav, data_root)
-    if Path(wav).parts[0] == os.pardir:
+    wav, root = os.path.abspath(utterance.wav), os.path.join(data_root, "")
+    if not wav.startswith(root):
         raise InputError(f"The audio of {utterance.id}, {utterance.wav}, is not under {data_root}.")
     return (
         utterance.id,
         repr(float(utterance.duration)),
-        f"{ROOT_VARIABLE}/{Path(wav).as_posix()}",
+        f"{ROOT_VARIABLE}/{wav.removeprefix(root)}",
         known_speaker(utterance.spk_id),
         _one_line(utterance.gender),
         *([""] * len(DIMENSIONS) if utterance.labels is None else [repr(float(label)) for label in utterance.labels]),
@@ -756,6 +839,7 @@ def _is_sidecar(content):
 
     return (
         has(content, _SIDECAR_TYPES)
+        and isinstance(content.get("side_files", {}), dict)  # those of before have none
         and len(content["label_range"]) == 2
         and all(type(bound) in (int, float) for bound in content["label_range"])
         and all(has(entry, _ENTRY_TYPES) for entry in content["splits"].values())
@@ -774,11 +858,6 @@ def _earlier_files(folder):
     except InputError:  # Preparing again is what the damaged file asks for.
         return set()
     return {entry["file"] for entry in sidecar["splits"].values()} if sidecar else set()
-
-
-def _size_and_time(status):
-    """Give what tells another version of a file; None twice for a link that leads nowhere."""
-    return (None, None) if status is None else (status.st_size, status.st_mtime_ns)
 
 
 def _sha256(path):

@@ -13,9 +13,9 @@ from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 
-from ser_ts_lobes.audio import inspect_many
+from ser_ts_lobes.audio import inspect_audio
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import replacing
+from ser_ts_lobes.files import map_files, replacing
 from ser_ts_lobes.fingerprint import MadeFrom
 from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
@@ -78,7 +78,7 @@ def prepare_audio_folder(data_folder, manifest_folder, min_duration_s, valid_sha
         raise InputError(f"{root} is no folder: name one with audio files, at any depth, as --data_folder.")
     names = (name for name, _ in walk_files(root))
     paths = [root / name for name in sorted(names) if name.lower().endswith(_AUDIO_SUFFIXES)]
-    headers = inspect_many(paths)
+    headers = map_files(inspect_audio, paths)
     rows = []
     for path, header in zip(paths, headers, strict=True):
         if header.problem is None and header.duration >= min_duration_s:

@@ -12,7 +12,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_ts_lobes.audio import inspect_audio, inspect_many, read_audio, stream_audio
+from ser_ts_lobes.audio import inspect_audio, read_audio, stream_audio
 from ser_ts_lobes.errors import InputError
 
 
@@ -250,19 +250,6 @@ def test_a_made_up_rate_is_found_by_inspection(path, sample_rate):
 def test_samples_far_above_full_scale(path, loudest, usable):
     soundfile.write(path, np.array([0.0, loudest, 0.5] * 1000), 16000, "FLOAT")
     assert judged_alike(path) == usable
-
-
-def test_many_files_come_in_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("ser_ts_lobes.audio._FILES_A_TASK", 3)
-    paths = [tmp_path / f"{index}.wav" for index in range(10)]
-    for index, path in enumerate(paths):
-        soundfile.write(path, np.zeros(1600 * (index + 1)), 16000)
-    paths[4].unlink()
-    infos = inspect_many(paths)
-    assert [info.problem for info in infos] == [None] * 4 + ["missing"] + [None] * 5
-    assert [info.duration for info in infos if not info.problem] == pytest.approx(
-        [0.1 * n for n in range(1, 11) if n != 5]
-    )
 
 
 def test_looking_at_files_does_not_wait_for_torch():

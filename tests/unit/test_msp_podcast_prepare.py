@@ -206,6 +206,86 @@ def test_manifest_folder_that_is_a_file(corpus, folder):
         prepare_msp_podcast(corpus, folder)
 
 
+@pytest.mark.parametrize("name", ["excluded.csv", "converted.csv", "raters.csv"])
+def test_without_or_with_another_side_file_nothing_is_up_to_date(tmp_path, folder, name):
+    write_msp_release(tmp_path / "corpus", "2.0")
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    assert (folder / name).read_bytes() == content
+    (folder / name).write_bytes(content + b"more")
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    assert (folder / name).read_bytes() == content
+
+
+def test_text_files_without_speakers(tmp_path, folder, caplog):
+    corpus = write_text_files(tmp_path / "corpus")
+    (corpus / "Speaker_ids.txt").unlink()
+    paths = prepare_msp_podcast(corpus, folder)
+    rows = [row for path in paths.values() for row in read_manifest(path).utterances.values()]
+    assert {(row["spk_id"], row["gender"]) for row in rows} == {("Unknown", "Unknown")}
+    named = (
+        f"There is no Speaker_ids.txt, and {corpus / 'Labels' / 'labels.txt'} names no speakers: all count as unknown"
+    )
+    assert warnings(caplog)[0].startswith(named)
+
+
+def test_labels_that_contradict_their_raters_are_named(tmp_path, folder, caplog):
+    corpus = tmp_path / "corpus"
+    written = write_msp_release(corpus, "1.11")
+    contradicted, nearly = written.utterances[0], written.utterances[1]
+    lines = labels_of(corpus).read_text().splitlines(keepends=True)
+    for line, utterance, change in ((1, contradicted, 0.01), (2, nearly, 1e-6)):
+        valence = utterance.labels[1]
+        changed = round(valence + (change if valence < 4 else -change), 6)
+        lines[line] = lines[line].replace(f",{valence},", f",{changed},", 1)
+    labels_of(corpus).write_text("".join(lines))
+    prepare_msp_podcast(corpus, folder)
+    [warning] = [message for message in warnings(caplog) if "mean" in message]
+    assert warning.startswith("1 labels are not the mean of what their raters said: ")
+    assert f"said: {Path(contradicted.file_name).stem} (valence " in warning
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (
+            ("Labels", "labels"),
+            r"labels/labels_consensus\.csv is there, but its name should be Labels/labels_consensus",
+        ),
+        (
+            ("Transcripts", "transcripts"),
+            "transcripts is there, but its name should be Transcripts, in upper and lower",
+        ),
+        (("Audios", "AUDIOS"), "AUDIOS is there, but its name should be Audios"),
+        (("Audios/Audios", "Audios/Audios"), r"Audios has no \*\.wav files, but folders: Audios\. Move their files up"),
+        (
+            ("Audios/MSP-PODCAST_0001_0001.wav", "Audios/MSP-PODCAST_0001_0001.WAV"),
+            r"1 audio files in .*Audios have names in .* than the labels say: \S+_0001\.WAV for \S+_0001\.wav\. Rename",
+        ),
+    ],
+)
+def test_other_spellings_are_named(corpus, folder, rename, message):
+    old, new = rename
+    if old == new:  # a folder that was unpacked into one of its own name
+        (corpus / "Audios").rename(corpus / "inner")
+        (corpus / "Audios").mkdir()
+        old = "inner"
+    (corpus / old).rename(corpus / new)
+    with pytest.raises(InputError, match=message):
+        prepare_msp_podcast(corpus, folder)
+
+
+def test_what_is_odd_about_release_2_is_told(tmp_path, folder, caplog):
+    written = write_msp_release(tmp_path / "corpus", "2.0")
+    assert written.without_audio == "MSP-PODCAST_1909_1017.wav"
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    assert "MSP-PODCAST_1909_1017,train,missing\n" in (folder / "excluded.csv").read_text()
+    [warning] = [message for message in warnings(caplog) if message.startswith("Speakers in both")]
+    assert warning == ("Speakers in both train and test (2): 8001 (1 and 1 utterances), 8002 (1 and 1 utterances).")
+
+
 def test_two_files_of_one_id(corpus, folder):
     soundfile.write(corpus / "Audios" / "MSP-PODCAST_0001_0001.flac", np.zeros(8000), 16000)
     edit_labels(corpus, "_0002.wav", "_0001.flac")
