@@ -7,6 +7,7 @@ were made from. Nothing here knows a corpus: a recipe's ``*_prepare.py`` reads i
 """
 
 import csv
+import functools
 import hashlib
 import io
 import itertools
@@ -15,13 +16,14 @@ import logging
 import math
 import os
 import re
+import reprlib
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from ser_ts_lobes import DIMENSIONS, __version__
 from ser_ts_lobes.errors import InputError
@@ -38,16 +40,19 @@ TRANSCRIPT_COLUMNS = ("ID", "transcript", "model", "revision")
 
 SIDECAR = "manifests.json"
 ROOT_VARIABLE = "$data_root"
-SPLIT_NAME = re.compile(r"train|valid|test(\d*)")
+SPLIT_NAME = re.compile(r"train|valid|test(\d{0,9})")
 
-# Programs that write WAV into a pipe can't know its length and promise about 2 or 4 GiB instead.
-UNKNOWN_WAV_SIZE = 0x7FFF0000
-# What libsndfile logs when a chunk promises another number of bytes than the file holds.
-WAV_SIZE_MISMATCH = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
+# What is read of the sidecar.
+_SIDECAR_TYPES = {"inputs_fingerprint": str, "code_version": str, "data_root": str, "label_range": list, "splits": dict}
+_ENTRY_TYPES = {"file": str, "sha256": str, "missing_transcripts": list}
+
+# What stands for nobody in the files of corpora and of the programs that export them (pandas writes nan, JSON null).
+NO_SPEAKER = ("", "unknown", "nan", "null", "none")
+# Python's float also takes 0_5 for 5, ٣ for 3, and nan and inf, which are no labels.
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-@dataclass
+@dataclass(slots=True)
 class Utterance:
     """One utterance.
 
@@ -60,7 +65,8 @@ class Utterance:
     wav : str or Path
         Absolute path of the audio, somewhere under the manifest's ``data_root``.
     spk_id : str
-        Speaker; ``"Unknown"`` (or ``""``) where nobody knows, which is never taken for one speaker.
+        Speaker; ``"Unknown"`` (or what else `known_speaker` takes for it) where nobody knows, which is never taken for
+        one speaker.
     gender : str
         As the corpus says it.
     labels : sequence of float, or None
@@ -164,17 +170,7 @@ class Manifest:
             )
 
 
-@dataclass
-class AudioInfo:
-    """What `inspect_audio` found: seconds, Hz, channels, and what makes the file useless, or None."""
-
-    duration: float = 0.0
-    sample_rate: int = 0
-    channels: int = 0
-    problem: str | None = None
-
-
-def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
+def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range, side_files=()):
     """Validate a corpus and write its manifests.
 
     Each file appears whole or not at all, and the sidecar comes last, so that a folder whose preparation was
@@ -194,6 +190,8 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
         Of everything that the manifests are made from (`fingerprint_files`), for `is_prepared`.
     label_range : tuple of float
         The lowest and the highest label that the corpus's scale allows.
+    side_files : iterable of str or Path
+        What else the preparation has written (``excluded.csv``, ...), without which it isn't up to date.
 
     Returns
     -------
@@ -213,7 +211,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
     _validate(splits, label_range)
     _warn_shared_speakers(splits)
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     entries = {}
     for name, utterances in splits.items():
         rows = (_csv_row(utterance, data_root) for utterance in utterances)
@@ -222,7 +220,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
             "file": f"{name}.csv",
             "sha256": write_csv(folder / f"{name}.csv", COLUMNS, rows),
             "utterances": len(utterances),
-            "speakers": len({utterance.spk_id for utterance in utterances if _is_known(utterance.spk_id)}),
+            "speakers": len({known_speaker(utterance.spk_id) for utterance in utterances} - {UNKNOWN_SPEAKER}),
             "hours": round(sum(utterance.duration for utterance in utterances) / 3600, 4),
             "missing_transcripts": missing,
         }
@@ -240,6 +238,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range):
         "data_root": data_root,
         "label_range": [float(bound) for bound in label_range],
         "splits": entries,
+        "side_files": {os.path.relpath(file, folder): _sha256(file) for file in side_files},
     }
     with replacing(folder / SIDECAR) as temporary:
         temporary.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
@@ -326,7 +325,7 @@ def find_manifests(folder):
 
 
 def is_prepared(folder, inputs_fingerprint):
-    """Say whether a folder's manifests are whole, unedited, and made from these inputs by this version."""
+    """Say whether a folder's files are whole, unedited, and made from these inputs by this version."""
     try:
         sidecar = _read_sidecar(Path(folder))
     except InputError:
@@ -336,6 +335,7 @@ def is_prepared(folder, inputs_fingerprint):
     if (sidecar["inputs_fingerprint"], sidecar["code_version"]) != (inputs_fingerprint, __version__):
         return False
     files = [(Path(folder) / entry["file"], entry["sha256"]) for entry in sidecar["splits"].values()]
+    files += [(Path(folder) / name, sha256) for name, sha256 in sidecar.get("side_files", {}).items()]
     return all(file.is_file() and _sha256(file) == sha256 for file, sha256 in files)
 
 
@@ -376,7 +376,9 @@ def fingerprint_files(paths, **options):
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for path in map(Path, paths):
         if path.is_dir():
-            content = sorted(_stat_tree(path))
+            content = sorted(
+                f"{name}/{status and (status.st_size, status.st_mtime_ns)}" for name, status in walk_files(path)
+            )
         elif path.is_file():
             content = _sha256(path)
         else:
@@ -385,42 +387,64 @@ def fingerprint_files(paths, **options):
     return digest.hexdigest()
 
 
-def inspect_audio(path):
-    """Look at an audio file's header.
+def walk_files(folder):
+    """Find all files under a folder, in no order.
 
-    Samples are read only where they can be other than finite, in files of 32- or 64-bit floating point.
+    Links are followed, but not round in circles.
 
-    Arguments
-    ---------
-    path : str or Path
-        Any format that libsndfile reads.
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The folder.
 
-    Returns
-    -------
-    AudioInfo
-        ``problem`` is None, or ``"missing"``, ``"unreadable"`` (not audio, or cut within its header),
-        ``"truncated"`` (a WAV that holds less than its header promises), ``"empty"`` (no samples), ``"NaN or
-        infinite samples"``.
+    Yields
+    ------
+    tuple of str and os.stat_result or None
+        The name relative to the folder, and the status; None for a link that leads nowhere.
+
+    Raises
+    ------
+    InputError
+        When a folder can't be read, or a name is not text in UTF-8, which is what manifests are written in.
 
     Example
     -------
-    >>> import numpy, soundfile
-    >>> path = getfixture("tmp_path") / "half_a_second.wav"
-    >>> soundfile.write(path, numpy.zeros(8000), 16000)
-    >>> inspect_audio(path)
-    AudioInfo(duration=0.5, sample_rate=16000, channels=1, problem=None)
-    >>> inspect_audio(path.with_name("other.wav")).problem
-    'missing'
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "link.wav").symlink_to("nowhere.wav")
+    >>> list(walk_files(folder))
+    [('link.wav', None)]
     """
-    if not os.path.isfile(path):
-        return AudioInfo(problem="missing")
-    if os.path.getsize(path) == 0:
-        return AudioInfo(problem="empty")
+    pending = [(folder, "", ())]
+    while pending:
+        path, prefix, above = pending.pop()
+        try:
+            status = os.stat(path)
+            identity = status.st_dev, status.st_ino
+            entries = [] if identity in above else list(os.scandir(path))
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror}.") from error
+        for entry in entries:
+            name = prefix + entry.name
+            try:
+                name.encode()
+                status = entry.stat()
+            except UnicodeEncodeError:
+                named = os.fsencode(entry.name)
+                raise InputError(f"{path} has a file whose name is not UTF-8, {named}. Rename it.") from None
+            except OSError:
+                status = None
+            if status and stat.S_ISDIR(status.st_mode):
+                pending.append((entry.path, f"{name}/", (*above, identity)))
+            else:
+                yield name, status
+
+
+def make_folder(folder):
+    """Make a folder, and those that it is in, where there is none yet; refuse one that can't be."""
     try:
-        with soundfile.SoundFile(path) as audio:
-            return AudioInfo(audio.frames / audio.samplerate, audio.samplerate, audio.channels, _problem(audio))
-    except soundfile.LibsndfileError:
-        return AudioInfo(problem="unreadable")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} can't be made ({error.strerror}). Name another one.") from error
 
 
 def read_lines(path, warn_if_cut=False):
@@ -462,7 +486,8 @@ def read_lines(path, warn_if_cut=False):
 def read_rows(path, columns, key=None):
     """Read a CSV with a header, telling lines apart, for readers that must say where something is wrong.
 
-    A byte order mark, CRLF, another order of the columns and further columns are all fine.
+    A byte order mark, CRLF, another order of the columns and further columns are all fine, and so are blanks around a
+    key, which is given without them.
 
     Arguments
     ---------
@@ -481,7 +506,7 @@ def read_rows(path, columns, key=None):
     Raises
     ------
     InputError
-        When the file can't be read, lacks a column, has a row of another length, or repeats a key.
+        When the file can't be read, lacks a column or has one twice, has a row of another length, or repeats a key.
     """
     lines_of_keys = {}
     reader = csv.DictReader(
@@ -494,16 +519,84 @@ def read_rows(path, columns, key=None):
                 f"{path}, line 1: no column {', '.join(absent)}; it must have {', '.join(columns)}, "
                 f"separated by commas."
             )
+        named = [name.strip() for name in reader.fieldnames or ()]
+        if twice := sorted({name for name in named if name and named.count(name) > 1}):
+            raise InputError(f"{path}, line 1: the column {', '.join(twice)} is there twice; keep one.")
         for row in reader:
             line = reader.line_num
             if None in row or None in row.values():
                 raise InputError(f"{path}, line {line}: not the {len(reader.fieldnames)} values of the header.")
+            if key:
+                row[key] = row[key].strip()
             if key and (first := lines_of_keys.setdefault(row[key], line)) != line:
                 raise InputError(f"{path}, lines {first} and {line}: {key} {row[key]} occurs twice; keep one.")
             yield line, row
     except csv.Error as error:
         # line_num is the end of the last good row.
         raise InputError(f"{path}, line {reader.line_num + 1}: not CSV ({error}).") from error
+
+
+def parse_json(text, path, **options):
+    """Parse JSON that somebody else may have written.
+
+    Parameters
+    ----------
+    text : str
+        The JSON.
+    path : str or pathlib.Path
+        Where it is from, for errors.
+    **options
+        Of `json.loads`.
+
+    Returns
+    -------
+    dict, list, str, float, int, bool or None
+        What it says.
+
+    Raises
+    ------
+    InputError
+        When it is not JSON, nested too deeply, or has an integer of thousands of digits.
+    """
+    try:
+        return json.loads(text, **options)
+    except json.JSONDecodeError as error:
+        where, problem = f"{path}, line {error.lineno}", error.msg
+    except RecursionError:
+        where, problem = path, "nested too deeply"
+    except InputError:  # of a hook among the options
+        raise
+    except ValueError:  # Python reads no integer of more than 4,300 digits
+        where, problem = path, "a number has too many digits"
+    raise InputError(f"{where}: not JSON that can be used ({problem}). Restore the file.")
+
+
+@functools.lru_cache(4096)  # of millions of answers most are the same few
+def parse_number(text):
+    """Read a number that is written as people and programs write one; None for any other text.
+
+    Example
+    -------
+    >>> parse_number("4.25"), parse_number("1e-05 ")
+    (4.25, 1e-05)
+    >>> [parse_number(text) for text in ("", "0_5", "nan", "inf", "9" * 5000)]
+    [None, None, None, None, None]
+    """
+    text = text.strip()
+    number = float(text) if NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
+
+
+def known_speaker(spk_id):
+    """Give a speaker's name on one line; `UNKNOWN_SPEAKER` for all that means that nobody knows.
+
+    Example
+    -------
+    >>> [known_speaker(name) for name in ("7", " Anna  B", "unknown ", "nan", "")]
+    ['7', 'Anna B', 'Unknown', 'Unknown', 'Unknown']
+    """
+    name = _one_line(spk_id)
+    return UNKNOWN_SPEAKER if name.lower() in NO_SPEAKER else name
 
 
 def write_csv(path, columns, rows):
@@ -527,10 +620,89 @@ def write_csv(path, columns, rows):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    content = text.getvalue().encode()
+    try:
+        content = text.getvalue().encode()
+    except UnicodeEncodeError as error:  # JSON can name half a character
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        raise InputError(f"{path} can't be written: {near!r} is not text. Correct it where it is from.") from error
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def spelt_otherwise(folder, place):
+    """Find a file that differs from the wanted one in upper and lower case, there or in a folder above it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look.
+    place : str or Path
+        What is wanted and not there, relative to the folder.
+
+    Returns
+    -------
+    Path or None
+        What is there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "labels").mkdir()
+    >>> (folder / "labels" / "A.csv").touch()
+    >>> spelt_otherwise(folder, "Labels/a.csv").relative_to(folder).as_posix()
+    'labels/A.csv'
+    """
+    for part in Path(place).parts:
+        names = [name for name in (os.listdir(folder) if folder.is_dir() else ()) if name.lower() == part.lower()]
+        if not names:
+            return None
+        folder = folder / (part if part in names else names[0])
+    return folder
+
+
+def refuse_other_case(missing):
+    """Refuse audio that is there under a name in other upper and lower case, as ``a.WAV`` for ``a.wav``.
+
+    Parameters
+    ----------
+    missing : iterable of str or Path
+        Files that the labels name and that are not there.
+    """
+    names = functools.cache(lambda folder: {name.lower(): name for name in os.listdir(folder)})
+    found = []
+    for folder, name in map(os.path.split, missing):
+        there = names(folder).get(name.lower(), name) if os.path.isdir(folder) else name
+        if there != name:
+            found.append(f"{there} for {name}")
+    if found:
+        raise InputError(
+            f"{len(found)} audio files in {folder} have names in other upper and lower case than the labels say: "
+            f"{first_few(found)}. Rename them."
+        )
+
+
+def warn_contradicted(ids, labels, means, digits):
+    """Warn of labels that are not the mean of what their own raters said.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        The utterances.
+    labels, means : array_like
+        (utterances, 3) each; NaN where there are no raters.
+    digits : int
+        Decimals that the corpus prints: a label may be off by one unit of the last, whether it was rounded or cut.
+    """
+    labels, means = np.asarray(labels, dtype=float), np.asarray(means, dtype=float)
+    # A float is a little off its decimals, too.
+    rows, columns = np.nonzero(np.abs(labels - means) > 1.001 * 10.0**-digits)
+    if len(rows):
+        named = [
+            f"{ids[row]} ({DIMENSIONS[column]} {labels[row, column]:g}, its raters' mean is {means[row, column]:g})"
+            for row, column in zip(rows, columns, strict=True)
+        ]
+        logger.warning(f"{len(named)} labels are not the mean of what their raters said: {first_few(named)}.")
 
 
 def first_few(names, number=3):
@@ -575,10 +747,6 @@ def _split_order(name):
     return ("train", "valid").index(name) if match[1] is None else 2 + int(match[1] or 0)
 
 
-def _is_known(spk_id):
-    return spk_id.lower() not in ("", "unknown")
-
-
 def _validate(splits, label_range):
     low, high = label_range
     split_of = {}
@@ -607,9 +775,9 @@ def _warn_shared_speakers(splits):
     parts = {}
     for name, utterances in splits.items():
         speakers = parts.setdefault(re.sub(r"\d", "", name), Counter())
-        speakers.update(utterance.spk_id for utterance in utterances if _is_known(utterance.spk_id))
+        speakers.update(known_speaker(utterance.spk_id) for utterance in utterances)
     for (part, here), (other, there) in itertools.combinations(parts.items(), 2):
-        shared = sorted(here.keys() & there.keys())
+        shared = sorted((here.keys() & there.keys()) - {UNKNOWN_SPEAKER})
         if shared:
             counts = [f"{speaker} ({here[speaker]} and {there[speaker]} utterances)" for speaker in shared]
             logger.warning(f"Speakers in both {part} and {other} ({len(shared)}): {first_few(counts, 10)}.")
@@ -617,14 +785,14 @@ def _warn_shared_speakers(splits):
 
 def _csv_row(utterance, data_root):
     """Make the values of one row, in the order of `COLUMNS`; floats read back the same."""
-    wav = os.path.relpath(utterance.wav, data_root)
-    if Path(wav).parts[0] == os.pardir:
+    wav, root = os.path.abspath(utterance.wav), os.path.join(data_root, "")
+    if not wav.startswith(root):
         raise InputError(f"The audio of {utterance.id}, {utterance.wav}, is not under {data_root}.")
     return (
         utterance.id,
         repr(float(utterance.duration)),
-        f"{ROOT_VARIABLE}/{Path(wav).as_posix()}",
-        _one_line(utterance.spk_id),
+        f"{ROOT_VARIABLE}/{wav.removeprefix(root)}",
+        known_speaker(utterance.spk_id),
         _one_line(utterance.gender),
         *([""] * len(DIMENSIONS) if utterance.labels is None else [repr(float(label)) for label in utterance.labels]),
         _one_line(utterance.transcript or ""),
@@ -657,8 +825,7 @@ def _read_utterances(path, data_root):
                 raise InputError(f"{where}: the audio of {id} is {row['wav']}, but no data_root was given. Give it.")
             row["wav"] = f"{data_root}{row['wav'].removeprefix(ROOT_VARIABLE)}"
         row["wav"] = os.path.abspath(row["wav"])
-        if not _is_known(row["spk_id"]):
-            row["spk_id"] = UNKNOWN_SPEAKER
+        row["spk_id"] = known_speaker(row["spk_id"])
         utterances[id] = row
     if not utterances:
         raise InputError(f"{path} has no utterances.")
@@ -666,13 +833,10 @@ def _read_utterances(path, data_root):
 
 
 def _parse_number(row, column, id, where):
-    """Read one finite number of a manifest."""
-    try:
-        number = float(row[column])
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{where}: the {column} of {id} is {row[column]!r}, not a number.")
+    """Read one number of a manifest."""
+    number = parse_number(row[column])
+    if number is None:
+        raise InputError(f"{where}: the {column} of {id} is {reprlib.repr(row[column])}, not a number.")
     return number
 
 
@@ -680,11 +844,34 @@ def _read_sidecar(folder):
     """Read a folder's sidecar, or return None when it has none."""
     path = folder / SIDECAR
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        sidecar = parse_json(path.read_text(encoding="utf-8"), path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (InputError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}). Prepare the corpus again.") from error
+    if not _is_sidecar(sidecar):
+        raise InputError(f"{path} is damaged (not what `write_manifests` writes). Prepare the corpus again.")
+    return sidecar
+
+
+def _is_sidecar(content):
+    """Say whether parsed JSON has the shape of what `write_manifests` writes."""
+
+    def has(mapping, types):
+        return isinstance(mapping, dict) and all(isinstance(mapping.get(key), kind) for key, kind in types.items())
+
+    return (
+        has(content, _SIDECAR_TYPES)
+        and isinstance(content.get("side_files", {}), dict)  # those of before have none
+        and len(content["label_range"]) == 2
+        and all(type(bound) in (int, float) for bound in content["label_range"])
+        and all(has(entry, _ENTRY_TYPES) for entry in content["splits"].values())
+        # What is named here may be deleted.
+        and all(
+            SPLIT_NAME.fullmatch(name) and entry["file"] == f"{name}.csv" for name, entry in content["splits"].items()
+        )
+        and all(isinstance(id, str) for entry in content["splits"].values() for id in entry["missing_transcripts"])
+    )
 
 
 def _earlier_files(folder):
@@ -694,31 +881,6 @@ def _earlier_files(folder):
     except InputError:  # Preparing again is what the damaged file asks for.
         return set()
     return {entry["file"] for entry in sidecar["splits"].values()} if sidecar else set()
-
-
-def _problem(audio):
-    """Say what is wrong with an open `soundfile.SoundFile`, or None."""
-    mismatch = WAV_SIZE_MISMATCH.search(audio.extra_info)
-    if mismatch and int(mismatch[2]) < int(mismatch[1]) < UNKNOWN_WAV_SIZE:
-        return "truncated"
-    if audio.frames == 0:
-        return "empty"
-    # Integers can't be NaN. A minute at a time: memory must not depend on how long a file is.
-    if audio.subtype in FLOAT_SUBTYPES:
-        if not all(np.isfinite(block).all() for block in audio.blocks(60 * audio.samplerate)):
-            return "NaN or infinite samples"
-    return None
-
-
-def _stat_tree(folder, prefix=""):
-    """Yield the relative name, size and modification time of each file under a folder."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _stat_tree(entry.path, f"{prefix}{entry.name}/")
-            else:
-                status = entry.stat()
-                yield prefix + entry.name, status.st_size, status.st_mtime_ns
 
 
 def _sha256(path):

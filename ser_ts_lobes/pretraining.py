@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import os
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import speechbrain as sb
@@ -15,11 +13,19 @@ from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 
+from ser_ts_lobes.audio import inspect_audio
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import replacing
+from ser_ts_lobes.files import map_files, replacing
 from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
-from ser_ts_lobes.manifests import fingerprint_files, inspect_audio, read_rows, write_csv
+from ser_ts_lobes.manifests import (
+    fingerprint_files,
+    make_folder,
+    parse_number,
+    read_rows,
+    walk_files,
+    write_csv,
+)
 from ser_ts_lobes.reproducible import ReproducibleBrain
 from ser_ts_lobes.seeds import derive_seed
 
@@ -71,9 +77,9 @@ def prepare_audio_folder(data_folder, manifest_folder, min_duration_s, valid_sha
     root, folder = Path(data_folder), Path(manifest_folder)
     if not root.is_dir():
         raise InputError(f"{root} is no folder: name one with audio files, at any depth, as --data_folder.")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in _AUDIO_SUFFIXES)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        headers = list(pool.map(inspect_audio, paths))
+    names = (name for name, _ in walk_files(root))
+    paths = [root / name for name in sorted(names) if name.lower().endswith(_AUDIO_SUFFIXES)]
+    headers = map_files(inspect_audio, paths)
     rows = []
     for path, header in zip(paths, headers, strict=True):
         if header.problem is None and header.duration >= min_duration_s:
@@ -88,7 +94,7 @@ def prepare_audio_folder(data_folder, manifest_folder, min_duration_s, valid_sha
         logger.warning(f"{len(paths) - len(rows)} of {len(paths)} files in {root} are unreadable or too short.")
     rows.sort(key=lambda row: hashlib.sha256(row[0].encode()).digest())
     n_valid = min(max(1, math.ceil(valid_share * len(rows))), len(rows) - 1)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, part in (("train", rows[n_valid:]), ("valid", rows[:n_valid])):
         write_csv(folder / f"{name}.csv", _COLUMNS, sorted(part))
 
@@ -143,14 +149,14 @@ def make_window_datasets(manifest_folder, data_folder, window_samples, seed):
     """
     datasets = {}
     for name, seed_of_places in (("train", seed), ("valid", None)):
-        files = {
-            row["ID"]: {
-                "wav": row["wav"].replace(_ROOT, str(data_folder), 1),
-                "duration": float(row["duration"]),
-                "sample_rate": int(row["sample_rate"]),
-            }
-            for _, row in read_rows(Path(manifest_folder) / f"{name}.csv", _COLUMNS, key="ID")
-        }
+        path = Path(manifest_folder) / f"{name}.csv"
+        files = {}
+        for line, row in read_rows(path, _COLUMNS, key="ID"):
+            duration, sample_rate = (parse_number(row[column]) for column in ("duration", "sample_rate"))
+            if duration is None or sample_rate is None:
+                raise InputError(f"{path}, line {line}: duration or sample_rate of {row['ID']} is not a number.")
+            wav = row["wav"].replace(_ROOT, str(data_folder), 1)
+            files[row["ID"]] = {"wav": wav, "duration": duration, "sample_rate": round(sample_rate)}
         datasets[name] = WindowDataset(files, window_samples, seed_of_places)
     return datasets
 

@@ -180,8 +180,11 @@ def load_recogniser(source, revision, device):
         model, loading = auto_class.from_pretrained(source, revision=revision, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         feature_extractor = AutoFeatureExtractor.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last where a tokenizer has no vocabulary
         raise _not_loaded(source, error) from error
+    # transformers may also make up a tokenizer that knows no word, only where a text ends.
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        raise _not_loaded(source, "its tokenizer's files are missing")
     # Only training masks, and so some recognisers were saved without the vector that it masks with.
     untrained = sorted(key for key in loading["missing_keys"] if not key.endswith("masked_spec_embed"))
     if untrained:

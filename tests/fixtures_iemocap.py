@@ -102,7 +102,9 @@ def write_iemocap_tree(folder, dialogues=None, one_sound=False, seed=0):
             for turn in range(count):
                 id, end = f"{dialogue}_{gender}{turn:03d}", start + random.uniform(0.4, 1.2)
                 labels, ratings, categories = _rate(random, f"{gender}1", odd=turn % 5 == 1)
-                labels = OUTSIDE.get(id, labels)
+                if id in OUTSIDE:
+                    labels = OUTSIDE[id]
+                    ratings |= {"E3": np.floor(labels).astype(int).tolist(), "E4": np.ceil(labels).astype(int).tolist()}
                 blocks.append(block(id, "xxx", labels, ratings, categories, start=start, end=end))
                 words = " ".join(random.choice(WORDS, random.integers(2, 8)))
                 transcript.append(f"{id} [{start:08.4f}-{end:08.4f}]: {words}")

@@ -88,6 +88,10 @@ LAYOUTS = {
     "1.12": Layout("Labels/labels_consensus", _LATER_SPLITS, partitions="Partition.txt"),
     "2.0": Layout("labels_consensus", _LATER_SPLITS),
 }
+#: Of release 2.0; labelled, but there is no such file.
+ABSENT = "MSP-PODCAST_1909_1017.wav"
+#: Of release 2.0; in Train and in Test2.
+SHARED_SPEAKERS = ("8001", "8002")
 #: Of release 1.8; 44.1 kHz, two channels.
 STEREO = "MSP-PODCAST_1023_0235.wav"
 
@@ -132,7 +136,7 @@ def write_msp_release(folder, release, counts=None, seconds=(0.05, 0.1), seed=0)
     One label has no audio, one audio file no label and one label row the split NA; a seventh of the speakers is
     unknown; secondary emotions are sometimes empty or absent; Partitions.txt has lines without content and genders have
     trailing blanks. Release 1.8 has a stereo file at 44.1 kHz; 1.11 and later have transcripts (one of them empty),
-    an unlabelled Test3 and force-aligned words.
+    an unlabelled Test3 and force-aligned words; 2.0 has two speakers in Train and in Test2.
 
     Arguments
     ---------
@@ -156,6 +160,12 @@ def write_msp_release(folder, release, counts=None, seconds=(0.05, 0.1), seed=0)
     utterances = _invent(counts, layout, random)
     if release == "1.8":
         utterances[5].file_name = STEREO
+    if release == "2.0":
+        utterances[2].file_name = ABSENT
+        test2 = [utterance for utterance in utterances if utterance.split == "Test2"]
+        for index, speaker in enumerate(SHARED_SPEAKERS):
+            for utterance in (utterances[index], test2[index]):
+                utterance.spk_id, utterance.gender = speaker, "Male"
     splitless = _invent({"NA": 1}, layout, random, first_speaker=9999)[0]
     splitless.split = None
     labelled = [utterance for utterance in [*utterances, splitless] if utterance.labels]

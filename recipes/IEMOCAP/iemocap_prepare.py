@@ -19,7 +19,6 @@ import argparse
 import logging
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +26,9 @@ import numpy as np
 from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS, manifests
+from ser_ts_lobes.audio import inspect_audio
 from ser_ts_lobes.errors import InputError, plain_errors
+from ser_ts_lobes.files import map_files
 
 logger = get_logger(__name__)
 
@@ -40,6 +41,7 @@ DIALOGUES = 151
 LABEL_RANGE = (1.0, 5.0)
 # Seven labels of the release lie outside the scale, valence 5.5 or dominance 0.5; nothing lies beyond these.
 RELEASED_RANGE = (0.5, 5.5)
+LABEL_DIGITS = 4  # as in [2.3333, 2.6667, 3.0000]
 SAMPLE_RATE = 16000
 
 GENDERS = {"F": "Female", "M": "Male"}
@@ -48,7 +50,7 @@ ID = r"(Ses0[1-5][FM]_\w+_[FM](?:XX)?\d+)"
 # Turns that were transcribed but never rated.
 UNRATED_ID = re.compile(r"\w+_[FM]XX\d+")
 
-NUMBER = r"(\d+(?:\.\d+)?)"
+NUMBER = r"([0-9]{1,9}(?:\.[0-9]+)?)"
 COMMENT = r"(?:\(.*)?"
 LABEL_LINE = re.compile(rf"\[{NUMBER}\s*-\s*{NUMBER}\]\s+{ID}\s+(\w+)\s+\[{NUMBER},\s*{NUMBER},\s*{NUMBER}\]")
 CATEGORY_LINE = re.compile(rf"C-(\w+):((?:[^;()]*;)*)\s*{COMMENT}")
@@ -56,6 +58,8 @@ CATEGORY_LINE = re.compile(rf"C-(\w+):((?:[^;()]*;)*)\s*{COMMENT}")
 ATTRIBUTE_LINE = re.compile(
     rf"A-(\w+):\s*val\s*{NUMBER}?\s*;\s*act\s*{NUMBER}?\s*;\s*(?:dom\s*{NUMBER}?\s*;)?\s*{COMMENT}"
 )
+# What no line of labels begins with, whatever it has lost.
+RATER_LINE = re.compile(r"[A-Za-z]-")
 TRANSCRIPT_LINE = re.compile(rf"{ID}\s+\[[^]]*\]:(.*)")
 
 RATER_COLUMNS = (
@@ -84,6 +88,8 @@ class Evaluation:
         Rater → activation, valence and dominance, None where the rater left one out.
     categories : dict of str to tuple of str
         Rater → emotion categories, none, one or several.
+    unread : list of str
+        The raters' lines that are none of those the release has, with their places.
     """
 
     id: str
@@ -91,6 +97,7 @@ class Evaluation:
     labels: tuple[float, float, float]
     ratings: dict = field(default_factory=dict)
     categories: dict = field(default_factory=dict)
+    unread: list = field(default_factory=list)
 
     @property
     def session(self):
@@ -162,8 +169,7 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     corpus = manifests.fingerprint_files(inputs, data_folder=str(data_folder), clip_labels=clip_labels)
     # The fold as well: a folder that was moved or copied must not pass for another fold's.
     fingerprints = {fold: manifests.fingerprint_files([], corpus=corpus, fold=fold) for fold in SESSIONS}
-    raters_file = manifest_folder / "raters.csv"
-    if raters_file.is_file() and all(manifests.is_prepared(folders[fold], fingerprints[fold]) for fold in SESSIONS):
+    if all(manifests.is_prepared(folders[fold], fingerprints[fold]) for fold in SESSIONS):
         logger.info(f"{manifest_folder} is up to date: nothing has changed since it was prepared.")
         return {fold: manifests.find_manifests(folder) for fold, folder in folders.items()}
 
@@ -173,16 +179,18 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     evaluations = drop_unrated(evaluations, texts, recorded)
     warn_partial(evaluations, len(label_files))
     warn_unmatched(evaluations, texts, recorded)
+    warn_unread(evaluations)
+    warn_contradicted(evaluations)
     label_range = apply_scale(evaluations, clip_labels)
 
     paths = [data_folder / evaluation.wav for evaluation in evaluations]
-    # Threads, because on a network disk opening 10,000 files is mostly waiting.
-    with ThreadPoolExecutor() as pool:
-        audio = list(pool.map(manifests.inspect_audio, paths))
-    manifest_folder.mkdir(parents=True, exist_ok=True)
-    manifests.write_csv(raters_file, RATER_COLUMNS, map(rater_statistics, evaluations))
-    report_excluded(evaluations, audio, manifest_folder / "excluded.csv")
-    report_converted(evaluations, audio, manifest_folder / "converted.csv")
+    audio = map_files(inspect_audio, paths)
+    manifests.refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
+    manifests.make_folder(manifest_folder)
+    side_files = [manifest_folder / name for name in ("raters.csv", "excluded.csv", "converted.csv")]
+    manifests.write_csv(side_files[0], RATER_COLUMNS, map(rater_statistics, evaluations))
+    report_excluded(evaluations, audio, side_files[1])
+    report_converted(evaluations, audio, side_files[2])
 
     sessions = {session: [] for session in SESSIONS}
     for evaluation, wav, info in zip(evaluations, paths, audio, strict=True):
@@ -206,7 +214,9 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
             split: [utterance for session in members for utterance in sessions[session]]
             for split, members in fold_sessions(fold).items()
         }
-        written[fold] = manifests.write_manifests(folder, splits, data_folder, fingerprints[fold], label_range)
+        written[fold] = manifests.write_manifests(
+            folder, splits, data_folder, fingerprints[fold], label_range, side_files
+        )
     return written
 
 
@@ -282,8 +292,8 @@ def read_evaluations(path):
     Raises
     ------
     InputError
-        For a line that is none of those the release has, an utterance of another dialogue, a label outside
-        0.5 to 5.5, a rater who rates an utterance twice, or a file without utterances.
+        For a line that is none of those the release has and no rater's, an utterance of another dialogue, a label
+        outside 0.5 to 5.5, a rater who rates an utterance twice, or a file without utterances.
     """
     evaluations = []
     for line, text in manifests.read_lines(path):
@@ -299,10 +309,12 @@ def read_evaluations(path):
             evaluations.append(evaluation)
         elif not evaluations:
             raise damaged(where, text, "an utterance's first line")
-        elif text.startswith("A-"):
-            add_rater(evaluations[-1].ratings, *parse_attributes(text, where), where)
-        elif text.startswith("C-"):
-            add_rater(evaluations[-1].categories, *parse_categories(text, where), where)
+        elif match := ATTRIBUTE_LINE.fullmatch(text):
+            add_rater(evaluations[-1].ratings, *rater_attributes(match), where)
+        elif match := CATEGORY_LINE.fullmatch(text):
+            add_rater(evaluations[-1].categories, *rater_categories(match), where)
+        elif RATER_LINE.match(text):  # only raters.csv needs it
+            evaluations[-1].unread.append(f"{where}: {text[:60]!r}")
         else:
             raise damaged(where, text, "an utterance's first line or a rater's line")
     if not evaluations:
@@ -353,41 +365,35 @@ def parse_labels(text, where):
     return Evaluation(id, emotion, labels)
 
 
-def parse_attributes(text, where):
-    r"""Read a rater's attributes; return the rater and the numbers in the order of `DIMENSIONS`.
+def rater_attributes(match):
+    r"""Give the rater and the numbers in the order of `DIMENSIONS` from a match of `ATTRIBUTE_LINE`.
 
     Example
     -------
-    >>> parse_attributes("A-E4:\tval 1; act 4; dom  5;\t(threatening, belligerent)", "line 9")
+    >>> rater_attributes(ATTRIBUTE_LINE.fullmatch("A-E4:\tval 1; act 4; dom  5;\t(threatening, belligerent)"))
     ('E4', (4.0, 1.0, 5.0))
-    >>> parse_attributes("A-E4:\tval 1; act 4; dom  ;\t()", "line 9")
+    >>> rater_attributes(ATTRIBUTE_LINE.fullmatch("A-E4:\tval 1; act 4; dom  ;\t()"))
     ('E4', (4.0, 1.0, None))
     """
-    match = ATTRIBUTE_LINE.fullmatch(text)
-    if not match:
-        raise damaged(where, text, "a rater's attributes, such as 'A-E3: val 2; act 4; dom 4; ()'")
     return match[1], in_order(*match.groups()[1:])
 
 
-def parse_categories(text, where):
-    r"""Read a rater's emotion categories; return the rater and the categories.
+def rater_categories(match):
+    r"""Give the rater and the emotion categories from a match of `CATEGORY_LINE`.
 
     Example
     -------
-    >>> parse_categories("C-E1:\tAnger; Frustration;\t(loud)", "line 9")
+    >>> rater_categories(CATEGORY_LINE.fullmatch("C-E1:\tAnger; Frustration;\t(loud)"))
     ('E1', ('Anger', 'Frustration'))
-    >>> parse_categories("C-E1:\t;\t()", "line 9")
+    >>> rater_categories(CATEGORY_LINE.fullmatch("C-E1:\t;\t()"))
     ('E1', ())
     """
-    match = CATEGORY_LINE.fullmatch(text)
-    if not match:
-        raise damaged(where, text, "a rater's categories, such as 'C-E1: Anger; ()'")
     return match[1], tuple(filter(None, map(str.strip, match[2].split(";"))))
 
 
 def in_order(valence, activation, dominance):
     """Bring numbers as text, or None, from the release's order into that of `DIMENSIONS`."""
-    return tuple(None if value is None else float(value) for value in (activation, valence, dominance))
+    return tuple(None if value is None else manifests.parse_number(value) for value in (activation, valence, dominance))
 
 
 def damaged(where, text, expected):
@@ -484,6 +490,31 @@ def warn_unmatched(evaluations, texts, recorded):
     ):
         if ids:
             logger.warning(f"{len(ids)} {what}: {manifests.first_few(sorted(ids))}.")
+
+
+def warn_unread(evaluations):
+    """Warn of raters' lines that could not be read; labels don't depend on them."""
+    unread = [line for evaluation in evaluations for line in evaluation.unread]
+    if unread:
+        logger.warning(
+            f"{len(unread)} lines of raters are not what the release has there and are missing in raters.csv: "
+            f"{manifests.first_few(unread)}."
+        )
+
+
+def warn_contradicted(evaluations):
+    """Warn of labels that are not the mean of their external raters' numbers, where all of these could be read."""
+    whole = [evaluation for evaluation in evaluations if not evaluation.unread]
+    means = [
+        [np.mean(values) if values else np.nan for values in by_dimension(split_self_reports(evaluation.ratings)[0])]
+        for evaluation in whole
+    ]
+    manifests.warn_contradicted(
+        [evaluation.id for evaluation in whole],
+        [evaluation.labels for evaluation in whole],
+        means,
+        LABEL_DIGITS,
+    )
 
 
 def apply_scale(evaluations, clip_labels):

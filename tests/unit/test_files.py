@@ -9,7 +9,12 @@ import time
 
 import pytest
 
-from ser_ts_lobes.files import locked, remove_leftovers, replacing, try_lock
+from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, try_lock
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
+def test_many_files_come_in_their_order(count):
+    assert map_files(str, range(count)) == [str(index) for index in range(count)]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

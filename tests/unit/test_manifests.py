@@ -3,12 +3,10 @@ import hashlib
 import json
 import math
 import os
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -21,11 +19,11 @@ from ser_ts_lobes.manifests import (
     find_manifests,
     fingerprint_files,
     first_few,
-    inspect_audio,
     is_prepared,
     read_lines,
     read_manifest,
     read_rows,
+    walk_files,
     write_csv,
     write_manifests,
 )
@@ -42,6 +40,7 @@ def write(folder, **splits):
 
 
 def own_csv(folder, text):
+    folder.mkdir(exist_ok=True)
     path = folder / "train.csv"
     path.write_text(text, encoding="utf-8")
     return path
@@ -188,9 +187,14 @@ def test_unlabelled_test_set_is_read_but_has_no_labels(tmp_path):
 
 
 def test_unknown_speakers_are_called_unknown(tmp_path):
-    speakers = {"a": "", "b": "unknown", "c": "Unknown", "d": "7"}
+    speakers = {"a": "", "b": "unknown", "c": "Unknown ", "e": "NaN", "f": "null", "d": "7"}
     path = write(tmp_path, train=[utterance(id, spk_id) for id, spk_id in speakers.items()])["train"]
-    assert [row["spk_id"] for row in read_manifest(path).utterances.values()] == ["Unknown"] * 3 + ["7"]
+    assert [row["spk_id"] for row in read_manifest(path).utterances.values()] == ["Unknown"] * 5 + ["7"]
+    assert json.loads((tmp_path / "manifests.json").read_text())["splits"]["train"]["speakers"] == 1
+    # A person's own file says it in as many ways.
+    rows = [f"{id},1,/x/a.wav,{speaker},F,1,2,3,well,N\n" for id, speaker in speakers.items()]
+    own = read_manifest(own_csv(tmp_path / "own", OWN + "".join(rows)))
+    assert [row["spk_id"] for row in own.utterances.values()] == ["Unknown"] * 5 + ["7"]
 
 
 def test_edited_manifest_is_refused_until_the_sidecar_goes(tmp_path):
@@ -234,6 +238,12 @@ ROW = "a,1,/x/a.wav,1,F,1,2,3,well,N\n"
             "train.csv, line 3: the valence of b is 'high', not a number",
         ),
         (OWN + "b,,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '', not a number"),
+        (OWN + "b,1_0,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '1_0', not a number"),
+        (OWN + f"b,{'9' * 5000},/x/b.wav,1,F,1,2,3,,N\n", r"the duration of b is '9{12}\.\.\.9{13}', not a number"),
+        (OWN + ROW + ROW.replace("a,", "a ,", 1), "train.csv, lines 2 and 3: ID a occurs twice"),
+        (OWN.replace("gender", "wav ") + ROW, "train.csv, line 1: no column gender"),
+        (OWN.replace("ID", "ID,wav") + ROW, "train.csv, line 1: the column wav is there twice; keep one"),
+        (OWN.replace("ID", "ID, duration ") + ROW, "train.csv, line 1: the column duration is there twice"),
         (OWN + "b,1,/x/b.wav,1,F,1,2,nan,,N\n", "line 2: the dominance of b is 'nan', not a number"),
         (OWN + "b,1,/x/b.wav\n", "line 2: not the 10 values of the header"),
         (OWN + "b,1,/x/b.wav,1,F,1,2,3,no, I say,N\n", "line 2: not the 10 values of the header"),
@@ -264,6 +274,97 @@ def test_damaged_sidecar_is_refused_and_prepared_again(tmp_path):
     assert not is_prepared(tmp_path, "inputs")
     write(tmp_path, train=[utterance()])
     assert is_prepared(tmp_path, "inputs")
+
+
+SOUND = {"inputs_fingerprint": "inputs", "code_version": manifests.__version__, "data_root": "/", "label_range": [1, 7]}
+ENTRY = {"file": "train.csv", "sha256": "", "missing_transcripts": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        "text",
+        None,
+        {},
+        SOUND,
+        SOUND | {"splits": []},
+        SOUND | {"splits": {"train": []}},
+        SOUND | {"splits": {"train": {"file": "train.csv"}}},
+        SOUND | {"splits": {"train": ENTRY | {"file": "../precious.csv"}}},
+        SOUND | {"splits": {"train": ENTRY | {"missing_transcripts": [1]}}},
+        SOUND | {"splits": {"dev": ENTRY | {"file": "dev.csv"}}},
+        SOUND | {"splits": {"train": ENTRY}, "label_range": [1]},
+        SOUND | {"splits": {"train": ENTRY}, "label_range": ["1", "7"]},
+        SOUND | {"splits": {"train": ENTRY}, "data_root": 5},
+    ],
+)
+def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, content):
+    folder = tmp_path / "manifests"
+    path = write(folder, train=[utterance()])["train"]
+    (tmp_path / "precious.csv").write_text("mine")
+    (folder / "manifests.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"manifests\.json is damaged \(not what"):
+        read_manifest(path)
+    assert not is_prepared(folder, "inputs")
+    write(folder, train=[utterance()])
+    assert is_prepared(folder, "inputs")
+    assert (tmp_path / "precious.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 200_000, "nested too deeply"),
+        ('{"splits": ' + "9" * 5000 + "}", "a number has too many digits"),
+        ("{}\n{", "line 2"),
+    ],
+)
+def test_json_that_cannot_be_used_is_one_sentence(tmp_path, text, message):
+    path = write(tmp_path, train=[utterance()])["train"]
+    (tmp_path / "manifests.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_manifest(path)
+
+
+def test_manifest_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"file.* can't be made"):
+            write(folder, train=[utterance()])
+        assert not is_prepared(folder, "inputs")
+        with pytest.raises(InputError, match="has no manifests"):
+            find_manifests(folder)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder in (corpus, elsewhere):
+        folder.mkdir()
+        (folder / "a.wav").write_text("one")
+    before = fingerprint_files([corpus])
+    (corpus / "linked").symlink_to(elsewhere)
+    (corpus / "here").symlink_to(".")
+    (elsewhere / "up").symlink_to(tmp_path)
+    (corpus / "nowhere.wav").symlink_to("nowhere")
+    (corpus / "itself.wav").symlink_to("itself.wav")
+    names = {name: status and status.st_size for name, status in walk_files(corpus)}
+    assert names["a.wav"] == names["linked/a.wav"] == 3
+    assert names["nowhere.wav"] is names["itself.wav"] is None
+    assert all(name.count("/") < 5 for name in names)
+    assert fingerprint_files([corpus]) != before
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match=r"has a file whose name is not UTF-8, b'\\xe9\.wav'\. Rename it"):
+        fingerprint_files([tmp_path])
+
+
+def test_text_that_has_no_encoding_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"a\.csv can't be written: .*half \\ud800 a"):
+        write_csv(tmp_path / "a.csv", ["x"], [["half \ud800 a character"]])
+    assert os.listdir(tmp_path) == []
 
 
 def test_require_transcripts_names_the_command(tmp_path):
@@ -330,71 +431,6 @@ def test_fingerprint_notices_every_change(tmp_path):
     assert len(seen) == 7
     with pytest.raises(InputError, match="nowhere does not exist"):
         fingerprint_files([tmp_path / "nowhere"])
-
-
-@pytest.fixture
-def wav(tmp_path):
-    path = tmp_path / "a.wav"
-    soundfile.write(path, np.full((4800, 2), 0.1), 8000)
-    return path
-
-
-def test_inspect_audio_of_good_files(wav):
-    info = inspect_audio(wav)
-    assert (info.duration, info.sample_rate, info.channels, info.problem) == (0.6, 8000, 2, None)
-    for name, subtype in (("a.flac", "PCM_16"), ("float.wav", "FLOAT"), ("double.wav", "DOUBLE")):
-        soundfile.write(wav.with_name(name), np.zeros(4000), 16000, subtype)
-        assert inspect_audio(wav.with_name(name)).problem is None
-
-
-def test_inspect_audio_of_a_piped_wav(wav):
-    # ffmpeg can't know the length when it writes into a pipe and promises 4 GiB.
-    content = wav.read_bytes()
-    assert content[36:40] == b"data"
-    wav.write_bytes(content[:40] + b"\xff\xff\xff\xff" + content[44:])
-    assert inspect_audio(wav) == inspect_audio(wav.with_name("a.wav"))
-    assert (inspect_audio(wav).problem, inspect_audio(wav).duration) == (None, 0.6)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "problem"),
-    [
-        (lambda content: b"", "empty"),
-        (lambda content: content[:44], "truncated"),
-        (lambda content: content[:1000], "truncated"),
-        (lambda content: content[:-2], "truncated"),
-        (lambda content: content[:30], "unreadable"),
-        (lambda content: b"not audio" * 1000, "unreadable"),
-    ],
-)
-def test_inspect_audio_of_spoilt_files(wav, spoil, problem):
-    wav.write_bytes(spoil(wav.read_bytes()))
-    assert inspect_audio(wav).problem == problem
-
-
-def test_inspect_audio_without_file_or_samples(tmp_path):
-    assert inspect_audio(tmp_path / "nowhere.wav").problem == "missing"
-    assert inspect_audio(tmp_path).problem == "missing"
-    soundfile.write(tmp_path / "a.wav", np.zeros(0), 16000)
-    assert inspect_audio(tmp_path / "a.wav").problem == "empty"
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
-def test_inspect_audio_of_samples_that_are_not_finite(tmp_path, subtype, value):
-    samples = np.zeros(16000 * 61)
-    samples[-1] = value  # in the second minute
-    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype)
-    assert inspect_audio(tmp_path / "a.wav").problem == "NaN or infinite samples"
-
-
-def test_inspect_audio_of_a_long_file_stays_small(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.zeros(16000 * 600, dtype=np.float32), 16000, "FLOAT")
-    tracemalloc.start()
-    assert inspect_audio(tmp_path / "a.wav").problem is None
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 30e6  # all samples at once are 77 MB
 
 
 def test_read_rows_counts_lines_of_the_file(tmp_path):

@@ -1,5 +1,6 @@
 import csv
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -156,6 +157,11 @@ def test_columns_in_any_order_with_bom_and_crlf(corpus, folder, tmp_path):
             lambda corpus: edit_labels(corpus, "_0002.wav", "_0001.wav"),
             "lines 2 and 3: FileName MSP.*0001.wav occurs",
         ),
+        (
+            lambda corpus: edit_labels(corpus, "_0002.wav", "_0001.wav "),
+            "lines 2 and 3: FileName MSP.*0001.wav occurs",
+        ),
+        (lambda corpus: edit_labels(corpus, "SpkrID", "EmoVal,SpkrID"), "line 1: the column EmoVal is there twice"),
         (lambda corpus: edit_labels(corpus, "MSP-PODCAST_0001_0001.wav", ""), "line 2: FileName is empty"),
         (
             lambda corpus: (corpus / "Transcripts" / "MSP-PODCAST_0001_0001.txt").write_bytes(b"\xe9"),
@@ -168,6 +174,116 @@ def test_bad_corpus_says_what_and_where(corpus, folder, break_corpus, message):
     with pytest.raises(InputError, match=message):
         prepare_msp_podcast(corpus, folder)
     assert not (folder / "manifests.json").exists()
+
+
+def test_links_that_lead_nowhere_are_missing_files(corpus, folder):
+    dangling, looping, *_ = audio_of(corpus)
+    for path, target in ((dangling, "nowhere.wav"), (looping, looping.name)):
+        path.unlink()
+        path.symlink_to(target)
+    (corpus / "Audios" / "stray.wav").symlink_to("nowhere.wav")
+    (corpus / "Audios" / "circle").symlink_to("..")
+    prepare_msp_podcast(corpus, folder)
+    assert (folder / "excluded.csv").read_text() == (
+        f"ID,split,reason\n{dangling.stem},train,missing\n{looping.stem},train,missing\nstray,,no label\n"
+    )
+    labels_of(corpus).unlink()
+    labels_of(corpus).symlink_to("nowhere.csv")
+    with pytest.raises(InputError, match=r"labels_consensus\.csv is a link that leads nowhere"):
+        prepare_msp_podcast(corpus, folder)
+
+
+@pytest.mark.parametrize("place", ["Audios", "Transcripts"])
+def test_a_file_name_that_is_not_utf_8(corpus, folder, place):
+    Path(os.fsdecode(os.fsencode(corpus / place) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match=rf"{place} has a file whose name is not UTF-8, b'.xe9\.wav'\. Rename it"):
+        prepare_msp_podcast(corpus, folder)
+
+
+def test_manifest_folder_that_is_a_file(corpus, folder):
+    folder.write_text("")
+    with pytest.raises(InputError, match="folder .*manifests can't be made"):
+        prepare_msp_podcast(corpus, folder)
+
+
+@pytest.mark.parametrize("name", ["excluded.csv", "converted.csv", "raters.csv"])
+def test_without_or_with_another_side_file_nothing_is_up_to_date(tmp_path, folder, name):
+    write_msp_release(tmp_path / "corpus", "2.0")
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    assert (folder / name).read_bytes() == content
+    (folder / name).write_bytes(content + b"more")
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    assert (folder / name).read_bytes() == content
+
+
+def test_text_files_without_speakers(tmp_path, folder, caplog):
+    corpus = write_text_files(tmp_path / "corpus")
+    (corpus / "Speaker_ids.txt").unlink()
+    paths = prepare_msp_podcast(corpus, folder)
+    rows = [row for path in paths.values() for row in read_manifest(path).utterances.values()]
+    assert {(row["spk_id"], row["gender"]) for row in rows} == {("Unknown", "Unknown")}
+    named = (
+        f"There is no Speaker_ids.txt, and {corpus / 'Labels' / 'labels.txt'} names no speakers: all count as unknown"
+    )
+    assert warnings(caplog)[0].startswith(named)
+
+
+def test_labels_that_contradict_their_raters_are_named(tmp_path, folder, caplog):
+    corpus = tmp_path / "corpus"
+    written = write_msp_release(corpus, "1.11")
+    contradicted, nearly = written.utterances[0], written.utterances[1]
+    lines = labels_of(corpus).read_text().splitlines(keepends=True)
+    for line, utterance, change in ((1, contradicted, 0.01), (2, nearly, 1e-6)):
+        valence = utterance.labels[1]
+        changed = round(valence + (change if valence < 4 else -change), 6)
+        lines[line] = lines[line].replace(f",{valence},", f",{changed},", 1)
+    labels_of(corpus).write_text("".join(lines))
+    prepare_msp_podcast(corpus, folder)
+    [warning] = [message for message in warnings(caplog) if "mean" in message]
+    assert warning.startswith("1 labels are not the mean of what their raters said: ")
+    assert f"said: {Path(contradicted.file_name).stem} (valence " in warning
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (
+            ("Labels", "labels"),
+            r"labels/labels_consensus\.csv is there, but its name should be Labels/labels_consensus",
+        ),
+        (
+            ("Transcripts", "transcripts"),
+            "transcripts is there, but its name should be Transcripts, in upper and lower",
+        ),
+        (("Audios", "AUDIOS"), "AUDIOS is there, but its name should be Audios"),
+        (("Audios/Audios", "Audios/Audios"), r"Audios has no \*\.wav files, but folders: Audios\. Move their files up"),
+        (
+            ("Audios/MSP-PODCAST_0001_0001.wav", "Audios/MSP-PODCAST_0001_0001.WAV"),
+            r"1 audio files in .*Audios have names in .* than the labels say: \S+_0001\.WAV for \S+_0001\.wav\. Rename",
+        ),
+    ],
+)
+def test_other_spellings_are_named(corpus, folder, rename, message):
+    old, new = rename
+    if old == new:  # a folder that was unpacked into one of its own name
+        (corpus / "Audios").rename(corpus / "inner")
+        (corpus / "Audios").mkdir()
+        old = "inner"
+    (corpus / old).rename(corpus / new)
+    with pytest.raises(InputError, match=message):
+        prepare_msp_podcast(corpus, folder)
+
+
+def test_what_is_odd_about_release_2_is_told(tmp_path, folder, caplog):
+    written = write_msp_release(tmp_path / "corpus", "2.0")
+    assert written.without_audio == "MSP-PODCAST_1909_1017.wav"
+    prepare_msp_podcast(tmp_path / "corpus", folder)
+    assert "MSP-PODCAST_1909_1017,train,missing\n" in (folder / "excluded.csv").read_text()
+    [warning] = [message for message in warnings(caplog) if message.startswith("Speakers in both")]
+    assert warning == ("Speakers in both train and test (2): 8001 (1 and 1 utterances), 8002 (1 and 1 utterances).")
 
 
 def test_two_files_of_one_id(corpus, folder):
@@ -184,7 +300,11 @@ def test_two_files_of_one_id(corpus, folder):
         ("", "has EmoVal '', which is not a number"),
         ("0.9", "has EmoVal 0.9, which is not within 1 to 7"),
         ("7.1", "has EmoVal 7.1, which is not within 1 to 7"),
-        ("nan", "has EmoVal nan, which is not within 1 to 7"),
+        ("nan", "has EmoVal 'nan', which is not a number"),
+        ("inf", "has EmoVal 'inf', which is not a number"),
+        ("0_5", "has EmoVal '0_5', which is not a number"),
+        ("٣", "has EmoVal '٣', which is not a number"),
+        ("9" * 5000, r"has EmoVal '9{12}\.\.\.9{13}', which is not a number"),
     ],
 )
 def test_bad_label_says_where(corpus, folder, value, message):
@@ -366,9 +486,8 @@ def test_all_forms_of_the_labels_give_the_same_manifests(release, folder, tmp_pa
         assert recipe.find_files(corpus).labels == labels.with_name(next_best)
         paths = prepare_msp_podcast(corpus, tmp_path / f"without_{form}")
         assert {name: path.read_text() for name, path in paths.items()} == expected
-    assert warnings(caplog) == [
-        message for message in warnings(caplog) if message.startswith("Left out 3") or "kHz" in message
-    ]
+    known = ("Left out 3", "Speakers in both train and test (2)")  # the latter in release 2.0
+    assert all(message.startswith(known) or "kHz" in message for message in warnings(caplog))
 
 
 def test_oldest_files_give_exactly_these(tmp_path, folder, caplog):
@@ -495,11 +614,19 @@ def test_published_sizes_add_up():
     assert totals == {"1.6": 50362, "1.8": 73042, "1.11": 151654, "2.0": 267905}
 
 
-def test_unknown_speakers_are_no_speaker(tmp_path, folder, caplog):
+@pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.parametrize("speaker", ["Unknown", "Unknown ", "nan", "null"])
+def test_unknown_speakers_are_no_speaker(tmp_path, folder, caplog, speaker, form):
     caplog.set_level("INFO")
     corpus = write_msp_tree(tmp_path / "corpus")
-    text = re.sub(r",\d,(Male|Female),", ",Unknown,Unknown,", labels_of(corpus).read_text())
+    text = re.sub(r",\d,(Male|Female),", f",{speaker},Unknown,", labels_of(corpus).read_text())
     labels_of(corpus).write_text(text)
+    if form == "json":
+        with open(labels_of(corpus), newline="") as file:
+            content = json.dumps({row.pop("FileName"): row for row in csv.DictReader(file)})
+        labels_of(corpus).unlink()
+        content = content.replace('"nan"', "NaN").replace('"null"', "null")
+        labels_of(corpus).with_suffix(".json").write_text(content)
     paths = prepare_msp_podcast(corpus, folder)
     assert {row["spk_id"] for row in read_manifest(paths["train"]).utterances.values()} == {"Unknown"}
     assert "train: 8 utterances, 0 known speakers" in caplog.text
@@ -604,9 +731,20 @@ def test_bad_text_files_say_what_and_where(tmp_path, folder, file, old, new, mes
     [
         (lambda text: text[:-20], r"json, line \d+: not JSON"),
         (lambda text: text.replace("0001_0002.wav", "0001_0001.wav"), r"json: MSP.*0001\.wav occurs twice"),
+        (lambda text: text.replace("0001_0002.wav", "0001_0001.wav "), r"json: MSP.*0001\.wav occurs twice"),
+        (
+            lambda text: re.sub(r'("EmoVal": )[\d.]+', r"\1null", text),
+            r"line 2: .*has EmoVal '', which is not",
+        ),
+        (lambda text: re.sub(r'("EmoVal": )[\d.]+', r"\1NaN", text), r"line 2: .*has EmoVal 'NaN', which is not"),
+        (
+            lambda text: re.sub(r'("EmoVal": )[\d.]+', r"\g<1>" + "9" * 5000, text, count=1),
+            r"line 2: .*0001\.wav has EmoVal '9{12}\.\.\.9{13}', which is not a number",
+        ),
+        (lambda text: "[" * 200_000, "json: not JSON that can be used .nested too deeply"),
         (lambda text: text.replace("EmoVal", "Valence", 1), r"json, line 2: MSP.*0001\.wav has no EmoVal"),
         (lambda text: f"[{text}]", "json, line 1: not a JSON object"),
-        (lambda text: '{"a.wav": 1}', r"json, line 1: a\.wav has no columns, but 1"),
+        (lambda text: '{"a.wav": 1}', r"json, line 1: a\.wav has no columns, but '1'"),
         (lambda text: "{}", "json has no labels"),
     ],
 )

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,20 @@ def test_useless_files_are_left_out_and_counted(corpus, tmp_path, caplog):
     assert "2 of 10 files" in caplog.text
 
 
+def test_odd_files_are_left_out_or_one_sentence(corpus, tmp_path, caplog):
+    (corpus / "nowhere.wav").symlink_to("nowhere")
+    (corpus / "itself.wav").symlink_to("itself.wav")
+    (corpus / "circle").symlink_to("..")
+    prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
+    assert sum(map(len, read(tmp_path / "manifests").values())) == 8
+    assert "2 of 10 files" in caplog.text
+    with pytest.raises(InputError, match=r"train\.csv can't be made"):
+        prepare_audio_folder(corpus, tmp_path / "manifests" / "train.csv", **OPTIONS)
+    Path(os.fsdecode(os.fsencode(corpus) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match="audio has a file whose name is not UTF-8"):
+        prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
+
+
 def test_a_folder_without_audio_is_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty has 0 audio files of 1.28 s or more.*0 were found"):
@@ -99,6 +114,15 @@ def test_training_windows_move_and_validation_windows_stay(corpus, tmp_path):
     valid = [datasets["valid"][0]["window"] for _ in range(2)]
     assert valid[0].equal(valid[1])
     assert float(valid[0][0]) == pytest.approx(12000 / 32000, abs=1e-4)
+
+
+@pytest.mark.parametrize("duration", ["nan", "2_0", "9" * 5000])
+def test_an_edited_manifest_says_where(corpus, tmp_path, duration):
+    prepare_audio_folder(corpus, tmp_path / "manifests", **OPTIONS)
+    path = tmp_path / "manifests" / "train.csv"
+    path.write_text(path.read_text().replace("2.0", duration, 1))
+    with pytest.raises(InputError, match=r"train\.csv, line 2: duration or sample_rate of .* is not a number"):
+        make_window_datasets(tmp_path / "manifests", corpus, window_samples=8000, seed=1986)
 
 
 @pytest.mark.parametrize("valid_share", [0, 1])

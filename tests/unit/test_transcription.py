@@ -263,6 +263,14 @@ def test_what_is_no_recogniser(manifests, tmp_path):
     assert not (manifests / "transcripts.csv").exists()
 
 
+def test_a_recogniser_without_a_tokenizer(asr, manifests):
+    for path in [path for path in asr.iterdir() if "token" in path.name or "vocab" in path.name]:
+        path.unlink()
+    with pytest.raises(InputError, match="can't be loaded as a speech recogniser"):
+        transcribe(manifests, asr)
+    assert not (manifests / "transcripts.csv").exists()
+
+
 def test_a_pretrained_encoder_is_no_recogniser(ctc, manifests):
     """wav2vec2-base comes with a tokenizer of letters, but no head: transformers would invent one."""
     save_tiny_ssl(ctc, "wav2vec2")
