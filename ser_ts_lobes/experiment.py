@@ -70,6 +70,7 @@ def parse_arguments(arguments):
         if name in settings:
             if value is None:
                 raise InputError(f"--{name} needs a value: --{name}=VALUE.")
+            _refuse_another_class(name, value, settings[name])
             overrides.append(f"{name}: {value}")
         elif name in RUN_OPTIONS:
             run_options += [f"--{name}" if value is None else f"--{name}={value}"]
@@ -82,6 +83,16 @@ def parse_arguments(arguments):
         overrides.append(f"output_folder: {folder}")
     _, run_opts, _ = sb.parse_arguments(run_options)
     return hparams_file, run_opts, "\n".join(overrides)
+
+
+def _refuse_another_class(name, value, setting):
+    """Refuse what HyperPyYAML would silently leave out: it merges mappings, and keeps the class of the file's."""
+    tag = value.split()[0] if value.startswith("!") else None
+    if isinstance(setting, dict) and tag not in (None, "!ref", f"!{setting.get('!')}"):
+        raise InputError(
+            f"--{name} can't change what {name} is (!{setting.get('!')}) on the command line, only its arguments: "
+            "change the class in a copy of the hparams file."
+        )
 
 
 def split_options(tokens):

@@ -20,6 +20,8 @@ number_of_epochs: 5
 max_grad_norm: null
 precision: fp32
 num_workers: 2
+opt_class: !name:torch.optim.Adam
+    lr: !ref <lr>
 """
 
 
@@ -40,6 +42,8 @@ def test_options_are_settings_as_they_stand(hparams_file):
     assert (read["lr"], read["max_grad_norm"], read["precision"]) == (0.2, 3, "bf16")
     assert read["output_folder"] == "/a=b c/ft/1"
     assert settings(hparams_file, "--max_grad_norm=null")["max_grad_norm"] is None
+    adam = settings(hparams_file, "--opt_class={weight_decay: 0.1}")["opt_class"]
+    assert adam == {"!": "name:torch.optim.Adam", "lr": 0.1, "weight_decay": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,7 @@ def test_options_are_settings_as_they_stand(hparams_file):
         (["--number_of_epoch=1"], "--number_of_epoch is no key of .*: did you mean number_of_epochs"),
         (["--precis=bf16"], "--precis is no key of .*: did you mean .*precision"),  # argparse would complete it
         (["--lr"], "--lr needs a value: --lr=VALUE"),
+        (["--opt_class=!name:torch.optim.SGD {lr: 1}"], r"can't change what opt_class is \(!name:torch.optim.Adam\)"),
         (["--lr=1", "2"], "'2' is no option"),
     ],
 )
