@@ -1,28 +1,10 @@
 """The global batch against arithmetic by hand: one process, and two to four of them."""
 
-from datetime import timedelta
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from ser_ts_lobes.distributed import gather_batch
-
-
-def on_each_rank(task, folder, world_size):
-    """Return what `task(rank)` returns on each rank of a process group."""
-    arguments = (task, folder, world_size)
-    # Forked: they have torch already, and run the code that is loaded here.
-    torch.multiprocessing.start_processes(run_rank, arguments, nprocs=world_size, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
-
-
-def run_rank(rank, task, folder, world_size):
-    store, patience = f"file://{folder}/store", timedelta(seconds=60)  # a rank that waits in vain is a failure
-    dist.init_process_group("gloo", init_method=store, timeout=patience, rank=rank, world_size=world_size)
-    torch.save(task(rank), folder / f"{rank}.pt")
-    dist.barrier()  # a rank that goes early takes its end of the others' connections with it
-    dist.destroy_process_group()
+from tests.ranks import on_each_rank
 
 
 def rows_of(rank, n_rows):
