@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # what DDP loads when it is first used: here once, not on each rank
 from torch.nn.parallel import DistributedDataParallel
 
 from ser_ts_lobes.losses import ccc_loss, embedding_distance_loss
