@@ -16,7 +16,7 @@ def on_each_rank(task, folder, world_size):
 
 def run_rank(rank, task, folder, world_size):
     """Join the group, and save what `task` returns."""
-    store, patience = f"file://{folder}/store", timedelta(seconds=60)  # a rank that waits in vain is a failure
+    store, patience = f"file://{folder}/store", timedelta(seconds=30)  # a rank that waits in vain is a failure
     dist.init_process_group("gloo", init_method=store, timeout=patience, rank=rank, world_size=world_size)
     torch.save(task(rank), folder / f"{rank}.pt")
     dist.barrier()  # a rank that goes early takes its end of the others' connections with it

@@ -41,6 +41,18 @@ def test_ccc_loss_weighs_dimensions():
     assert ccc_loss(predictions, targets, weights=[0.7, 0.2, 0.1]).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_ccc_loss_ignores_a_common_scale(scale):
+    predictions, targets = random(32, 3), random(32, 3, seed=1)
+    loss = ccc_loss(scale * predictions, scale * targets)
+    assert loss.item() == pytest.approx(ccc_loss(predictions, targets).item(), rel=1e-5)
+
+
+def test_losses_stay_on_the_device_of_the_batch():
+    batch = random(4, 3).to("meta")  # a device that every machine has; it doesn't mix with another
+    assert ccc_loss(batch, batch, weights=[0.7, 0.2, 0.1]).device.type == "meta"
+
+
 def test_ccc_loss_has_the_gradient_of_finite_differences():
     predictions = random(5, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(ccc_loss, (predictions, random(5, 3, seed=1, dtype=torch.float64)))
