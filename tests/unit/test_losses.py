@@ -1,12 +1,15 @@
 """Losses against float64 formulas, at their edges, and over two processes."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+import torch._dynamo  # what DDP loads when it is first used: here once, not on each rank
 from torch.nn.parallel import DistributedDataParallel
 
 from ser_ts_lobes.losses import ccc_loss, embedding_distance_loss
+from tests.ranks import on_each_rank
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -36,6 +39,18 @@ def test_ccc_loss_weighs_dimensions():
     predictions, targets = random(32, 3), random(32, 3, seed=1)
     expected = (1 - ccc_in_numpy(predictions, targets)) @ [0.7, 0.2, 0.1]
     assert ccc_loss(predictions, targets, weights=[0.7, 0.2, 0.1]).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_ccc_loss_ignores_a_common_scale(scale):
+    predictions, targets = random(32, 3), random(32, 3, seed=1)
+    loss = ccc_loss(scale * predictions, scale * targets)
+    assert loss.item() == pytest.approx(ccc_loss(predictions, targets).item(), rel=1e-5)
+
+
+def test_losses_stay_on_the_device_of_the_batch():
+    batch = random(4, 3).to("meta")  # a device that every machine has; it doesn't mix with another
+    assert ccc_loss(batch, batch, weights=[0.7, 0.2, 0.1]).device.type == "meta"
 
 
 def test_ccc_loss_has_the_gradient_of_finite_differences():
@@ -73,10 +88,13 @@ def test_ccc_loss_is_one_with_a_finite_gradient_where_nothing_varies(predictions
 
 
 def test_ccc_loss_refuses_shapes_that_would_broadcast():
-    with pytest.raises(ValueError, match=r"not \(4, 3\) and \(4, 1\)"):
-        ccc_loss(random(4, 3), random(4, 1))
-    with pytest.raises(ValueError, match="3 weights"):
-        ccc_loss(random(4, 3), random(4, 3), weights=[1.0])
+    for predictions, targets in ((4, 3), (4, 1)), ((4,), (4,)), ((2, 2, 3), (2, 2, 3)):
+        with pytest.raises(ValueError, match=re.escape(f"not {predictions} and {targets}")):
+            ccc_loss(random(*predictions), random(*targets))
+    for weights in ([1.0], 1.0, [[1.0, 1.0, 1.0]]):
+        shape = re.escape(str(np.shape(weights)))
+        with pytest.raises(ValueError, match=f"3 weights, one a dimension, not shape {shape}"):
+            ccc_loss(random(4, 3), random(4, 3), weights=weights)
 
 
 def test_embedding_distance_is_the_mean_norm_of_kept_utterances():
@@ -115,9 +133,37 @@ def test_embedding_distance_is_float32_for_half_precision_embeddings():
     assert loss.item() == embedding_distance_loss(student.float(), teacher.float(), keep).item()
 
 
-def test_embedding_distance_refuses_a_mask_of_numbers():
-    with pytest.raises(ValueError, match="bool"):
+def test_embedding_distance_refuses_a_mask_of_numbers_or_of_another_shape():
+    with pytest.raises(ValueError, match=r"bool of shape \(2,\), not torch.float32 of shape \(2,\)"):
         embedding_distance_loss(random(2, 8), random(2, 8), torch.tensor([1.0, 0.0]))
+    for shape in ((2, 1), (2, 8), (1,)):
+        with pytest.raises(ValueError, match=re.escape(f"bool of shape (2,), not torch.bool of shape {shape}")):
+            embedding_distance_loss(random(2, 8), random(2, 8), torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((4, 8), (4, 1)), ((4, 8), (5, 8)), ((4,), (4,))], ids=str)
+def test_embedding_distance_refuses_shapes_that_would_broadcast(student, teacher):
+    with pytest.raises(ValueError, match=re.escape(f"not {student} and {teacher}")):
+        embedding_distance_loss(random(*student), random(*teacher), torch.ones(4, dtype=torch.bool))
+
+
+def test_the_teacher_beside_a_kept_one_is_never_read():
+    teacher = torch.tensor([[3.0, 4.0], [float("nan")] * 2])
+    student = torch.zeros(2, 2, requires_grad=True)
+    loss = embedding_distance_loss(student, teacher, torch.tensor([True, False]))
+    loss.backward()
+    assert loss.item() == 5
+    assert student.grad.isfinite().all()
+
+
+def test_losses_keep_double_precision():
+    predictions, targets = random(8, 3, dtype=torch.float64), random(8, 3, seed=1, dtype=torch.float64)
+    weights = [0.1, 0.2, 0.7]  # in float32, they'd be wrong from the eighth digit on
+    loss = ccc_loss(predictions, targets, weights)
+    assert loss.item() == pytest.approx((1 - ccc_in_numpy(predictions, targets)) @ weights, rel=1e-14)
+    distance = embedding_distance_loss(predictions, targets, torch.ones(8, dtype=torch.bool))
+    expected = np.linalg.norm(predictions.numpy() - targets.numpy(), axis=1).mean()
+    assert distance.item() == pytest.approx(expected, rel=1e-14)
 
 
 def training_step(network, student, rows):
@@ -136,25 +182,19 @@ def linear():
     return torch.nn.Linear(4, 3)
 
 
-def train_on_rank(rank, store, sizes, results):
-    """Train one step on this rank's share of the rows and save what came out."""
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(sizes))
-    start = sum(sizes[:rank])
-    student = linear()
-    outcome = training_step(DistributedDataParallel(student), student, slice(start, start + sizes[rank]))
-    with torch.no_grad():  # validation: no partner may be waited for, the loss is of this rank's rows
-        alone = ccc_loss(random(2, 3, seed=rank), random(2, 3, seed=5)) if rank == 0 else None
-    torch.save((*outcome, alone), f"{results}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("sizes", [(4, 4), (6, 2)], ids=["equal", "unequal, nothing kept on the second"])
 def test_two_processes_train_like_one(tmp_path, sizes):
-    torch.multiprocessing.spawn(train_on_rank, (tmp_path / "store", sizes, tmp_path), nprocs=len(sizes))
+    def train(rank):
+        start = sum(sizes[:rank])
+        student = linear()
+        outcome = training_step(DistributedDataParallel(student), student, slice(start, start + sizes[rank]))
+        with torch.no_grad():  # validation: no partner may be waited for, the loss is of this rank's rows
+            alone = ccc_loss(random(2, 3, seed=rank), random(2, 3, seed=5)) if rank == 0 else None
+        return (*outcome, alone)
+
     student = linear()
     loss, gradient = training_step(student, student, slice(None))
-    for rank in range(len(sizes)):
-        loss_on_rank, gradient_on_rank, alone = torch.load(tmp_path / f"{rank}.pt")
+    for rank, (loss_on_rank, gradient_on_rank, alone) in enumerate(on_each_rank(train, tmp_path, len(sizes))):
         assert loss_on_rank == pytest.approx(loss, rel=1e-6)
         torch.testing.assert_close(gradient_on_rank, gradient)
         if rank == 0:

@@ -1,6 +1,7 @@
 """Metrics against scipy and plain formulas; their algebra; bootstrap intervals."""
 
 import math
+import re
 import tracemalloc
 
 import numpy as np
@@ -10,9 +11,21 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, metrics
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.metrics import bootstrap_ci, ccc, evaluate, paired_bootstrap, pearson, rmse
+from ser_ts_lobes.metrics import (
+    bootstrap_ci,
+    ccc,
+    evaluate,
+    finite_array,
+    moments,
+    paired_bootstrap,
+    pearson,
+    percentile_interval,
+    resample,
+    rmse,
+    two_sided_p,
+)
 
 
 def ratings(n=60, noise=0.7, seed=0):
@@ -111,18 +124,17 @@ def test_evaluate_needs_three_columns():
 def test_interval_is_scipys(name, statistic):
     predictions, targets = ratings()
     interval = bootstrap_ci(predictions, targets, statistic=name, n_resamples=9999, confidence=0.9)
-    for j in range(3):
-        expected = scipy.stats.bootstrap(
-            (predictions[:, j], targets[:, j]),
-            lambda p, y: statistic(p, y),
-            paired=True,
-            vectorized=False,
-            method="percentile",
-            confidence_level=0.9,
-            n_resamples=2000,
-            rng=1,
-        ).confidence_interval
-        np.testing.assert_allclose(interval[:, j], expected, atol=0.1 * np.ptp(expected))
+    expected = scipy.stats.bootstrap(
+        (predictions[:, 0], targets[:, 0]),
+        statistic,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        confidence_level=0.9,
+        n_resamples=2000,
+        rng=1,
+    ).confidence_interval
+    np.testing.assert_allclose(interval[:, 0], expected, atol=0.1 * np.ptp(expected))
 
 
 def test_interval_over_speakers_is_scipys():
@@ -183,6 +195,104 @@ def test_rounding_does_not_hide_a_constant_resample(size):
     assert np.isnan(bootstrap_ci(predictions, targets, speakers, n_resamples=50)).all()
 
 
+@pytest.mark.parametrize(("name", "statistic"), [("ccc", ccc), ("pearson", pearson)])
+@pytest.mark.parametrize("counts_at_once", [1, 150, 10**6])  # one resample a chunk, two and a rest of one, all
+def test_a_resample_is_the_statistic_of_the_rows_drawn(name, statistic, counts_at_once, monkeypatch):
+    monkeypatch.setattr(metrics, "_MAX_COUNTS", counts_at_once)
+    predictions, targets = ratings()
+    predictions += 1e3  # the origin that sums are taken from must drop out
+    rng = np.random.default_rng(7)
+    drawn = [rng.integers(60, size=60) for _ in range(9)]
+    expected = [statistic(predictions[rows], targets[rows]) for rows in drawn]
+    resampled = resample(predictions, targets, statistic=name, n_resamples=9, seed=7)
+    np.testing.assert_allclose(resampled, expected, rtol=1e-9)
+
+
+def test_a_resample_over_speakers_takes_all_that_each_said():
+    predictions, targets = ratings(n=8)
+    speakers = ["b", "Unknown", "a", "b", "Unknown", "b", "a", "c"]
+    said = [[2, 6], [0, 3, 5], [7], [1], [4]]  # a, b, c, and two who aren't known
+    rng = np.random.default_rng(0)
+    expected = []
+    for _ in range(20):
+        rows = np.concatenate([said[speaker] for speaker in rng.integers(5, size=5)])
+        expected.append(ccc(predictions[rows], targets[rows]))
+    resampled = resample(predictions, targets, speakers, n_resamples=20)
+    constant = np.isnan(resampled)  # the same utterance five times
+    np.testing.assert_allclose(resampled[~constant], np.array(expected)[~constant], rtol=1e-9)
+    assert constant.mean() < 0.2
+
+
+def test_moments_are_those_of_numpy():
+    predictions, targets = ratings()
+    m = moments(predictions.astype(np.float32), targets.tolist())
+    predictions = predictions.astype(np.float32).astype(np.float64)
+    for j in range(3):
+        (var_p, cov), (_, var_y) = np.cov(predictions[:, j], targets[:, j], ddof=0)
+        expected = [predictions[:, j].mean(), targets[:, j].mean(), var_p, var_y, cov]
+        np.testing.assert_allclose([moment[j] for moment in m], expected, rtol=1e-12)
+    assert m.mean_p.dtype == np.float64
+
+
+def test_values_left_out_are_those_that_are_documented():
+    predictions, targets = ratings(n=20)
+    settings = {"groups": None, "statistic": "ccc", "n_resamples": 2000, "seed": 0}
+    drawn = resample(predictions, targets)
+    assert drawn.shape == (2000, 3)
+    np.testing.assert_array_equal(drawn, resample(predictions, targets, **settings))
+    interval = bootstrap_ci(predictions, targets)
+    np.testing.assert_array_equal(interval, bootstrap_ci(predictions, targets, confidence=0.95, **settings))
+    pair = predictions, targets + predictions, targets
+    default = paired_bootstrap(*pair)
+    explicit = paired_bootstrap(*pair, confidence=0.95, **settings)
+    for value, expected in zip(default, explicit, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    np.testing.assert_allclose(percentile_interval(np.arange(1001.0)[:, None]), [[25], [975]])
+
+
+def test_settings_reach_the_draws_of_a_pair():
+    system_a, targets = ratings(n=30)
+    system_b = targets[::-1]
+    speakers = np.repeat(np.arange(10), 3)
+    settings = {"statistic": "pearson", "n_resamples": 50, "seed": 3}
+    result = paired_bootstrap(system_a, system_b, targets, speakers, confidence=0.5, **settings)
+    differences = resample(system_a, targets, speakers, **settings) - resample(system_b, targets, speakers, **settings)
+    np.testing.assert_allclose(result.difference, pearson(system_a, targets) - pearson(system_b, targets))
+    np.testing.assert_allclose(result.interval, np.quantile(differences, [0.25, 0.75], axis=0))
+    np.testing.assert_allclose(result.p_value, two_sided_p(differences))
+
+
+def test_confidence_lies_between_0_and_1():
+    for confidence in (0, 1, -0.1, float("nan")):
+        with pytest.raises(InputError, match=f"confidence is {confidence}; "):
+            percentile_interval(np.zeros((5, 1)), confidence)
+
+
+def test_one_resample_and_two_groups_are_enough():
+    predictions, targets = ratings(n=4)
+    assert resample(predictions, targets, ["a", "a", "b", "b"], n_resamples=1).shape == (1, 3)
+
+
+def test_p_value_is_twice_the_smaller_tail():
+    # Of ten with the set itself: one on the other side and the set; those of 0 are on both sides; never above 1.
+    below = [-1.0] + [1.0] * 8
+    on_it = [0.0] + [1.0] * 8
+    all_on_it = [0.0] * 9
+    undefined = [np.nan] + [1.0] * 8
+    columns = np.column_stack([below, np.negative(below), on_it, all_on_it, undefined])
+    np.testing.assert_allclose(two_sided_p(columns), [0.4, 0.4, 0.4, 1, np.nan])
+
+
+def test_what_is_not_finite_is_named_with_its_place():
+    with pytest.raises(InputError, match=r"^speech, row 2 \(from 0\), column 0: inf isn't a finite number; "):
+        finite_array([1, 2, np.inf, np.nan], "speech")
+    with pytest.raises(InputError, match=r"^speech, row 1 \(from 0\), column 2: nan"):
+        finite_array([[1, 2, 3], [1, 2, np.nan]], "speech")
+    for shape in ((), (2, 2, 2)):
+        with pytest.raises(InputError, match=f"^speech: shape {re.escape(str(shape))}"):
+            finite_array(np.zeros(shape), "speech")
+
+
 def test_draws_depend_on_the_seed_only():
     predictions, targets = ratings()
     np.testing.assert_array_equal(bootstrap_ci(predictions, targets), bootstrap_ci(predictions, targets))
@@ -238,5 +348,6 @@ def test_p_values_are_uniform_for_equal_systems():
 
 def test_paired_bootstrap_names_the_system_with_bad_input():
     predictions, targets = ratings(n=5)
-    with pytest.raises(InputError, match=r"predictions_b have shape \(4, 3\)"):
-        paired_bootstrap(predictions, predictions[:4], targets)
+    for system, arguments in ("a", (predictions[:4], predictions)), ("b", (predictions, predictions[:4])):
+        with pytest.raises(InputError, match=rf"^predictions_{system} have shape \(4, 3\)"):
+            paired_bootstrap(*arguments, targets)

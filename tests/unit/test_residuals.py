@@ -1,5 +1,7 @@
 """Residuals against other least squares, and the mask against the normal distribution."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -66,11 +68,19 @@ def test_one_bad_dimension_is_enough():
 
 def test_no_threshold_keeps_all():
     assert keep_mask([[0.0, 0.0], [0.0, 99.0], [0.0, 0.0]], threshold=None).tolist() == [True] * 3
+    assert keep_mask([[0.0]], threshold=None).dtype == bool  # numbers would choose rows 0 and 1
 
 
 def test_sigma_is_the_population_standard_deviation():
     residual = np.array([[-1.0], [1.0]])  # population 1, sample 1.41
     assert keep_mask(residual, threshold=0.9).tolist() == [False, False]
+
+
+def test_a_residual_on_the_threshold_is_kept():
+    assert keep_mask([[-1.0], [1.0]], threshold=1).tolist() == [True, True]
+    assert keep_mask([[0.0, -1.0], [0.0, 1.0]], threshold=1).tolist() == [True, True]  # sigma 0
+    assert keep_mask([[-1.0], [0.0], [1.0]], threshold=0).tolist() == [False, True, False]
+    assert keep_mask([[0.0]]).tolist() == [True]
 
 
 def test_bad_input_is_refused(ratings):
@@ -80,6 +90,14 @@ def test_bad_input_is_refused(ratings):
         fit_residuals(predictions, targets)
     with pytest.raises(InputError, match="residual, row 7 "):
         keep_mask(predictions)
+    fitted = fit_residuals(targets, targets)
+    with pytest.raises(InputError, match="^predictions, row 7 "):
+        fitted.apply(predictions, targets)
+    with pytest.raises(InputError, match="^targets, row 7 "):
+        fitted.apply(targets, predictions)
+    for shape in ((50,), (0, 3)):
+        with pytest.raises(InputError, match=re.escape(f"residual has shape {shape}")):
+            keep_mask(np.zeros(shape))
     with pytest.raises(InputError, match="threshold is -1"):
         keep_mask(targets, threshold=-1)
     with pytest.raises(InputError, match="at least 2 utterances"):

@@ -40,6 +40,14 @@ def test_load_returns_what_was_saved(targets, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["targets.safetensors"]
 
 
+def test_arrays_are_written_in_the_precision_of_the_contract(targets, tmp_path):
+    path = tmp_path / "targets.safetensors"
+    targets.embedding, targets.label = targets.embedding.astype(np.float64), targets.label.astype(np.float32)
+    targets.save(path)
+    loaded = TeacherTargets.load(path)
+    assert (loaded.embedding.dtype, loaded.label.dtype) == (np.float32, np.float64)
+
+
 def test_rows_follow_the_order_asked_for(targets):
     assert targets.rows(["Ses01F_ü", "MSP-1", "Ses01F_ü"]).tolist() == [2, 0, 2]
     assert targets.rows([]).dtype == np.int64
@@ -85,11 +93,14 @@ def test_damaged_files_are_refused(targets, tmp_path):
         lambda: save_file(tensors, path, metadata | {"ids": "[oops"}),
         lambda: save_file(tensors, path, fewer_ids),
         lambda: save_file(no_label, path, metadata),
-        lambda: save_file(tensors | {"label": np.zeros((3, 3), np.float32)}, path, metadata),
     ):
         damage()
         with pytest.raises(InputError, match="is damaged: .*delete it and run"):
             TeacherTargets.load(path)
+
+    save_file(tensors | {"label": np.zeros((3, 3), np.float32)}, path, metadata)
+    with pytest.raises(InputError, match="label is float32, not float64"):
+        TeacherTargets.load(path)
 
 
 @pytest.mark.parametrize("name", ARRAYS)
@@ -110,6 +121,9 @@ def test_shapes_and_ids_must_fit(targets, tmp_path):
     targets.ids[1] = "MSP-2"
     targets.residual = targets.residual[:2]
     with pytest.raises(InputError, match=r"residual has shape \(2, 3\) for 3 utterances"):
+        targets.save(tmp_path / "targets.safetensors")
+    targets.residual = targets.label[:, :2]
+    with pytest.raises(InputError, match=r"residual has shape \(3, 2\) for 3 utterances"):
         targets.save(tmp_path / "targets.safetensors")
 
 

@@ -1,0 +1,72 @@
+"""The mutation tool on a small package of two functions, one of them tested."""
+
+import pytest
+
+from ser_ts_lobes.errors import InputError
+from tools import mutants
+
+SETTINGS = """
+[tool.pytest.ini_options]
+addopts = "--import-mode=importlib"
+[tool.mutmut]
+source_paths = ["ser_ts_lobes"]
+process_isolation = "forkserver"
+"""
+CODE = """
+def larger(a, b):
+    return a if a > b else b
+
+def double(a):
+    return a + a
+"""
+TEST = """
+from ser_ts_lobes.numbers import double, larger
+
+def test_larger():
+    assert larger(1, 2) == larger(2, 1) == 2
+
+def test_double():
+    assert double(0) == 0
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Make a project of one module and let the tool work on it."""
+    files = {
+        "pyproject.toml": SETTINGS,
+        "ser_ts_lobes/__init__.py": "",
+        "ser_ts_lobes/numbers.py": CODE,
+        "tests/unit/test_numbers.py": TEST,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    monkeypatch.setattr(mutants, "WORK", tmp_path / "build" / "mutants")
+    monkeypatch.setattr(mutants, "TESTS", {"numbers": ["test_numbers.py"]})
+
+
+def test_the_table_counts_what_tests_notice_and_the_rest_is_shown(project, capfd):
+    mutants.main(["numbers"])
+    shown, table = capfd.readouterr().out.split("| module |")
+    assert "+    return a if a >= b else b" in shown and "+    return a - a" in shown
+    # Noticed: always a, always b. Not: a >= b, which is equivalent, and a - a, which the test is too weak for.
+    assert "| numbers | 4 | 2 | 2 | 50.0% |" in table
+
+
+def test_an_unknown_module_is_named(project):
+    with pytest.raises(InputError, match="words: no such module; choose among numbers"):
+        mutants.main(["words"])
+
+
+def test_each_module_and_each_test_file_is_there():
+    for module, tests in mutants.TESTS.items():
+        assert (mutants.ROOT / "ser_ts_lobes" / f"{module}.py").is_file()
+        assert all((mutants.ROOT / "tests" / "unit" / name).is_file() for name in tests)
+
+
+def test_a_failing_test_ends_the_run(project):
+    (mutants.ROOT / "tests" / "unit" / "test_numbers.py").write_text("def test_fails():\n    assert False\n")
+    with pytest.raises(InputError, match="mutmut failed for numbers"):
+        mutants.main(["numbers"])

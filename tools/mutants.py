@@ -1,0 +1,116 @@
+"""Break each module on purpose, one small change at a time, and see whether its tests notice.
+
+To run: ``make mutants MUTANTS_ARGS="losses metrics"``, or ``python -m tools.mutants losses metrics`` in an
+environment with ``pip install -e .[dev]``; without a name, all of `TESTS`. It ends with a table and the changes that
+no test has noticed. mutmut makes the changes and runs the tests that call the changed function, of the module's own
+test files only. Those of decorated functions, of module constants and of the words in f-strings aren't made.
+
+Each module has a folder ``build/mutants/<module>`` in mutmut's own layout, made anew by each run. After a test was
+added, the survivors alone can be tried again there, without all others:
+
+    cd build/mutants/losses
+    mutmut run ser_ts_lobes.losses.x_ccc_loss__mutmut_3 ...
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from ser_ts_lobes.errors import InputError, plain_errors
+from ser_ts_lobes.report import markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / "build" / "mutants"
+#: The test files of each module, in tests/unit.
+TESTS = {
+    "losses": ["test_losses.py"],
+    "metrics": ["test_metrics.py"],
+    "residuals": ["test_residuals.py"],
+    "targets": ["test_targets.py"],
+    "features": ["test_features.py"],
+    "distributed": ["test_distributed.py"],
+    "brains": ["test_brains.py"],
+    "dataio": ["test_dataio.py"],
+    "manifests": ["test_manifests.py"],
+}
+NOTICED = ("killed", "timeout", "segfault")  # a test fails, never ends, or takes Python down with it
+
+
+def main(arguments=None):
+    """Read the command line and work through the modules."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="module", help=f"of ser_ts_lobes: {', '.join(TESTS)}")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants that are tested at the same time")
+    options = parser.parse_args(arguments)
+    unknown = [module for module in options.modules if module not in TESTS]
+    if unknown:
+        raise InputError(f"{', '.join(unknown)}: no such module; choose among {', '.join(TESTS)}.")
+
+    rows, survivors = [], []
+    for module in options.modules or TESTS:
+        start = time.monotonic()
+        statuses = try_mutants(module, options.jobs)
+        rows.append(row(module, statuses, time.monotonic() - start))
+        survivors += [(module, name) for name, status in statuses.items() if status not in NOTICED]
+    for module, name in survivors:
+        print(mutmut(module, "show", name, stdout=subprocess.PIPE))
+    print(markdown_table(["module", "mutants", "killed", "survived", "score", "minutes"], rows))
+
+
+def try_mutants(module, jobs):
+    """Return what became of each mutant of a module: its name in mutmut, and ``killed``, ``survived``, ..."""
+    lay_out(module)
+    mutmut(module, "run", "--max-children", str(jobs))
+    listing = mutmut(module, "results", "--all", "true", stdout=subprocess.PIPE)
+    return dict(line.strip().split(": ") for line in listing.splitlines())
+
+
+def lay_out(module):
+    """Make the folder of a module: links to all that the tests need, and mutmut's settings for this module."""
+    folder = WORK / module
+    shutil.rmtree(folder, ignore_errors=True)
+    # mutmut's own folder too: a Python that starts before it is there goes on to believe that it isn't.
+    (folder / "mutants").mkdir(parents=True)
+    for name in ("ser_ts_lobes", "tests", "conftest.py", "tools", "hparams", "recipes", "setup.py"):
+        (folder / name).symlink_to(ROOT / name)
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    tests = [f"tests/unit/{name}" for name in TESTS[module]]
+    # The settings of all modules end with mutmut's table, which goes on here.
+    settings += f'only_mutate = ["ser_ts_lobes/{module}.py"]\npytest_add_cli_args_test_selection = {tests}\n'
+    (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
+
+
+def mutmut(module, *arguments, **options):
+    """Run mutmut in the folder of a module; end the program if it fails."""
+    folder = WORK / module
+    # Programs that tests start import the mutated package too.
+    environment = os.environ | {"PYTHONPATH": str(folder / "mutants")}
+    result = subprocess.run(
+        [sys.executable, "-m", "mutmut", *arguments], cwd=folder, env=environment, text=True, **options
+    )
+    if result.returncode != 0:
+        raise InputError(f"mutmut failed for {module} for the reason above; its folder is {folder}.")
+    return result.stdout
+
+
+def row(module, statuses, seconds):
+    """Return a row of the table.
+
+    Example
+    -------
+    >>> row("losses", {"a": "killed", "b": "timeout", "c": "survived", "d": "no tests"}, 90)
+    ['losses', '4', '2', '2', '50.0%', '1.5']
+    """
+    count = Counter(status in NOTICED for status in statuses.values())
+    share = count[True] / len(statuses)
+    return [module, str(len(statuses)), str(count[True]), str(count[False]), f"{share:.1%}", f"{seconds / 60:.1f}"]
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
