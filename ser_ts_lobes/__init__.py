@@ -4,7 +4,7 @@ The package implements *Representation Learning Through Cross-Modal Conditional
 Teacher-Student Training for Speech Emotion Recognition* (ICASSP 2022).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: The three emotion dimensions, in the order of every label, prediction and metric array.
 DIMENSIONS = ("activation", "valence", "dominance")

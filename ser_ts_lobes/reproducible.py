@@ -1,6 +1,7 @@
 """What all Brains here have in common: training that regenerates, and that does what its settings say."""
 
 import os
+import re
 from pathlib import Path
 
 import speechbrain as sb
@@ -9,8 +10,10 @@ import torch
 from ser_ts_lobes.checkpoints import BatchMeans
 from ser_ts_lobes.distributed import GlobalBatches
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
 from ser_ts_lobes.seeds import derive_seed
 
+_EPOCH = re.compile(r"epoch: (\d+)")
 _PRECISIONS = ("fp32", "fp16", "bf16")
 
 
@@ -71,7 +74,7 @@ class ReproducibleBrain(sb.Brain):
         return {**rest, "batch_sampler": self.train_sampler}
 
     def on_fit_start(self):
-        """Go on from the last checkpoint, if there is one; results of a shorter training are removed."""
+        """Go on from the last checkpoint, if there is one; what came of a shorter or longer training is removed."""
         super().on_fit_start()
         counter = self.hparams.epoch_counter
         if counter.current > counter.limit:
@@ -83,6 +86,7 @@ class ReproducibleBrain(sb.Brain):
         if not is_done and sb.utils.distributed.if_main_process():
             for name in ("metrics.json", "predictions.csv"):
                 Path(self.hparams.output_folder, name).unlink(missing_ok=True)
+            _forget_epochs(Path(self.hparams.train_log), counter.current)
 
     def on_stage_start(self, stage, epoch=None):
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
@@ -131,8 +135,18 @@ class ReproducibleBrain(sb.Brain):
     @torch.no_grad()
     def _traces(self):
         """Two sums of each parameter that learns, (2 n,): enough to tell whether any has moved."""
-        learning = [p.double() for p in self.modules.parameters() if p.requires_grad]
+        learning = (p.double() for p in self.modules.parameters() if p.requires_grad)
         return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
+
+
+def _forget_epochs(log, last):
+    """Leave the epochs up to `last` in a log: a process that was killed may have logged one that it did not save."""
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if int(_EPOCH.match(line)[1]) <= last]
+        if kept != lines:
+            with replacing(log) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _check_options(hparams):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -462,6 +464,24 @@ def test_results_do_not_outlive_the_training_that_they_are_of(make_brain):
     with pytest.raises(Killed):
         brain.train(datasets)
     assert not run.finished and not (run.path / "predictions.csv").exists()
+
+
+def test_an_epoch_that_was_logged_but_not_saved_is_logged_once(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=2)
+    save, saved = brain.checkpointer.save_and_keep_only, []
+
+    def save_or_die(*args, **kwargs):
+        if saved:
+            raise Killed
+        saved.append(save(*args, **kwargs))
+
+    brain.checkpointer.save_and_keep_only = save_or_die
+    with pytest.raises(Killed):
+        brain.train(datasets)
+    log = Path(hparams["train_log"])
+    before = log.read_text()
+    train(*make_brain("hubert_base", number_of_epochs=2))
+    assert log.read_text() == before and before.count("epoch:") == 2
 
 
 def test_debug_mode_leaves_no_results(make_brain):
