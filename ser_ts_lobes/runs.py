@@ -87,7 +87,8 @@ def find_runs(results, systems=None, seeds=None, folds=None):
     Raises
     ------
     InputError
-        If runs of one row were trained differently, or runs of one fold tested on different data.
+        If a run's numbers are not of whole test sets or of another training than its settings say, if runs of one row
+        were trained differently, or runs of one fold tested on different data.
     """
     if systems is None:
         systems = sorted(
@@ -103,9 +104,20 @@ def find_runs(results, systems=None, seeds=None, folds=None):
             if (seeds is None or seed in seeds) and (folds is None or fold in folds):
                 report = RunFolder(path.parent).report()
                 settings = read_settings(path.with_name("hyperparams.yaml"))
+                _check_settings(path.parent, report.get("settings", {}), flatten(settings))
                 runs.append(Run(system, match["key"], seed, fold, path.parent, report, settings))
     _check_alike(runs)
     return runs
+
+
+def _check_settings(folder, tested, settings):
+    """Refuse results of an earlier training, such as a shorter one that was to go on and was cut."""
+    problem = difference({key: value for key, value in tested.items() if key in settings}, settings)
+    if tested and problem:  # an earlier version wrote none
+        raise InputError(
+            f"{folder}: its results are of a training with {problem}, as hyperparams.yaml there says: run its training "
+            "command again, which tests it."
+        )
 
 
 def _check_alike(runs):

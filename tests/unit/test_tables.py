@@ -80,6 +80,18 @@ def by_row(runs):
     return rows
 
 
+def test_results_of_a_shorter_training_are_refused(tmp_path):
+    folder = write_run(tmp_path, "cts", 1, number_of_epochs=20)
+    path = folder / "metrics.json"
+    report = json.loads(path.read_text())
+    settings = {"system": "cts", "seed": 1, "batch_size": 32, "number_of_epochs": 20, "processes": 1}
+    path.write_text(json.dumps(report | {"settings": settings}))
+    assert len(find_runs(tmp_path)) == 1
+    path.write_text(json.dumps(report | {"settings": settings | {"number_of_epochs": 10}}))
+    with pytest.raises(InputError, match="cts/1: its results are of a training with number_of_epochs 10, not 20"):
+        find_runs(tmp_path)
+
+
 def test_one_seed_is_what_its_metrics_say(tmp_path):
     folder = write_run(tmp_path, "cts", 1)
     summary = summarise(by_row(find_runs(tmp_path)))
