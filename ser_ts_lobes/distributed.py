@@ -88,6 +88,8 @@ class GlobalBatches(torch.utils.data.Sampler):
     """
 
     def __init__(self, n_items, batch_size, shuffle=False, drop_last=False, seed=0):
+        if batch_size < 1:
+            raise InputError(f"--batch_size is {batch_size}: give a whole number from 1 on.")
         if n_items < batch_size:
             raise InputError(
                 f"The training set has {n_items} recordings, fewer than one batch of {batch_size}: choose a smaller "
@@ -95,7 +97,7 @@ class GlobalBatches(torch.utils.data.Sampler):
             )
         self._rank, self._n_ranks = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
         last = 0 if drop_last else n_items % batch_size
-        if 0 < (last or batch_size) < self._n_ranks:
+        if (last or batch_size) < self._n_ranks:
             raise InputError(
                 f"A batch of {last or batch_size} recordings can't be shared out among {self._n_ranks} processes: "
                 "--batch_size is of all processes together; choose a larger one."

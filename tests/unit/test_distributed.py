@@ -6,7 +6,13 @@ import torch.distributed as dist
 
 from ser_ts_lobes.distributed import GlobalBatches, gather_batch
 from ser_ts_lobes.errors import InputError
-from tests.ranks import on_each_rank
+from tests import ranks
+
+
+def on_each_rank(task, *arguments):
+    """Run a task on ranks, and alone before that, so that who follows calls (mutmut) sees what the ranks run."""
+    task(0)
+    return ranks.on_each_rank(task, *arguments)
 
 
 def rows_of(rank, n_rows):
@@ -93,6 +99,16 @@ def test_processes_share_the_batches_that_one_process_would_have(monkeypatch):
             assert all(share[number] for share in shares)
 
 
+def test_by_default_all_come_in_their_order():
+    assert list(GlobalBatches(5, 2)) == [[0, 1], [2, 3], [4]]
+    assert list(GlobalBatches(9, 9, shuffle=True)) == list(GlobalBatches(9, 9, shuffle=True, seed=0))
+
+
+def test_a_batch_of_one_for_each_process_and_no_rest_is_enough(monkeypatch):
+    assert batches(8, 4, n_ranks=4, rank=3, shuffle=False, drop_last=False, monkeypatch=monkeypatch) == [[3], [7]]
+    assert batches(4, 4, shuffle=False, monkeypatch=monkeypatch) == [[0, 1, 2, 3]]
+
+
 def test_each_seed_and_each_epoch_has_an_order_of_its_own(monkeypatch):
     orders = {
         (seed, epoch): str(batches(100, 10, seed=seed, epoch=epoch, monkeypatch=monkeypatch))
@@ -110,8 +126,12 @@ def test_without_shuffling_all_come_in_their_order(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"batch_size": 0}, "--batch_size is 0: give a whole number from 1 on"),
         ({"n_items": 3}, "3 recordings, fewer than one batch of 4: choose a smaller --batch_size"),
-        ({"n_ranks": 8}, "A batch of 4 recordings can't be shared out among 8 processes"),
+        (
+            {"n_ranks": 8},
+            "A batch of 4 .* among 8 processes: --batch_size is of all .* together; choose a larger",
+        ),
         ({"n_items": 9, "n_ranks": 2, "drop_last": False}, "A batch of 1 recordings can't be shared out among 2"),
     ],
 )
