@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ser_ts_lobes.report
 from ser_ts_lobes import metrics
 from ser_ts_lobes.brains import Outputs
 from ser_ts_lobes.paper import Figure
@@ -16,9 +17,11 @@ from ser_ts_lobes.report import (
     plot_comparison,
     plot_predictions,
     plot_residuals,
+    report_teacher,
     write_metrics,
     write_predictions,
 )
+from ser_ts_lobes.targets import TeacherTargets
 
 RANDOM = np.random.default_rng(0)
 LABEL = RANDOM.uniform(1, 7, (60, 3))
@@ -97,3 +100,23 @@ def test_plots_are_drawn(tmp_path):
     for name in ("residuals", "predictions", "comparison"):
         image = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
         assert image.shape[1] > 1000 and 0.001 < (image < 200).mean() < 0.5
+
+
+def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, monkeypatch):
+    """A run that is cut before its plots are whole leaves the earlier teacher's targets, which are then found stale."""
+
+    def targets(teacher):
+        made_from = {"manifest": "m", "teacher": teacher}
+        embedding = np.zeros((60, 4), np.float32)
+        return {"train": TeacherTargets(OUTPUTS["test1"].ids, embedding, PREDICTION, LABEL, LABEL * 0, made_from)}
+
+    report_teacher(tmp_path, targets("first"))
+    assert TeacherTargets.load(tmp_path / "targets" / "train.safetensors").made_from["teacher"] == "first"
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ser_ts_lobes.report, "plot_predictions", cut)
+    with pytest.raises(KeyboardInterrupt):
+        report_teacher(tmp_path, targets("second"))
+    assert TeacherTargets.load(tmp_path / "targets" / "train.safetensors").made_from["teacher"] == "first"
