@@ -420,23 +420,23 @@ def walk_files(folder):
         try:
             status = os.stat(path)
             identity = status.st_dev, status.st_ino
-            entries = [] if identity in above else list(os.scandir(path))
+            entries = () if identity in above else os.scandir(path)  # no list: each keeps its status
+            for entry in entries:
+                name = prefix + entry.name
+                try:
+                    name.encode()
+                    status = entry.stat()
+                except UnicodeEncodeError:
+                    named = os.fsencode(entry.name)
+                    raise InputError(f"{path} has a file whose name is not UTF-8, {named}. Rename it.") from None
+                except OSError:
+                    status = None
+                if status and stat.S_ISDIR(status.st_mode):
+                    pending.append((entry.path, f"{name}/", (*above, identity)))
+                else:
+                    yield name, status
         except OSError as error:
             raise InputError(f"{path} can't be read: {error.strerror}.") from error
-        for entry in entries:
-            name = prefix + entry.name
-            try:
-                name.encode()
-                status = entry.stat()
-            except UnicodeEncodeError:
-                named = os.fsencode(entry.name)
-                raise InputError(f"{path} has a file whose name is not UTF-8, {named}. Rename it.") from None
-            except OSError:
-                status = None
-            if status and stat.S_ISDIR(status.st_mode):
-                pending.append((entry.path, f"{name}/", (*above, identity)))
-            else:
-                yield name, status
 
 
 def make_folder(folder):

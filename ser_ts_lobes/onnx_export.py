@@ -13,6 +13,7 @@ import contextlib
 import copy
 import importlib
 import logging
+import math
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -27,7 +28,8 @@ from ser_ts_lobes.audio import read_audio
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.lobes.pooling import GRUPooling
-from ser_ts_lobes.manifests import read_manifest, read_rows
+from ser_ts_lobes.manifests import read_manifest
+from ser_ts_lobes.run_folder import RunFolder
 
 ONNX_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 
@@ -224,22 +226,20 @@ def read_test_sets(run, manifest_folder, data_folder):
     InputError
         If a manifest is gone, or no longer holds the utterances.
     """
-    names = [f"label_{dimension}" for dimension in DIMENSIONS]
     by_split = defaultdict(list)
-    for _, row in read_rows(Path(run) / "predictions.csv", ["ID", "split", *DIMENSIONS, *names]):
-        if all(row[name] for name in names):
-            by_split[row["split"]].append(row)
+    for row, prediction, label in RunFolder(run).read_predictions():
+        if not any(map(math.isnan, label)):
+            by_split[row["split"]].append((row["ID"], prediction, label))
     test_sets = {}
     for split, rows in by_split.items():
         path = Path(manifest_folder) / f"{split}.csv"
         utterances = read_manifest(path, data_folder).utterances
-        missing = [row["ID"] for row in rows if row["ID"] not in utterances]
+        ids, predictions, labels = zip(*rows, strict=True)
+        missing = [id for id in ids if id not in utterances]
         if missing:
             raise InputError(f"{path} has no {missing[0]}, which the run was tested on: prepare the corpus again.")
         test_sets[split] = LabelledSet(
-            [Path(utterances[row["ID"]]["wav"]).absolute() for row in rows],
-            np.array([[float(row[name]) for name in DIMENSIONS] for row in rows]),
-            np.array([[float(row[name]) for name in names] for row in rows]),
+            [Path(utterances[id]["wav"]).absolute() for id in ids], np.array(predictions), np.array(labels)
         )
     return test_sets
 

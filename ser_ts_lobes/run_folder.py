@@ -1,13 +1,15 @@
 """A finished run on disk, read by whoever needs its numbers."""
 
 import json
+import math
+import reprlib
 from pathlib import Path
 
 import numpy as np
 
 from ser_ts_lobes import DIMENSIONS, metrics
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.manifests import read_rows
+from ser_ts_lobes.manifests import parse_number, read_rows
 
 _LABELS = tuple(f"label_{dimension}" for dimension in DIMENSIONS)
 # Predictions are written with six decimals.
@@ -74,12 +76,35 @@ class RunFolder:
         tuple of list of str, numpy.ndarray and numpy.ndarray
             Speakers; predictions and labels, (N, 3), in the order of the file.
         """
-        path = self.path / "predictions.csv"
-        rows = [
-            row for _, row in read_rows(path, ["ID", "split", "spk_id", *DIMENSIONS, *_LABELS]) if row["split"] == split
-        ]
-        values = np.array([[float(row[name]) for name in (*DIMENSIONS, *_LABELS)] for row in rows]).reshape(-1, 6)
-        return [row["spk_id"] for row in rows], *np.split(values, 2, axis=1)
+        rows = [(row["spk_id"], *numbers) for row, *numbers in self.read_predictions() if row["split"] == split]
+        speakers, prediction, label = zip(*rows, strict=True) if rows else ((), (), ())
+        return list(speakers), *(np.array(numbers, dtype=float).reshape(-1, 3) for numbers in (prediction, label))
+
+    def read_predictions(self):
+        """Read ``predictions.csv`` row by row.
+
+        Yields
+        ------
+        tuple of dict, list of float and list of float
+            The row, its predictions and its labels; NaN for those of an unlabelled set, whose cells are empty.
+
+        Raises
+        ------
+        InputError
+            Where something else than a number stands, with its line and utterance.
+        """
+        columns = ["ID", "split", "spk_id", *DIMENSIONS, *_LABELS]
+        for line, row in read_rows(self.path / "predictions.csv", columns):
+            labelled = any(row[name] for name in _LABELS)
+            label = [self._number(row, name, line) for name in _LABELS] if labelled else [math.nan] * len(_LABELS)
+            yield row, [self._number(row, name, line) for name in DIMENSIONS], label
+
+    def _number(self, row, column, line):
+        number = parse_number(row[column])
+        if number is None:
+            written = reprlib.repr(row[column])
+            raise self._refused(f"predictions.csv, line {line}: the {column} of {row['ID']} is {written}, not a number")
+        return number
 
     def _refused(self, problem):
         return InputError(f"{self.path}: {problem}: run its training command again, which tests it.")

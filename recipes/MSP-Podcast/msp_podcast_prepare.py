@@ -418,18 +418,22 @@ def read_blocks(path):
     """
     block = None
     first_lines = {}
+    ratings = {}  # as numbers, by what is written: millions of lines say the same few hundred things
+    file = str(path)  # once, not for the place of each of millions of lines
     for number, line in manifests.read_lines(path):
         if not line.strip():
             if block:
                 yield block
             block = None
             continue
-        where = f"{path}, line {number}"
+        where = f"{file}, line {number}"
         texts, labels = parse_label_line(line, where)
         if block:
             if len(texts) < 2 or not texts[0] or is_audio(texts[0]):
                 raise InputError(f"{where}: expected a rater and an emotion; a blank line ends an utterance.")
-            block.ratings.append(tuple(parse_label(label, "A, V or D", where) for label in labels))
+            if (rating := ratings.get(labels)) is None:
+                rating = ratings[labels] = tuple(parse_label(label, "A, V or D", where) for label in labels)
+            block.ratings.append(rating)
         else:
             if len(texts) != 2 or not is_audio(texts[0]):
                 raise InputError(f"{where}: expected the first line of an utterance, 'name.wav; emotion; A:...'.")

@@ -1,6 +1,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from ser_ts_lobes.errors import InputError
@@ -60,3 +61,36 @@ def test_numbers_that_are_not_of_the_whole_test_set_are_refused(tmp_path, damage
     damage(folder)
     with pytest.raises(InputError, match=f"{message}: run its training command again"):
         RunFolder(folder).report()
+
+
+def edit_cells(folder, line, cells):
+    path = folder / "predictions.csv"
+    rows = list(csv.reader(path.open()))
+    for column, text in cells.items():
+        rows[line - 1][rows[0].index(column)] = text
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("valence", "about 4"), ("valence", "4_0"), ("valence", "nan"), ("valence", ""), ("label_dominance", "")],
+)
+def test_a_prediction_that_is_not_a_number_is_one_sentence(tmp_path, column, text):
+    folder = write_run(tmp_path, "cts", 1)
+    edit_cells(folder, 3, {column: text})
+    with pytest.raises(InputError) as refused:
+        RunFolder(folder).predictions("test1")
+    assert str(refused.value) == (
+        f"{folder}: predictions.csv, line 3: the {column} of u01 is {text!r}, not a number: run its training command "
+        "again, which tests it."
+    )
+
+
+def test_empty_labels_are_an_unlabelled_set(tmp_path):
+    folder = write_run(tmp_path, "cts", 1)
+    for line in range(2, 42):
+        edit_cells(folder, line, dict.fromkeys(("label_activation", "label_valence", "label_dominance"), ""))
+    speakers, prediction, label = RunFolder(folder).predictions("test1")
+    assert len(speakers) == 40 and np.isfinite(prediction).all() and np.isnan(label).all()
+    assert [part.shape for part in RunFolder(folder).predictions("test9")[1:]] == [(0, 3), (0, 3)]
