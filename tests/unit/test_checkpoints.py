@@ -124,7 +124,8 @@ def test_of_two_checkpoints_of_the_same_moment_the_later_name_counts(tmp_path):
 def test_a_folder_that_is_no_checkpoint_is_left_alone(tmp_path):
     for name in ("CKPT+half", "notes"):
         (tmp_path / name).mkdir()
-    Checkpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)}).save_checkpoint(name="whole")
+    saved = Checkpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)}).save_checkpoint({"epoch": 3}, name="whole")
+    assert saved.meta["epoch"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["CKPT+whole", "notes"]
 
 
