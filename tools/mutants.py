@@ -35,6 +35,8 @@ TESTS = {
     "features": ["test_features.py"],
     "distributed": ["test_distributed.py"],
     "brains": ["test_brains.py"],
+    "reproducible": ["test_reproducible.py"],
+    "checkpoints": ["test_checkpoints.py"],
     "dataio": ["test_dataio.py"],
     "manifests": ["test_manifests.py"],
 }

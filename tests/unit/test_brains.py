@@ -6,7 +6,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from ser_ts_lobes import metrics
-from ser_ts_lobes.brains import StudentBrain, TeacherBrain
+from ser_ts_lobes.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.dataio import load_manifests, make_datasets
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.losses import ccc_loss
@@ -38,8 +38,14 @@ def manifests(tmp_path_factory):
     return load_manifests(folder / "manifests")
 
 
+@pytest.fixture(scope="module")
+def feature_folder(tmp_path_factory):
+    """Give a folder of frozen features for all tests: they are found by what they are made from."""
+    return str(tmp_path_factory.mktemp("features"))
+
+
 @pytest.fixture
-def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests):
+def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests, feature_folder):
     def make(
         system, brain_class=StudentBrain, targets=None, manifests=manifests, settings=None, run_opts=None, **overrides
     ):
@@ -47,6 +53,7 @@ def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests):
         overrides = {
             "data_folder": "unused",
             "results_folder": str(tmp_path / "results"),
+            "feature_folder": feature_folder,
             "batch_size": 8,
             "num_workers": 0,
             "number_of_epochs": 2,
@@ -97,6 +104,152 @@ def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path)
     assert report["test"]["test1"]["activation"]["ccc"] == pytest.approx(
         metrics.ccc(brain.outputs.prediction, brain.outputs.label)[0]
     )
+
+
+def end_epoch(brain, epoch, prediction, train_loss=1.0):
+    """End an epoch as if these had been its predictions of three utterances, and its mean loss in training."""
+    label = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [3.0, 5.0, 4.0]])
+    brain.train_stats = {"loss": train_loss}
+    brain.outputs = Outputs(["a", "b", "c"], np.zeros((3, 1), np.float32), prediction(label), label)
+    brain._end_epoch(epoch)
+    return [group["lr"] for group in brain.optimizer.param_groups]
+
+
+def ready(brain):
+    """Give a Brain what it has when training begins, without any training."""
+    brain.init_optimizers()
+    brain.checkpointer.recover_if_possible()
+    return brain
+
+
+def test_the_rate_follows_the_validation_loss_alone(make_brain):
+    brain = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    for epoch in range(1, 5):  # better in training, not in validation
+        rates = end_epoch(brain, epoch, lambda label: 0.9 * label, train_loss=1 / epoch)
+    assert rates == pytest.approx([0.00075, 0.00075 / 4])
+    for epoch in range(5, 9):  # the other way round
+        rates = end_epoch(brain, epoch, lambda label, epoch=epoch: (0.9 + epoch / 100) * label, train_loss=epoch)
+    assert rates == pytest.approx([0.00075, 0.00075 / 4])
+
+
+def test_training_goes_on_with_the_optimizer_and_the_schedule_of_the_checkpoint(make_brain):
+    first = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    for parameter in first.modules.parameters():
+        parameter.grad = torch.full_like(parameter, 0.3) if parameter.requires_grad else None
+    first.optimizer.step()
+    for epoch in (1, 2, 3):
+        rates = end_epoch(first, epoch, lambda label: label + 1)
+    assert rates == [0.001, 0.00025]
+    second = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    states = [brain.optimizer.state_dict()["state"] for brain in (first, second)]
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 20
+    for number, state in states[0].items():
+        for name, value in state.items():
+            torch.testing.assert_close(states[1][number][name], value, rtol=0, atol=0)
+    assert end_epoch(second, 4, lambda label: label + 1) == pytest.approx([0.00075, 0.00075 / 4])
+
+
+def test_labels_are_standardised_on_the_training_set(make_brain, manifests):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=0)
+    brain.train(datasets)
+    labels = torch.tensor(manifests["train"].labels())
+    standardised = hparams["label_scale"].standardise(labels)
+    torch.testing.assert_close(standardised.mean(dim=0).double(), torch.zeros(3).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standardised.std(dim=0, correction=0).double(), torch.ones(3).double())
+    assert not np.allclose(manifests["valid"].labels().mean(axis=0), labels.mean(dim=0), atol=0.01)
+
+
+def test_constant_predictions_are_a_loss_of_1(make_brain, tmp_path):
+    brain = ready(make_brain("hubert_base")[0])
+    end_epoch(brain, 1, lambda label: np.full_like(label, 2.0))
+    end_epoch(brain, 2, lambda label: 0.5 * label)
+    assert [checkpoint.meta["valid_loss"] for checkpoint in brain.checkpointer.list_checkpoints()] != [1.0]
+    lines = (tmp_path / "results/hubert_base/1986/train_log.txt").read_text().splitlines()
+    assert "valid loss: 1.00" in lines[0] and "valid ccc_activation: nan" in lines[0]
+    brain.on_evaluate_start()
+    assert brain.best["epoch"] == 2 and 0 < brain.best["valid_loss"] < 1
+
+
+def test_the_log_has_rates_losses_and_ccc_by_their_names(make_brain, tmp_path):
+    brain = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    end_epoch(brain, 7, lambda label: label * [1, 1, -1] + [0, 1, 0], train_loss=0.25)
+    ccc = metrics.ccc(brain.outputs.prediction, brain.outputs.label)
+    [line] = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
+    head, training, validation = line.split(" - ")
+    assert head == "epoch: 7, lr: 1.00e-03, encoder_lr: 2.50e-04" and training == "train loss: 2.50e-01"
+    read = dict(part.removeprefix("valid ").split(": ") for part in validation.split(", "))
+    expected = dict(zip(("ccc_activation", "ccc_valence", "ccc_dominance"), ccc, strict=True))
+    assert {name: float(value) for name, value in read.items()} == pytest.approx(
+        {"loss": 1 - ccc.mean(), **expected}, rel=0.01
+    )
+
+
+def test_a_student_of_another_teacher_does_not_go_on(make_brain, manifests):
+    targets = make_targets(manifests["train"])
+    first = ready(make_brain("ts", targets=targets, trainable_layers=0)[0])
+    assert first.made_from().keys() == {"train", "valid", "teacher"} and first.made_from()["teacher"] == "t"
+    end_epoch(first, 1, lambda label: label + 1)
+    targets.made_from["teacher"] = "another"
+    with pytest.raises(InputError, match=r"made from other data than today's \(teacher changed\)"):
+        ready(make_brain("ts", targets=targets, trainable_layers=0)[0])
+
+
+def test_what_is_said_of_a_set_is_put_together(make_brain, manifests):
+    brain, hparams, datasets = make_brain("hubert_base")
+    manifest = manifests["valid"]
+    hparams["label_scale"].fit(manifests["train"].labels())
+    brain.modules.eval()
+    brain.on_stage_start(torch_stage("TEST"))
+    for batch in brain.make_dataloader(datasets["valid"], torch_stage("TEST"), batch_size=5):
+        with torch.no_grad():
+            output = brain.compute_forward(batch, torch_stage("TEST"))
+            brain.compute_objectives(output, batch, torch_stage("TEST"))
+    brain.on_stage_end(torch_stage("TEST"), 0.0)
+    said = brain.outputs
+    durations = [float(manifest.utterances[utterance]["duration"]) for utterance in said.ids]
+    assert durations == sorted(durations) and sorted(said.ids) == sorted(manifest.utterances)
+    rows = [list(manifest.utterances).index(utterance) for utterance in said.ids]
+    np.testing.assert_allclose(said.label, manifest.labels()[rows], atol=1e-6)
+    assert (said.embedding.dtype, said.prediction.dtype, said.label.dtype) == (np.float32, np.float64, np.float64)
+    assert said.embedding.shape == (12, 128)
+    np.testing.assert_allclose(said.embedding[-2:], output.embedding, atol=1e-6)
+    restored = hparams["label_scale"].restore(output.prediction.double())
+    np.testing.assert_allclose(said.prediction[-2:], restored, atol=1e-6)
+    brain.on_stage_start(torch_stage("TEST"))
+    assert brain._collected == []
+
+
+def test_the_training_loss_of_an_epoch_goes_with_the_means_of_its_batches(make_brain):
+    brain, _, _ = make_brain("hubert_base")
+    brain.batch_means.add(kept=0.5)
+    brain.on_stage_end(torch_stage("TRAIN"), 0.75, 1)
+    assert brain.train_stats == {"loss": 0.75, "kept": 0.5} and brain.batch_means.take() == {}
+
+
+def test_a_prediction_must_be_of_each_utterance(make_brain, monkeypatch):
+    brain, _, datasets = make_brain("hubert_base")
+    said = Outputs(["a"], None, None, None)
+    monkeypatch.setattr(brain, "evaluate", lambda dataset, test_loader_kwargs: setattr(brain, "outputs", said))
+    with pytest.raises(RuntimeError, match="^1 predictions for 12 utterances$"):
+        brain.predict(datasets["test1"])
+    brain.debug = True
+    assert brain.predict(datasets["test1"]) is said
+
+
+def test_the_report_says_of_which_run_it_is(make_brain, manifests, monkeypatch):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1, settings={"lr": 3}, seed=5, run="r")
+    brain.train(datasets)
+    monkeypatch.setattr("speechbrain.utils.distributed.if_main_process", lambda: False)
+    (run := RunFolder(hparams["output_folder"])).path.mkdir(exist_ok=True)
+    brain.test({"test1": datasets["test1"]})
+    assert not run.finished
+    monkeypatch.undo()
+    brain.test(datasets)
+    report = run.report()
+    assert (report["system"], report["run"], report["seed"]) == ("hubert_base", "r", 5)
+    assert report["settings"] == {"lr": 3} and report["fingerprint"] == brain.fingerprint()
+    assert report["best"] == {"epoch": 1, "valid_loss": brain.best["valid_loss"]} == brain.best
+    assert set(report["test"]) == {"test1"} and set(report["manifests"]) == {"train", "valid", "test1"}
 
 
 def test_the_best_checkpoint_outlives_later_ones(make_brain):
@@ -241,6 +394,24 @@ def test_the_fingerprint_is_of_what_has_learnt(make_brain):
     with torch.no_grad():
         hparams["speech_encoder"].layers[-1].final_layer_norm.bias.add_(1e-3)
     assert brain.fingerprint() != before
+
+
+def test_the_fingerprint_is_of_what_is_frozen_too(make_brain):
+    def fingerprint(change=None):
+        brain, hparams, _ = make_brain("ft", trainable_layers=1, feature_folder=None)  # which would read it before
+        if change is not None:
+            with torch.no_grad():
+                change(hparams)
+        return brain.fingerprint()
+
+    parts = [
+        None,
+        lambda hparams: hparams["speech_encoder"].layers[0].final_layer_norm.bias.add_(1e-3),
+        lambda hparams: hparams["speech_encoder"].layers[-1].final_layer_norm.bias.add_(1e-3),
+        lambda hparams: next(hparams["model"].parameters()).add_(1e-3),
+        lambda hparams: hparams["label_scale"].fit(np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])),
+    ]
+    assert len({fingerprint(part) for part in parts}) == len(parts)
 
 
 @pytest.mark.parametrize(("system", "brain_class"), [("attn", StudentBrain), ("atmaja", TeacherBrain)])
