@@ -1,18 +1,31 @@
 import importlib.util
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ser_ts_lobes.dataio import load_manifests, load_teacher, make_dataset, make_datasets, use_teacher
+import ser_ts_lobes.dataio
+from ser_ts_lobes.dataio import (
+    load_manifests,
+    load_teacher,
+    make_dataset,
+    make_datasets,
+    use_frozen_features,
+    use_teacher,
+)
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.features import FrozenFeatures
+from ser_ts_lobes.lobes.descriptors import ShortTermStatistics
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.lobes.text import TextEncoder
+from ser_ts_lobes.lobes.words import WordEncoder
 from ser_ts_lobes.residuals import keep_mask
 from ser_ts_lobes.targets import TeacherTargets
-from tests.fixtures_msp import write_msp_tree
+from tests.fixtures_msp import WORDS, write_msp_tree
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "MSP-Podcast"
 spec = importlib.util.spec_from_file_location("msp_podcast_prepare", RECIPE / "msp_podcast_prepare.py")
@@ -20,10 +33,40 @@ msp_podcast_prepare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(msp_podcast_prepare)
 
 
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    msp_podcast_prepare.prepare_msp_podcast(write_msp_tree(folder / "msp"), folder / "manifests")
+    return folder / "manifests"
+
+
 @pytest.fixture
-def manifests(tmp_path):
-    msp_podcast_prepare.prepare_msp_podcast(write_msp_tree(tmp_path / "msp"), tmp_path / "manifests")
-    return load_manifests(tmp_path / "manifests", needs_text=True)
+def manifests(prepared):
+    return load_manifests(prepared, needs_text=True)
+
+
+def hparams_of(modules, **changes):
+    settings = {"feature_folder": None, "feature_dtype": "float32", "batch_size": 4, "num_workers": 0}
+    return {"modules": modules, **settings, **changes}
+
+
+def word_encoder(folder):
+    path = folder / "vectors.txt"
+    path.write_text("".join(f"{word} 1 0\n" for word in [*sorted(set(WORDS)), "unheard"]))
+    return WordEncoder(path, size=2)
+
+
+def with_transcript(manifest, transcript):
+    rows = {utterance: row | {"transcript": transcript} for utterance, row in manifest.utterances.items()}
+    return replace(manifest, utterances=rows)
+
+
+def test_the_corpus_may_have_moved(prepared):
+    for manifest in load_manifests(prepared, data_root="/elsewhere").values():
+        assert all(row["wav"].startswith("/elsewhere/Audios/") for row in manifest.utterances.values())
 
 
 def make_targets(manifest, teacher="teacher"):
@@ -58,16 +101,9 @@ def test_a_dataset_gives_what_the_manifest_says(manifests, tiny_bert):
 
 def test_training_and_validation_get_frozen_features_and_tests_the_audio(manifests, tmp_path, tiny_hubert):
     encoder = load_speech_encoder(tiny_hubert, trainable_layers=1)
-    hparams = {
-        "modules": {"speech_encoder": encoder},
-        "feature_folder": tmp_path / "features",
-        "feature_dtype": "float32",
-        "batch_size": 4,
-        "num_workers": 0,
-    }
-    run_opts = {"device": "cpu", "noprogressbar": True}
-    kept = make_datasets(manifests, hparams, run_opts)
-    anew = make_datasets(manifests, hparams | {"feature_folder": None}, run_opts)
+    hparams = hparams_of({"speech_encoder": encoder}, feature_folder=tmp_path / "features")
+    kept = make_datasets(manifests, hparams, RUN_OPTS)
+    anew = make_datasets(manifests, hparams | {"feature_folder": None}, RUN_OPTS)
     for name in ("train", "valid"):
         for with_features, with_audio in zip(kept[name], anew[name], strict=True):
             assert with_features["id"] == with_audio["id"] and with_features["labels"].equal(with_audio["labels"])
@@ -76,11 +112,73 @@ def test_training_and_validation_get_frozen_features_and_tests_the_audio(manifes
     assert kept["test1"][0]["speech"].equal(anew["test1"][0]["speech"])
 
 
+def test_a_system_that_reads_knows_the_training_words_alone(manifests, tmp_path):
+    manifests["test1"] = with_transcript(manifests["test1"], "unheard so")
+    encoder = word_encoder(tmp_path)
+    datasets = make_datasets(manifests, hparams_of({"text_encoder": encoder}), RUN_OPTS)
+    words = sorted(
+        {word for row in manifests["train"].utterances.values() for word in row["transcript"].lower().split()}
+    )
+    assert "so" in words
+    assert list(datasets["test1"][0]) == ["id", "labels", "text"]  # it doesn't hear
+    assert datasets["test1"][0]["text"].tolist() == [words.index("so") + 1]
+    assert datasets["train"][0]["text"].equal(
+        encoder.tokenize(next(iter(manifests["train"].utterances.values()))["transcript"])
+    )
+
+
+def test_frozen_features_of_both_inputs_depend_on_their_own_input_alone(manifests, tmp_path):
+    encoders = {"speech": ShortTermStatistics(), "text": word_encoder(tmp_path)}
+    encoders["text"].learn_words(["so unheard"])
+
+    def keep(manifest):
+        dataset = make_dataset(manifest, encoders["text"])
+        kept = use_frozen_features(dataset, manifest, tmp_path / "kept", encoders, progressbar=False)
+        return kept, len(list((tmp_path / "kept").iterdir()))
+
+    kept, n_before = keep(manifests["valid"])
+    again, n_after = keep(with_transcript(manifests["valid"], "unheard"))
+    assert (n_before, n_after) == (2, 3)  # the audio is the same
+    assert set(kept[0]) == {"id", "labels", "speech", "text"}
+    assert kept[0]["speech"].equal(again[0]["speech"])
+    assert [item["text"].tolist() for item in again] == [[2]] * len(again)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:1", "cuda:1"), (None, "the one that is there")])
+def test_what_the_user_set_reaches_the_frozen_features(manifests, tmp_path, monkeypatch, device, expected):
+    calls = []
+    monkeypatch.setattr(FrozenFeatures, "compute", lambda **options: calls.append(options) or {})
+    monkeypatch.setattr(ser_ts_lobes.dataio, "infer_device", lambda: "the one that is there")
+    settings = {"feature_folder": tmp_path, "feature_dtype": "float16", "batch_size": 7, "num_workers": 3}
+    make_datasets(
+        manifests,
+        hparams_of({"speech_encoder": ShortTermStatistics()}, **settings),
+        {"device": device, "noprogressbar": False},
+    )
+    wanted = {"cache_folder": tmp_path, "dtype": "float16", "batch_size": 7, "num_workers": 3, "device": expected}
+    assert all(call.items() >= (wanted | {"progressbar": True, "key": "speech"}).items() for call in calls)
+    expected_fingerprints = {manifests[name].audio_fingerprint for name in ("train", "valid")}
+    assert {call["manifest_fingerprint"] for call in calls} == expected_fingerprints
+
+
 @pytest.mark.parametrize("threshold", [2.0, None])
-def test_each_utterance_gets_its_own_teacher(manifests, threshold):
+def test_the_training_set_alone_gets_the_teacher(manifests, threshold):
+    targets = make_targets(manifests["train"])
+    hparams = hparams_of({"speech_encoder": ShortTermStatistics()}, residual_threshold=threshold)
+    datasets = make_datasets(manifests, hparams, RUN_OPTS, targets)
+    rows = [targets.ids.index(utterance) for utterance in manifests["train"].utterances]
+    assert [item["keep"] for item in datasets["train"]] == keep_mask(targets.residual, threshold)[rows].tolist()
+    assert "keep" not in datasets["valid"][0]
+    assert "keep" not in make_datasets(manifests, hparams, RUN_OPTS)["train"][0]
+
+
+@pytest.mark.parametrize("threshold", [2.0, None])
+def test_each_utterance_gets_its_own_teacher(manifests, threshold, caplog):
     targets = make_targets(manifests["train"])
     dataset = make_dataset(manifests["train"])
-    share = use_teacher(dataset, manifests["train"], targets, threshold)
+    with caplog.at_level(logging.INFO):
+        share = use_teacher(dataset, manifests["train"], targets, threshold)
+    assert f"follows the teacher on {'100.0' if threshold is None else '87.5'}% of 8 training" in caplog.text
     keep = keep_mask(targets.residual, threshold)
     assert share == keep.mean() and keep.all() == (threshold is None)
     for item in dataset:
@@ -100,8 +198,12 @@ def test_the_teachers_targets_are_loaded(manifests, tmp_path):
 
 
 def test_a_missing_teacher_names_the_commands(manifests, tmp_path):
-    with pytest.raises(InputError, match=r"run `python train_teacher.py hparams/teacher.yaml` and `python precompute"):
+    with pytest.raises(InputError) as error:
         load_teacher(manifests["train"], {"teacher_folder": tmp_path / "nobody"})
+    assert str(error.value) == (
+        f"{tmp_path / 'nobody'} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
+        "`python precompute_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
+    )
 
 
 def test_missing_targets_name_the_command(manifests, tmp_path):
