@@ -472,3 +472,17 @@ def test_write_csv_digests_what_it_writes(tmp_path):
 def test_first_few():
     assert first_few("abcd") == "a, b, c and 1 more"
     assert first_few("abc") == "a, b, c"
+
+
+def test_a_lost_side_file_is_noticed_in_a_folder_in_new_folders(tmp_path):
+    folder, side_file = tmp_path / "new" / "manifests", tmp_path / "excluded.csv"
+    side_file.write_text("ID\n")
+    write_manifests(folder, {"train": [utterance()]}, "/corpus", "inputs", SCALE, side_files=[side_file])
+    assert is_prepared(folder, "inputs")
+    side_file.unlink()
+    assert not is_prepared(folder, "inputs")
+
+
+def test_blanks_after_commas_are_no_part_of_a_value(tmp_path):
+    path = own_csv(tmp_path, 'a, b\n1, "x, y"\n')
+    assert list(read_rows(path, ("a", "b"))) == [(2, {"a": "1", "b": "x, y"})]
