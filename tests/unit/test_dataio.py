@@ -71,12 +71,14 @@ def test_the_corpus_may_have_moved(prepared):
 
 def make_targets(manifest, teacher="teacher"):
     random, n = np.random.default_rng(0), len(manifest.utterances)
+    residual = np.vstack([np.full((1, 3), 9.0), random.normal(size=(n - 1, 3))])
+    residual[1] = 2.2 * residual.std(axis=0)  # out by a threshold of 2, in by one of 3
     return TeacherTargets(
         ids=list(manifest.utterances)[::-1],  # another order than the manifest's
         embedding=random.normal(size=(n, 4)).astype(np.float32),
         prediction=random.normal(size=(n, 3)),
         label=manifest.labels()[::-1],
-        residual=np.vstack([np.full((1, 3), 9.0), random.normal(size=(n - 1, 3))]),
+        residual=residual,
         made_from={"manifest": manifest.fingerprint, "teacher": teacher},
     )
 
