@@ -65,6 +65,7 @@ def make_brain(tmp_path):
             "epoch_counter": EpochCounter(limit=epochs),
             "settings": {"lr": 0.01},
             "output_folder": str(tmp_path / folder),
+            "train_log": str(tmp_path / folder / "train_log.txt"),
             "train_dataloader_opts": {"batch_size": 4, "shuffle": True, "drop_last": True},
             "valid_dataloader_opts": {"batch_size": 5},
             **{"seed": 7, "lr": 0.01, "loss_scale": 1.0, "max_grad_norm": None, "grad_accumulation_factor": 1},
