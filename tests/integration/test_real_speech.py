@@ -41,7 +41,7 @@ def test_the_student_hears_emotion_in_unseen_speakers(results):
     scores = json.loads((results / "cts" / "1986" / "metrics.json").read_text())["test"]["test1"]
     ccc = {dimension: scores[dimension]["ccc"] for dimension in ("activation", "valence", "dominance")}
     print(ccc)
-    assert ccc["activation"] >= 0.8 and ccc["valence"] >= 0.5 and ccc["dominance"] >= 0.6, ccc
+    assert ccc["activation"] >= 0.8 and ccc["valence"] >= 0.5 and ccc["dominance"] >= 0.65, ccc
 
 
 def test_transcripts_are_what_was_said(results):

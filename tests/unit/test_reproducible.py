@@ -8,6 +8,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from ser_ts_lobes.checkpoints import Checkpointer
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.reproducible import ReproducibleBrain
+from tests.unit.test_brains import Killed, kill_after
 
 TRAIN, VALID = sb.Stage.TRAIN, sb.Stage.VALID
 
@@ -93,19 +94,8 @@ def fit(brain):
     return brain
 
 
-class Killed(Exception):
-    pass
-
-
-def kill_after(brain, steps):
-    fit_batch = brain.fit_batch
-
-    def fit_batch_or_die(batch):
-        if brain.optimizer_step == steps:
-            raise Killed
-        return fit_batch(batch)
-
-    brain.fit_batch = fit_batch_or_die
+def fit_until_killed(brain, steps):
+    kill_after(brain, steps)
     with pytest.raises(Killed):
         fit(brain)
 
@@ -116,7 +106,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, factor):
     whole = fit(make_brain(folder="whole", **options))
     for steps in (1, 3 if factor == 1 else 2, 7 if factor == 1 else 3):
         torch.manual_seed(steps)
-        kill_after(make_brain(**options), steps)
+        fit_until_killed(make_brain(**options), steps)
     resumed = fit(make_brain(**options))
     assert resumed.modules.layer.weight.equal(whole.modules.layer.weight)
     assert resumed.modules.layer.bias.equal(whole.modules.layer.bias)
