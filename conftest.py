@@ -67,6 +67,6 @@ def student_folder(tiny_hubert, tmp_path_factory):
 @pytest.fixture(scope="module")
 def student(student_folder):
     """Give that student, loaded."""
-    from ser_ts_lobes.inference import EmotionRegressor
+    from ser_ts_lobes.student.inference import EmotionRegressor
 
     return EmotionRegressor.from_pretrained(student_folder)

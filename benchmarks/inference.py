@@ -28,11 +28,11 @@ from transformers.utils import logging as transformers_logging
 
 import ser_ts_lobes
 from benchmarks.speech_encoder import SECONDS
-from ser_ts_lobes.inference import EmotionRegressor
 from ser_ts_lobes.lobes.emotion import EmotionModel, LabelScale
 from ser_ts_lobes.lobes.pooling import GRUPooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder
-from ser_ts_lobes.student import StudentNetwork
+from ser_ts_lobes.student.inference import EmotionRegressor
+from ser_ts_lobes.student.network import StudentNetwork
 
 SYSTEMS = ("bare encoder (transformers)", "EncoderClassifier (SpeechBrain)", "EmotionRegressor (ours)")
 N_FILES = 24

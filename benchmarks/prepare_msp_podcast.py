@@ -28,7 +28,7 @@ write_msp_release(folder, release, dict(zip(LAYOUTS[release].splits, sizes.value
 # on a processor.
 READ = """
 import sys, time
-from ser_ts_lobes.manifests import find_manifests, read_manifest
+from ser_ts_lobes.data.manifests import find_manifests, read_manifest
 start, start_cpu = time.perf_counter(), time.process_time()
 manifests = [read_manifest(path) for path in find_manifests(sys.argv[1]).values()]
 print(time.perf_counter() - start, time.process_time() - start_cpu)

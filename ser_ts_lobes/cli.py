@@ -78,7 +78,7 @@ def _add_transcribe(commands):
 
 
 def _transcribe(**arguments):
-    from ser_ts_lobes.transcription import transcribe
+    from ser_ts_lobes.data.transcription import transcribe
 
     transcribe(**arguments)
 
@@ -120,8 +120,8 @@ def _add_table(commands):
 
 
 def _table(sweep, **arguments):
-    from ser_ts_lobes.plan import Sweep
-    from ser_ts_lobes.tables import make_tables
+    from ser_ts_lobes.tables.plan import Sweep
+    from ser_ts_lobes.tables.report import make_tables
 
     make_tables(sweep=sweep and Sweep.parse(sweep), **arguments)
 
@@ -152,7 +152,7 @@ def _add_export(commands):
 
 
 def _export(run_folder, **arguments):
-    from ser_ts_lobes.export import export
+    from ser_ts_lobes.student.export import export
 
     export(run_folder, **arguments)
 
@@ -174,7 +174,7 @@ def _add_push(commands):
 
 
 def _push(**arguments):
-    from ser_ts_lobes.export import push
+    from ser_ts_lobes.student.export import push
 
     push(**arguments)
 
@@ -214,7 +214,7 @@ def _add_predict(commands):
 
 
 def _predict(**arguments):
-    from ser_ts_lobes.predict import predict
+    from ser_ts_lobes.student.predict import predict
 
     return predict(**arguments)
 
@@ -247,15 +247,15 @@ def _add_demo_app(commands):
 
 
 def _demo_app(model, device, **arguments):
-    from ser_ts_lobes.inference import EmotionRegressor
+    from ser_ts_lobes.student.inference import EmotionRegressor
 
     try:
-        from ser_ts_lobes import demo_app
+        from ser_ts_lobes.student import page
     except ModuleNotFoundError as error:
         raise InputError(
             f"The page needs {error.name}, which is not installed: pip install 'ser_ts_lobes[app]'."
         ) from error
-    demo_app.serve(EmotionRegressor.from_pretrained(model, device), **arguments)
+    page.serve(EmotionRegressor.from_pretrained(model, device), **arguments)
 
 
 def _names(text):

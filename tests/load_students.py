@@ -10,9 +10,9 @@ import time
 
 import torch
 
-from ser_ts_lobes.demo_app import _limits, render
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.inference import EmotionRegressor
+from ser_ts_lobes.student.inference import EmotionRegressor
+from ser_ts_lobes.student.page import _limits, render
 
 
 def use(folder):

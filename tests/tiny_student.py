@@ -9,7 +9,7 @@ import torch
 from ser_ts_lobes.lobes.emotion import EmotionModel, LabelScale
 from ser_ts_lobes.lobes.pooling import make_pooling
 from ser_ts_lobes.lobes.speech import load_speech_encoder
-from ser_ts_lobes.student import FORMAT, StudentNetwork, describe_network, save_weights
+from ser_ts_lobes.student.network import FORMAT, StudentNetwork, describe_network, save_weights
 
 LABELS = np.random.default_rng(0).uniform(1, 7, (50, 3))
 

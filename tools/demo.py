@@ -24,8 +24,8 @@ import yaml
 import ser_ts_lobes
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.speech import load_speech_encoder
-from ser_ts_lobes.report import ccc_table, gap_cell, markdown_table, plot_comparison
-from ser_ts_lobes.runs import find_runs, summarise
+from ser_ts_lobes.results.report import ccc_table, gap_cell, markdown_table, plot_comparison
+from ser_ts_lobes.tables.runs import find_runs, summarise
 from tools.make_demo_corpus import VOCABULARIES, make_demo_corpus
 from tools.probe_encoder import untrained
 from tools.train_mini_hubert import export

@@ -1,15 +1,15 @@
 """Break each module on purpose, one small change at a time, and see whether its tests notice.
 
-To run: ``make mutants MUTANTS_ARGS="losses metrics"``, or ``python -m tools.mutants losses metrics`` in an
-environment with ``pip install -e .[dev]``; without a name, all of `TESTS`. It ends with a table and the changes that
-no test has noticed. mutmut makes the changes and runs the tests that call the changed function, of the module's own
-test files only. Those of decorated functions, of module constants and of the words in f-strings aren't made.
+To run: ``make mutants MUTANTS_ARGS="training.losses results.metrics"``, or ``python -m tools.mutants training.losses``
+in an environment with ``pip install -e .[dev]``; without a name, all of `MODULES`. It ends with a table and the changes
+that no test has noticed. mutmut makes the changes and runs the tests that call the changed function, of the module's
+own test file only. Those of decorated functions, of module constants and of the words in f-strings aren't made.
 
 Each module has a folder ``build/mutants/<module>`` in mutmut's own layout, made anew by each run. After a test was
 added, the survivors alone can be tried again there, without all others:
 
-    cd build/mutants/losses
-    mutmut run ser_ts_lobes.losses.x_ccc_loss__mutmut_3 ...
+    cd build/mutants/training.losses
+    mutmut run ser_ts_lobes.training.losses.x_ccc_loss__mutmut_3 ...
 """
 
 import argparse
@@ -22,39 +22,44 @@ from collections import Counter
 from pathlib import Path
 
 from ser_ts_lobes.errors import InputError, plain_errors
-from ser_ts_lobes.report import markdown_table
+from ser_ts_lobes.results.report import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "mutants"
-#: The test files of each module, in tests/unit.
-TESTS = {
-    "losses": ["test_losses.py"],
-    "metrics": ["test_metrics.py"],
-    "residuals": ["test_residuals.py"],
-    "targets": ["test_targets.py"],
-    "features": ["test_features.py"],
-    "distributed": ["test_distributed.py"],
-    "brains": ["test_brains.py"],
-    "reproducible": ["test_reproducible.py"],
-    "checkpoints": ["test_checkpoints.py"],
-    "dataio": ["test_dataio.py"],
-    "manifests": ["test_manifests.py"],
-}
+#: What is tried; the tests of ``training.losses`` are ``tests/unit/training/test_losses.py``.
+MODULES = (
+    "results.metrics",
+    "data.manifests",
+    *(
+        f"training.{name}"
+        for name in (
+            "losses",
+            "residuals",
+            "targets",
+            "features",
+            "datasets",
+            "distributed",
+            "brains",
+            "reproducible",
+            "checkpoints",
+        )
+    ),
+)
 NOTICED = ("killed", "timeout", "segfault")  # a test fails, never ends, or takes Python down with it
 
 
 def main(arguments=None):
     """Read the command line and work through the modules."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", metavar="module", help=f"of ser_ts_lobes: {', '.join(TESTS)}")
+    parser.add_argument("modules", nargs="*", metavar="module", help=f"of ser_ts_lobes: {', '.join(MODULES)}")
     parser.add_argument("--jobs", type=int, default=1, help="mutants that are tested at the same time")
     options = parser.parse_args(arguments)
-    unknown = [module for module in options.modules if module not in TESTS]
+    unknown = [module for module in options.modules if module not in MODULES]
     if unknown:
-        raise InputError(f"{', '.join(unknown)}: no such module; choose among {', '.join(TESTS)}.")
+        raise InputError(f"{', '.join(unknown)}: no such module; choose among {', '.join(MODULES)}.")
 
     rows, survivors = [], []
-    for module in options.modules or TESTS:
+    for module in options.modules or MODULES:
         start = time.monotonic()
         statuses = try_mutants(module, options.jobs)
         rows.append(row(module, statuses, time.monotonic() - start))
@@ -81,10 +86,35 @@ def lay_out(module):
     for name in ("ser_ts_lobes", "tests", "conftest.py", "tools", "hparams", "recipes", "setup.py"):
         (folder / name).symlink_to(ROOT / name)
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    tests = [f"tests/unit/{name}" for name in TESTS[module]]
+    tests = [tests_of(module)]
     # The settings of all modules end with mutmut's table, which goes on here.
-    settings += f'only_mutate = ["ser_ts_lobes/{module}.py"]\npytest_add_cli_args_test_selection = {tests}\n'
+    settings += (
+        f'only_mutate = ["ser_ts_lobes/{module.replace(".", "/")}.py"]\npytest_add_cli_args_test_selection = {tests}\n'
+    )
     (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
+
+
+def source_of(module):
+    """Return the path of a module, relative to the root.
+
+    Example
+    -------
+    >>> source_of("training.losses")
+    'ser_ts_lobes/training/losses.py'
+    """
+    return f"ser_ts_lobes/{module.replace('.', '/')}.py"
+
+
+def tests_of(module):
+    """Return the path of a module's tests, relative to the root.
+
+    Example
+    -------
+    >>> tests_of("training.losses")
+    'tests/unit/training/test_losses.py'
+    """
+    *room, name = module.split(".")
+    return "/".join(["tests/unit", *room, f"test_{name}.py"])
 
 
 def mutmut(module, *arguments, **options):

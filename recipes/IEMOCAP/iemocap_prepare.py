@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 from speechbrain.utils.logger import get_logger
 
-from ser_ts_lobes import DIMENSIONS, manifests
-from ser_ts_lobes.audio import inspect_audio
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data import manifests
+from ser_ts_lobes.data.audio import inspect_audio
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.files import map_files
 

@@ -14,10 +14,10 @@ import sys
 import speechbrain as sb
 from iemocap_prepare import prepare_iemocap
 
-from ser_ts_lobes.brains import TeacherBrain
-from ser_ts_lobes.dataio import load_manifests, make_datasets
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.training.brains import TeacherBrain
+from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 
 if __name__ == "__main__":
     with plain_errors():

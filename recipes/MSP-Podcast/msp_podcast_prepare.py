@@ -30,11 +30,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_ts_lobes import DIMENSIONS, manifests
-from ser_ts_lobes.audio import inspect_audio
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data import manifests
+from ser_ts_lobes.data.audio import inspect_audio
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.files import map_files
-from ser_ts_lobes.metrics import UNKNOWN_SPEAKER
+from ser_ts_lobes.results.metrics import UNKNOWN_SPEAKER
 
 logger = logging.getLogger(__name__)
 
@@ -627,7 +628,7 @@ def read_transcripts(transcripts, transcript_folder, ids):
     Arguments
     ---------
     transcripts : Path
-        A recogniser's CSV of `ser_ts_lobes.manifests.TRANSCRIPT_COLUMNS`; read where it exists, for utterances
+        A recogniser's CSV of `ser_ts_lobes.data.manifests.TRANSCRIPT_COLUMNS`; read where it exists, for utterances
         without a text file.
     transcript_folder : Path or None
         Text files that came with the corpus.
@@ -668,7 +669,7 @@ def exclude(entries, audio, audio_folder, manifest_folder):
     ---------
     entries : list of Entry
         From `read_entries`.
-    audio : list of ser_ts_lobes.audio.AudioInfo
+    audio : list of ser_ts_lobes.data.audio.AudioInfo
         Of the same files.
     audio_folder, manifest_folder : Path
         Where the audio is, and where the list goes.

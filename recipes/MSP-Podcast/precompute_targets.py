@@ -15,12 +15,12 @@ from pathlib import Path
 
 from msp_podcast_prepare import prepare_msp_podcast
 
-from ser_ts_lobes.brains import TeacherBrain
-from ser_ts_lobes.dataio import load_manifests, make_datasets
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
-from ser_ts_lobes.paper import figures_of_run
-from ser_ts_lobes.report import report_teacher
+from ser_ts_lobes.results.paper import figures_of_run
+from ser_ts_lobes.results.report import report_teacher
+from ser_ts_lobes.training.brains import TeacherBrain
+from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 
 if __name__ == "__main__":
     with plain_errors():

@@ -150,7 +150,7 @@ class Encoder(torch.nn.Module):
 
     Everything below the trainable layers is frozen for good: no gradient, no dropout, whatever mode
     the module is in. So what `frozen_forward` computes for an utterance never changes and can be kept
-    on disk (`ser_ts_lobes.features`), and `forward` takes either the input or what was kept.
+    on disk (`ser_ts_lobes.training.features`), and `forward` takes either the input or what was kept.
 
     A subclass gives `layers`, `_embed` and `_run_layers`, and in `_frozen_settings` whatever else these read.
 

@@ -20,9 +20,10 @@ import torch
 from speechbrain.dataio.batch import PaddedData
 from transformers import BertModel, BertTokenizerFast, HubertConfig, HubertModel
 
-from ser_ts_lobes import brains, dataio, residuals
-from ser_ts_lobes.reproducible import ReproducibleBrain
-from ser_ts_lobes.targets import TeacherTargets
+from ser_ts_lobes.training import brains, residuals
+from ser_ts_lobes.training import datasets as dataio
+from ser_ts_lobes.training.reproducible import ReproducibleBrain
+from ser_ts_lobes.training.targets import TeacherTargets
 from tests import oracle
 from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT

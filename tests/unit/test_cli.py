@@ -9,7 +9,7 @@ import pytest
 
 from ser_ts_lobes import __version__
 from ser_ts_lobes.cli import main
-from tests.unit.test_transcription import ctc, manifests  # noqa: F401  (fixtures)
+from tests.unit.data.test_transcription import ctc, manifests  # noqa: F401  (fixtures)
 
 
 def test_help_and_version(capsys):
@@ -39,7 +39,7 @@ def test_interruption(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ser_ts_lobes.transcription.transcribe", interrupted)
+    monkeypatch.setattr("ser_ts_lobes.data.transcription.transcribe", interrupted)
     assert main(["transcribe", "folder"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

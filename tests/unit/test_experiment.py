@@ -3,10 +3,10 @@ import os
 import pytest
 import torch
 
-from ser_ts_lobes.checkpoints import Checkpointer
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import load_experiment, model_settings, parse_arguments
 from ser_ts_lobes.settings import read_settings
+from ser_ts_lobes.training.checkpoints import Checkpointer
 
 HPARAMS = """\
 system: ft

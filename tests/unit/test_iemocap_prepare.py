@@ -14,8 +14,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ser_ts_lobes.data.manifests import read_manifest
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.manifests import read_manifest
 from tests.fixtures_iemocap import HEADER, OUTSIDE, SMALL, block, full_release, write_iemocap_tree
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "IEMOCAP" / "iemocap_prepare.py"

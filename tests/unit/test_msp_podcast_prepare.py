@@ -15,8 +15,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, read_manifest
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.manifests import TRANSCRIPT_COLUMNS, read_manifest
 from tests.fixtures_msp import (
     LAYOUTS,
     STEREO,

@@ -44,7 +44,7 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
     monkeypatch.setattr(mutants, "WORK", tmp_path / "build" / "mutants")
-    monkeypatch.setattr(mutants, "TESTS", {"numbers": ["test_numbers.py"]})
+    monkeypatch.setattr(mutants, "MODULES", ["numbers"])
 
 
 def test_the_table_counts_what_tests_notice_and_the_rest_is_shown(project, capfd):
@@ -60,10 +60,10 @@ def test_an_unknown_module_is_named(project):
         mutants.main(["words"])
 
 
-def test_each_module_and_each_test_file_is_there():
-    for module, tests in mutants.TESTS.items():
-        assert (mutants.ROOT / "ser_ts_lobes" / f"{module}.py").is_file()
-        assert all((mutants.ROOT / "tests" / "unit" / name).is_file() for name in tests)
+@pytest.mark.parametrize("module", mutants.MODULES)
+def test_each_module_and_its_tests_are_there(module):
+    assert (mutants.ROOT / mutants.source_of(module)).is_file()
+    assert (mutants.ROOT / mutants.tests_of(module)).is_file()
 
 
 def test_a_failing_test_ends_the_run(project):

@@ -15,7 +15,7 @@ import speechbrain as sb
 
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
-from ser_ts_lobes.pretraining import CPCBrain, make_window_datasets, prepare_audio_folder
+from ser_ts_lobes.training.pretraining import CPCBrain, make_window_datasets, prepare_audio_folder
 
 if __name__ == "__main__":
     with plain_errors():

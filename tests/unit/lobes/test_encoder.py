@@ -12,12 +12,12 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PhobertTokenizer, RobertaConfig, RobertaModel, RobertaTokenizer
 
-from ser_ts_lobes.features import FrozenFeatures
 from ser_ts_lobes.lobes.cpc import CPCEncoder
 from ser_ts_lobes.lobes.descriptors import LowLevelDescriptors, ShortTermStatistics
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.lobes.words import WordEncoder
+from ser_ts_lobes.training.features import FrozenFeatures
 from tests.tiny_models import save_tiny_bert, save_tiny_cpc, save_tiny_ssl, save_tiny_whisper, save_word_vectors
 
 TRANSCRIPT = "It was a GOOD day, [SEP] so it was not bad " + "and so very lovely " * 10

@@ -1,0 +1,1 @@
+"""Corpora as the rest of the package sees them: manifests, audio, transcripts."""

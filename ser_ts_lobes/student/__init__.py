@@ -1,0 +1,1 @@
+"""A student as it is shared: loaded, predicting, exported."""

@@ -1,0 +1,354 @@
+"""From a finished run to a folder that anyone can load, and to the Hugging Face Hub."""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import ruamel.yaml
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.checkpoints import Checkpointer
+
+import ser_ts_lobes
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data.manifests import read_manifest
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
+from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder, WhisperEncoder
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.student.model_card import RESIDUALS_FILE, make_card
+from ser_ts_lobes.student.network import (
+    CONFIG_FILE,
+    FORMAT,
+    MAX_CELLS,
+    WEIGHTS_FILE,
+    StudentNetwork,
+    describe_network,
+    load_network,
+    read_config,
+    save_weights,
+)
+from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, cost_table, read_test_sets, write_onnx
+from ser_ts_lobes.student.single_file import compose
+from ser_ts_lobes.student.space import APP_FILE, REQUIREMENTS_FILE, write_space
+
+_CARD_FILE, _HPARAMS_FILE, _INTERFACE_FILE = "README.md", "hyperparams.yaml", "custom_interface.py"
+# All that `export` may write; whatever else stands in a student's folder is its owner's.
+_FILES = {
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    _CARD_FILE,
+    _HPARAMS_FILE,
+    _INTERFACE_FILE,
+    APP_FILE,
+    REQUIREMENTS_FILE,
+    RESIDUALS_FILE,
+    ONNX_FILE,
+    INT8_FILE,
+}
+_HISTOGRAM_STEP = 0.5  # of the label scale
+# What the model card says of the training, where a system has it.
+_TRAINING_KEYS = (
+    "seed",
+    "fold",
+    "number_of_epochs",
+    "batch_size",
+    "lr",
+    "encoder_lr",
+    "trainable_layers",
+    "ts_weight",
+    "residual_threshold",
+)
+_HYPERPARAMS = f"""\
+# A student, for SpeechBrain; written by `ser-ts export`.
+# What it is made from stands in {CONFIG_FILE}, its weights in {WEIGHTS_FILE}; README.md shows how to load it.
+sample_rate: {SAMPLE_RATE}
+modules: {{}}  # EmotionRegressor makes them
+pretrainer: !new:custom_interface.StudentFiles
+"""
+_INTERFACE_DOCSTRING = f"""An audio-only student of dimensional speech emotion, for SpeechBrain.
+
+Load it with::
+
+    from speechbrain.inference.interfaces import foreign_class
+
+    student = foreign_class(source, pymodule_file="custom_interface.py", classname="EmotionRegressor")
+    print(student.predict_file("speech.wav"))
+
+Written by `ser-ts export`. These are definitions of ser_ts_lobes {ser_ts_lobes.__version__}, word for word, licensed
+under Apache 2.0. They need torch, torchaudio, transformers 5, safetensors, soundfile, tqdm and speechbrain 1.1.
+"""
+
+
+def export(run, out, corpus=None, half=False, force=False, onnx=False, int8=False):
+    """Write a trained student as a folder that loads without this package, the run, or a download.
+
+    Parameters
+    ----------
+    run : str or pathlib.Path
+        ``results/<system>/<seed>`` of a system that only hears.
+    out : str or pathlib.Path
+        The folder to write, whole or not at all. What is there besides a student, such as ``.git``, stays.
+    corpus : str
+        Name of what it was trained on; None takes the name of the run's ``data_folder``.
+    half : bool
+        Whether to round the weights to float16, which halves the file. They are used in float32.
+    force : bool
+        Whether to replace a student that is there.
+    onnx : bool
+        Whether to write ``model.onnx`` too; see `ser_ts_lobes.student.onnx`.
+    int8 : bool
+        Whether to write ``model.onnx`` and ``model.int8.onnx``, and to measure what 8-bit integers cost on the run's
+        test sets, if their audio is there.
+
+    Raises
+    ------
+    InputError
+        If the run isn't finished, isn't a student that can travel, or `out` is taken.
+    """
+    run, out = Path(run).resolve(), Path(out).resolve()
+    _check_free(out, force)
+    report = RunFolder(run).report()
+    with _where_it_was_trained(run) as hparams:
+        network = _load_network(run, hparams, report)
+        manifest = _read_train_manifest(hparams, report)
+        residuals = _find_residuals(hparams)
+        test_sets = _find_test_sets(run, hparams) if int8 else None
+    config = {
+        "format": FORMAT,
+        "system": report["system"],
+        "corpus": corpus or Path(hparams["data_folder"]).name,
+        "dimensions": DIMENSIONS,
+        "sample_rate": SAMPLE_RATE,
+        **describe_network(network),
+        "weights": "float16" if half else "float32",
+        "label_range": manifest.label_range,
+        "label_mean": network.label_scale.mean.tolist(),
+        "label_std": network.label_scale.std.tolist(),
+        "label_histogram": _histogram(manifest.labels(), manifest.label_range),
+        "test": _without_nan(report["test"]),
+        "training": {key: hparams[key] for key in _TRAINING_KEYS if key in hparams},
+        "best": report["best"],
+        "counts": report["counts"],
+        "versions": report["versions"],
+        "fingerprint": report["fingerprint"],
+    }
+    with _replacing_folder(out) as folder:
+        save_weights(network, folder / WEIGHTS_FILE, half)
+        if onnx or int8:
+            # Of the weights that travel, for they may have been rounded.
+            config["onnx"] = write_onnx(folder, load_network(config, folder / WEIGHTS_FILE), test_sets)
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / _HPARAMS_FILE).write_text(_HYPERPARAMS, encoding="utf-8")
+        interface = compose("ser_ts_lobes.student.inference", "EmotionRegressor", _INTERFACE_DOCSTRING)
+        (folder / _INTERFACE_FILE).write_text(interface, encoding="utf-8")
+        write_space(folder)
+        if residuals:
+            shutil.copyfile(residuals, folder / RESIDUALS_FILE)
+        card = make_card(config, out.name, has_residuals=residuals is not None)
+        (folder / _CARD_FILE).write_text(str(card), encoding="utf-8")
+        load_network(read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE)  # what can't be loaded isn't shared
+    if int8:
+        print("\n\n".join(cost_table(config["onnx"], split) for split in test_sets))
+
+
+def push(folder, name, private=False, yes=False):
+    """Upload an exported student to the Hugging Face Hub; unless told `yes`, only print what would be sent.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        What `export` wrote.
+    name : str
+        Of the repository, ``user/name``; it is created if need be.
+    private : bool
+        Whether a repository that is created is private.
+    yes : bool
+        Whether to upload.
+
+    Raises
+    ------
+    InputError
+        If it isn't a student, the name can't be used, or the Hub refuses.
+    """
+    folder = Path(folder)
+    read_config(folder / CONFIG_FILE)
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    files = [file for file in files if not re.search(r"(^|/)(\.|__pycache__/)", file)]
+    for file in files:
+        print(f"{(folder / file).stat().st_size:>13,}  {file}")
+    address = f"https://huggingface.co/{name}"
+    if not yes:
+        print(f"Nothing was sent. --yes sends these {len(files)} files to {address}.")
+        return
+    try:
+        api = huggingface_hub.HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files, commit_message="Add the student")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"The upload to {name} failed ({reason}): check the name, and log in by `hf auth login`."
+        ) from error
+    print(f"Sent: {address}")
+
+
+def _check_free(out, force):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / CONFIG_FILE).is_file():
+        raise InputError(f"{out} holds something else than a student: choose another folder.")
+    read_config(out / CONFIG_FILE)
+    if not force:
+        raise InputError(f"{out} already holds a student: --force replaces it.")
+
+
+@contextlib.contextmanager
+def _where_it_was_trained(run):
+    """Load a run's hyper-parameters, and stay in the folder to which their relative paths belong."""
+    text = (run / "hyperparams.yaml").read_text(encoding="utf-8")
+    written = ruamel.yaml.YAML().load(text)  # nothing is made yet
+    if "speech_encoder" not in written["modules"] or "text_encoder" in written["modules"]:
+        raise InputError(
+            f"{run}: the system {written['system']} reads text; only those that hear alone can be exported."
+        )
+    before = Path.cwd()
+    parts = Path(written["output_folder"]).parts
+    if run.parts[-len(parts) :] == parts and not Path(*parts).is_absolute():
+        os.chdir(run.parents[len(parts) - 1])
+    try:
+        # The checkpointer would look where the run was when it was trained.
+        yield load_hyperpyyaml(text, "checkpointer: null")
+    finally:
+        os.chdir(before)
+
+
+def _load_network(run, hparams, report):
+    """Make the network with the weights that were tested."""
+    modules = hparams["modules"]
+    encoder, pooling = modules["speech_encoder"], getattr(modules["model"], "speech_pooling", modules["model"])
+    for part, kinds in (encoder, (SpeechEncoder, WhisperEncoder)), (pooling, (GRUPooling, TransformerPooling)):
+        if not isinstance(part, kinds):
+            raise InputError(
+                f"{run}: the {type(part).__name__} of the system {report['system']} can't travel; students with a "
+                "HuBERT, wav2vec 2.0, WavLM or Whisper encoder and GRU or transformer pooling can be exported."
+            )
+    checkpoint = Checkpointer(run / "save", modules).recover_if_possible(min_key="valid_loss")
+    if checkpoint is None:
+        raise InputError(f"{run / 'save'} holds no checkpoint: train this system again.")
+    if checkpoint.meta["epoch"] != report["best"]["epoch"]:
+        raise InputError(
+            f"{run}: metrics.json is of epoch {report['best']['epoch']}, the best checkpoint now of epoch "
+            f"{checkpoint.meta['epoch']}: run the training command again, which tests it."
+        )
+    return StudentNetwork(**modules).eval()
+
+
+def _read_train_manifest(hparams, report):
+    path = Path(hparams["manifest_folder"]) / "train.csv"
+    manifest = read_manifest(path, hparams["data_folder"])
+    if manifest.audio_fingerprint != report["manifests"]["train"]:
+        raise InputError(f"{path} is no longer what the student was trained on: train it again.")
+    if manifest.label_range is None:
+        raise InputError(f"{path} does not say the range of its labels: prepare the corpus again.")
+    return manifest
+
+
+def _find_residuals(hparams):
+    """Find the plot of the teacher's residuals; None for a student that learnt alone, or whose teacher is gone."""
+    if "teacher_folder" not in hparams:
+        return None
+    path = Path(hparams["teacher_folder"], "residuals.png").resolve()
+    return path if path.is_file() else None
+
+
+def _find_test_sets(run, hparams):
+    """Find the labelled test sets, to measure what 8-bit integers cost; none if they are gone."""
+    try:
+        test_sets = read_test_sets(run, hparams["manifest_folder"], hparams["data_folder"])
+        gone = [path for test_set in test_sets.values() for path in test_set.paths if not path.is_file()]
+        if gone:
+            raise InputError(f"{gone[0]} does not exist")
+    except InputError as error:
+        print(f"What 8-bit integers cost can't be measured here: {error}")
+        return {}
+    return test_sets
+
+
+def _histogram(labels, label_range):
+    """Count the labels in cells of the valence-activation plane: ``counts[valence][activation]``."""
+    low, high = label_range
+    n_cells = min(max(round((high - low) / _HISTOGRAM_STEP), 1), MAX_CELLS)
+    edges = np.linspace(low, high, n_cells + 1)
+    activation, valence = (labels[:, DIMENSIONS.index(name)] for name in ("activation", "valence"))
+    counts, _, _ = np.histogram2d(valence, activation, bins=(edges, edges))
+    return {
+        "valence_edges": edges.tolist(),
+        "activation_edges": edges.tolist(),
+        "counts": counts.astype(int).tolist(),
+    }
+
+
+def _without_nan(value):
+    """Replace NaN, which JSON hasn't, by None: scores of a test set too small for them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+@contextlib.contextmanager
+def _replacing_folder(path):
+    """Write the files of a student whole or not at all; what else is in its folder is never touched.
+
+    An error takes everything back. A crash amid the renames can't, but loses nothing: the configuration is the first to
+    go and the last to come, so that files of two students are never taken for one, and what is not in the folder lies
+    in the hidden one beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    new, old = temporary / "new", temporary / "old"
+    new.mkdir()
+    old.mkdir()
+    replaced = False
+    try:
+        yield new
+        if path.exists():
+            _replace_files(path, new, old)
+        else:
+            new.rename(path)
+        replaced = True
+    finally:
+        if replaced or not any(old.iterdir()):  # else not even the way back was free
+            shutil.rmtree(temporary)
+
+
+def _replace_files(path, new, old):
+    """Move a student's files out of its folder, and those of another one in; or, upon an error, back."""
+    moved = []
+
+    def move(file, folder):
+        file.rename(folder / file.name)
+        moved.append((folder / file.name, file))
+
+    def is_config(file):
+        return file.name == CONFIG_FILE
+
+    mine = [file for file in path.iterdir() if file.name in _FILES and not file.is_dir()]
+    try:
+        for file in sorted(mine, key=is_config, reverse=True):
+            move(file, old)
+        for file in sorted(new.iterdir(), key=is_config):
+            move(file, path)
+    except BaseException:
+        for now, before in reversed(moved):
+            now.rename(before)
+        raise

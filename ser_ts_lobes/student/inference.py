@@ -1,0 +1,327 @@
+"""Using a student: emotion from waveforms, files and long recordings."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import huggingface_hub
+import numpy as np
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
+from tqdm import tqdm
+
+from ser_ts_lobes.data.audio import read_header, stream_audio
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.speech import SAMPLE_RATE
+from ser_ts_lobes.student.network import CONFIG_FILE, WEIGHTS_FILE, load_network, read_config
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+class Emotion(NamedTuple):
+    """How a voice sounds, on the scale of the corpus that the student has learnt from."""
+
+    activation: float
+    valence: float
+    dominance: float
+
+
+class Prediction(NamedTuple):
+    """What became of one file of many: an emotion, or the sentence that says why there is none."""
+
+    path: str
+    emotion: Emotion | None
+    error: str | None
+
+
+class Timeline(NamedTuple):
+    """Emotion over time: window i lasts from ``start_s[i]`` to ``end_s[i]`` and sounds like ``values[i]``.
+
+    ``start_s`` and ``end_s``: (N,) float64, seconds; ``values``: (N, 3) float64, activation, valence, dominance.
+    """
+
+    start_s: np.ndarray
+    end_s: np.ndarray
+    values: np.ndarray
+
+
+class StudentFiles:
+    """The two files of a student, found in a folder or on the Hub; for SpeechBrain, a pretrainer.
+
+    It does not read them: `EmotionRegressor` does.
+    """
+
+    def __init__(self):
+        self.collect_in = None
+
+    def set_collect_in(self, path):
+        """Choose the folder in which SpeechBrain gathers what it fetches; None for none."""
+        self.collect_in = path
+
+    def collect_files(self, default_source, local_strategy=LocalStrategy.SYMLINK, fetch_config=FetchConfig()):  # noqa: B008
+        """Fetch the files as `speechbrain.utils.fetching.fetch` does."""
+        self.config_path, self.weights_path = (
+            fetch(name, default_source, self.collect_in, None, local_strategy, fetch_config)
+            for name in (CONFIG_FILE, WEIGHTS_FILE)
+        )
+
+    def load_collected(self):
+        """Do nothing: loading is left to the code that will use the network."""
+
+    def find(self, source, revision):
+        """Find the files in a local folder or, for a name like ``user/name`` that is none, on the Hub."""
+        folder = Path(source)
+        if folder.is_dir():
+            self.config_path, self.weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+            return
+        # "results/my-studnet" is a slip of the pen, not somebody's model.
+        if not _HUB_NAME.fullmatch(str(source)) or folder.parent.is_dir():
+            raise InputError(f"{source} is neither a folder nor a name on the Hugging Face Hub (user/name).")
+        try:
+            self.config_path, self.weights_path = (
+                huggingface_hub.hf_hub_download(str(source), name, revision=revision)
+                for name in (CONFIG_FILE, WEIGHTS_FILE)
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"Can't get the student {source!r} from the Hugging Face Hub ({reason}): check the name, the network "
+                "and, for a private one, `hf auth login`."
+            ) from error
+
+
+class EmotionRegressor(Pretrained):
+    """An audio-only student: tells activation, valence and dominance from a voice.
+
+    Made by `from_pretrained`, which trusts nobody; by `from_hparams`; or, without this package, by SpeechBrain's
+    ``foreign_class(source, pymodule_file="custom_interface.py", classname="EmotionRegressor")``. The latter two run
+    what ``hyperparams.yaml`` and ``custom_interface.py`` say: use them for sources that you trust.
+
+    Attributes
+    ----------
+    config : dict
+        ``config.json``: system, corpus, encoder, pooling, ``label_range``, ``label_mean``, ``label_std``,
+        ``label_histogram`` (counts of training labels: ``counts[v][a]`` for ``valence_edges`` and
+        ``activation_edges``), ``test`` (the run's scores with their intervals).
+    network : ser_ts_lobes.student.network.StudentNetwork
+        Waveforms and relative lengths to embedding and prediction.
+    max_clip_s : float
+        Longest clip, in seconds, that is heard at once; 60, or what the encoder hears if that is less.
+    """
+
+    def __init__(self, modules=None, hparams=None, run_opts=None, freeze_params=True):
+        files = hparams["pretrainer"]
+        config = read_config(files.config_path)
+        network = load_network(config, files.weights_path)
+        super().__init__({**(modules or {}), "network": network}, hparams, run_opts, freeze_params)
+        self.config = config
+        self.max_clip_s = min(60.0, network.speech_encoder.max_duration_s)
+
+    @classmethod
+    def from_pretrained(cls, source, device="cpu", revision=None):
+        """Load a student safely: only ``config.json`` and ``model.safetensors`` are read, and no code is run.
+
+        Parameters
+        ----------
+        source : str or pathlib.Path
+            A folder that `ser-ts export` wrote, or a name on the Hugging Face Hub (``user/name``). The network is
+            used for the latter alone.
+        device : str
+            Such as ``cpu`` or ``cuda:0``.
+        revision : str
+            Branch, tag or commit on the Hub.
+
+        Returns
+        -------
+        EmotionRegressor
+
+        Raises
+        ------
+        InputError
+            If the source can't be had, or is not a student.
+        """
+        files = StudentFiles()
+        files.find(source, revision)
+        return cls(hparams={"pretrainer": files}, run_opts={"device": device})
+
+    @classmethod
+    def from_hparams(cls, source, **kwargs):
+        """Load a student as SpeechBrain does, by its ``hyperparams.yaml``; for sources that you trust.
+
+        Parameters
+        ----------
+        source : str
+            Folder, or name on the Hugging Face Hub.
+        **kwargs
+            Those of `speechbrain.inference.interfaces.pretrained_from_hparams`: ``savedir``,
+            ``run_opts={"device": "cuda:0"}``, ...
+
+        Returns
+        -------
+        EmotionRegressor
+        """
+        # The file names the copy of this code that travels with it; here is the original.
+        overrides = f"pretrainer: !new:{StudentFiles.__module__}.StudentFiles"
+        return super().from_hparams(source, overrides=overrides, **kwargs)
+
+    @property
+    def network(self):
+        """torch.nn.Module : waveforms and relative lengths to `EmotionOutput`, on the corpus's scale."""
+        return self.mods["network"]
+
+    def forward(self, wavs, wav_lens=None):
+        """Do what `predict_batch` does."""
+        return self.predict_batch(wavs, wav_lens)
+
+    @torch.inference_mode()
+    def predict_batch(self, wavs, wav_lens=None):
+        """Predict a padded batch.
+
+        Parameters
+        ----------
+        wavs : torch.Tensor
+            (B, N), waveforms at 16 kHz in -1..1.
+        wav_lens : torch.Tensor
+            (B,), relative lengths; None when none is padded.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, 3): activation, valence, dominance on the corpus's scale.
+        """
+        wavs = torch.as_tensor(wavs, dtype=torch.float32)
+        if wavs.dim() != 2 or wavs.numel() == 0 or not wavs.isfinite().all():
+            raise InputError(f"wavs of shape {tuple(wavs.shape)} aren't a batch (B, N) of finite samples.")
+        wav_lens = torch.ones(len(wavs)) if wav_lens is None else torch.as_tensor(wav_lens)
+        return self.network(wavs.to(self.device), wav_lens.to(self.device)).prediction
+
+    def predict_file(self, path):
+        """Predict one audio file.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            Any format, sampling rate and number of channels that libsndfile reads.
+
+        Returns
+        -------
+        Emotion
+
+        Raises
+        ------
+        InputError
+            If the file can't be used, or is longer than `max_clip_s`.
+        """
+        [emotion] = self._predict([self._read_clip(path)])
+        return emotion
+
+    def predict_files(self, paths, batch_size=8, progress=False):
+        """Predict many audio files, in batches of similar length; a bad file does not stop the others.
+
+        Parameters
+        ----------
+        paths : iterable of str or pathlib.Path
+            Audio files.
+        batch_size : int
+            Files at a time.
+        progress : bool
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        list of Prediction
+            In the order of `paths`.
+        """
+        paths = list(paths)
+        durations = [read_header(path).duration for path in paths]
+        by_length = sorted(range(len(paths)), key=durations.__getitem__)
+        predictions = [None] * len(paths)
+        with tqdm(total=len(paths), unit="file", disable=not progress) as bar:
+            for start in range(0, len(paths), batch_size):
+                batch = by_length[start : start + batch_size]
+                clips = {}
+                for i in batch:
+                    try:
+                        clips[i] = self._read_clip(paths[i])
+                    except InputError as error:
+                        predictions[i] = Prediction(str(paths[i]), None, str(error))
+                for i, emotion in zip(clips, self._predict(list(clips.values())), strict=True):
+                    predictions[i] = Prediction(str(paths[i]), emotion, None)
+                bar.update(len(batch))
+        return predictions
+
+    def predict_timeline(self, path, window_s=4.0, hop_s=1.0, batch_size=8):
+        """Predict a recording of any length window by window, in memory that does not depend on its length.
+
+        A window begins every `hop_s` as long as there is a whole one, and a last one ends where the recording ends.
+        A recording shorter than a window is one window.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            Audio file, as for `predict_file`.
+        window_s : float
+            Length of a window, in seconds; at most `max_clip_s`.
+        hop_s : float
+            From the beginning of a window to the next, in seconds; at most `window_s`.
+        batch_size : int
+            Windows at a time.
+
+        Returns
+        -------
+        Timeline
+
+        Raises
+        ------
+        InputError
+            If the file or the lengths can't be used.
+        """
+        if not 1 / SAMPLE_RATE <= hop_s <= window_s <= self.max_clip_s:
+            raise InputError(
+                f"Windows of {window_s:g} s, one each {hop_s:g} s, can't be used: a window is at most "
+                f"{self.max_clip_s:g} s long, and a hop is above 0 and at most a window."
+            )
+        starts, ends, emotions = [], [], []
+        windows = _windows(stream_audio(path), round(window_s * SAMPLE_RATE), round(hop_s * SAMPLE_RATE))
+        while batch := list(itertools.islice(windows, batch_size)):
+            starts += [start / SAMPLE_RATE for start, _ in batch]
+            ends += [(start + len(clip)) / SAMPLE_RATE for start, clip in batch]
+            emotions += self._predict([clip for _, clip in batch])
+        return Timeline(np.array(starts), np.array(ends), np.array(emotions))
+
+    def _read_clip(self, path):
+        """Read a file of at most `max_clip_s`, and no more of it than that."""
+        blocks = []
+        for block in stream_audio(path):
+            blocks.append(block)
+            if sum(map(len, blocks)) > self.max_clip_s * SAMPLE_RATE:
+                raise InputError(
+                    f"The audio file {path} is longer than {self.max_clip_s:g} s, the most that is heard at once: "
+                    "cut it, or ask for its emotion over time (predict_timeline, `ser-ts predict --timeline`)."
+                )
+        return torch.cat(blocks)
+
+    def _predict(self, clips):
+        """Predict waveforms of any lengths, each (N,)."""
+        if not clips:
+            return []
+        lengths = torch.tensor([len(clip) for clip in clips])
+        wavs = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        return [Emotion(*row) for row in self.predict_batch(wavs, lengths / lengths.max()).tolist()]
+
+
+def _windows(blocks, window, hop):
+    """Cut a stream of samples into windows; yield where each begins, and its samples."""
+    held, start = torch.empty(0), None  # the samples from the last window on; where that begins
+    for block in blocks:
+        held = torch.cat([held, block])
+        while len(held) >= (window if start is None else hop + window):
+            held, start = (held, 0) if start is None else (held[hop:], start + hop)
+            yield start, held[:window]
+    if start is None:
+        yield 0, held
+    elif len(held) > window:
+        yield start + len(held) - window, held[-window:]

@@ -1,0 +1,349 @@
+"""A student as an ONNX file, for C++, C#, Java, Rust, JavaScript: whatever onnxruntime runs in.
+
+Inputs of the file, for a batch of B waveforms of which the longest has N samples:
+
+- ``waveform``: (B, N) float32, 16 kHz, full scale -1 to 1; what is behind a waveform's end does not matter,
+- ``lengths``: (B,) int64, samples of each waveform, 1 to N;
+
+outputs: ``prediction``, (B, 3) float32, activation, valence, dominance on the corpus's scale, and ``embedding``,
+(B, E) float32. B and N may differ from call to call.
+"""
+
+import contextlib
+import copy
+import importlib
+import logging
+import math
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data.audio import read_audio
+from ser_ts_lobes.data.manifests import read_manifest
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
+from ser_ts_lobes.lobes.pooling import GRUPooling
+from ser_ts_lobes.results import metrics
+from ser_ts_lobes.results.run_folder import RunFolder
+
+ONNX_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
+
+_OUTPUTS = ("prediction", "embedding")
+
+
+def export_onnx(network, path):
+    """Write a student's network as one ONNX file; it gives what PyTorch gives, within rounding.
+
+    Parameters
+    ----------
+    network : ser_ts_lobes.student.network.StudentNetwork
+        On the CPU, in float32.
+    path : str or pathlib.Path
+        The file to write.
+
+    Raises
+    ------
+    InputError
+        If the packages that this needs aren't installed.
+    """
+    _require("onnxscript")
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if isinstance(module, GRUPooling):
+            module.gru = _OnnxGRU(module.gru)
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            _OnnxNetwork(network).eval(),
+            (torch.zeros(2, 24000), torch.tensor([24000, 16000])),
+            input_names=["waveform", "lengths"],
+            dynamic_shapes={"waveform": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}},
+            dynamo=True,
+            verbose=False,
+        )
+    # Named here and not by the exporter, which does not see that WavLM has a value called "embedding" inside.
+    for node in program.model.graph:
+        for value in node.outputs:
+            if value.name in _OUTPUTS:
+                value.name = f"{value.name}_inside"
+    for name, value in zip(_OUTPUTS, program.model.graph.outputs, strict=True):
+        value.name = name
+    with replacing(path) as temporary:
+        program.save(temporary)
+
+
+class _OnnxNetwork(torch.nn.Module):
+    """The network with lengths in samples, as a caller has them who does not know SpeechBrain."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, waveform, lengths):
+        output = self.network(waveform, lengths / waveform.shape[1])
+        return output.prediction, output.embedding
+
+
+class _OnnxGRU(torch.nn.Module):
+    """`GRUPooling`'s GRU as ONNX's own operator; PyTorch would unroll it over a fixed number of frames."""
+
+    def __init__(self, gru):
+        super().__init__()
+        self.hidden_size = gru.hidden_size
+        self.layers = torch.nn.ModuleList()
+        for weight_ih, weight_hh, bias_ih, bias_hh in gru.all_weights:
+            layer = torch.nn.Module()
+            layer.register_buffer("w", _update_gate_first(weight_ih).unsqueeze(0))
+            layer.register_buffer("r", _update_gate_first(weight_hh).unsqueeze(0))
+            layer.register_buffer("b", torch.cat([_update_gate_first(bias_ih), _update_gate_first(bias_hh)])[None])
+            self.layers.append(layer)
+
+    def forward(self, frames):
+        n_batch, n_frames, _ = frames.shape
+        hidden = frames.transpose(0, 1)
+        for layer in self.layers:
+            hidden, _ = torch.onnx.ops.symbolic_multi_out(
+                "GRU",
+                (hidden, layer.w, layer.r, layer.b),
+                {"hidden_size": self.hidden_size, "linear_before_reset": 1},
+                dtypes=(hidden.dtype, hidden.dtype),
+                shapes=((n_frames, 1, n_batch, self.hidden_size), (1, n_batch, self.hidden_size)),
+            )
+            hidden = hidden.squeeze(1)  # of directions
+        return hidden.transpose(0, 1), None
+
+
+def _update_gate_first(weights):
+    """Bring PyTorch's order of gates, (reset, update, new), to ONNX's, (update, reset, new)."""
+    reset, update, new = weights.detach().chunk(3)
+    return torch.cat([update, reset, new])
+
+
+def open_onnx(path):
+    """Open an ONNX file for `run_onnx`, on the CPU.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        What `export_onnx` or `quantise_onnx` wrote.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+    """
+    onnxruntime = _require("onnxruntime")
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run_onnx(session, waveforms):
+    """Run a student's ONNX file on a batch.
+
+    Parameters
+    ----------
+    session : onnxruntime.InferenceSession
+        From `open_onnx`.
+    waveforms : sequence of array_like
+        Each (N,), 16 kHz, of any length.
+
+    Returns
+    -------
+    prediction : numpy.ndarray
+        (B, 3) float32: activation, valence, dominance on the corpus's scale.
+    embedding : numpy.ndarray
+        (B, E) float32.
+    """
+    lengths = np.array([len(waveform) for waveform in waveforms])
+    batch = np.zeros((len(waveforms), lengths.max()), np.float32)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return session.run(_OUTPUTS, {"waveform": batch, "lengths": lengths})
+
+
+def quantise_onnx(path, int8_path):
+    """Write a copy whose matrix products are done in 8-bit integers (onnxruntime's dynamic quantisation).
+
+    Convolutions and the GRU stay as they are. A prediction then depends a little on what is in the batch, for the
+    scale of the integers is the batch's; one by one it does not.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        What `export_onnx` wrote.
+    int8_path : str or pathlib.Path
+        The file to write.
+    """
+    _require("onnxruntime")
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with replacing(int8_path) as temporary, _quiet():
+        quantize_dynamic(
+            path,
+            temporary,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=QuantType.QInt8,
+            # Weights of 7 bits: with 8, sums of products overflow 16 bits on processors without VNNI, and are cut off.
+            reduce_range=True,
+        )
+
+
+class LabelledSet(NamedTuple):
+    """A labelled test set of a run, and what the run predicted there.
+
+    Attributes
+    ----------
+    paths : list of pathlib.Path
+        Audio files.
+    prediction, label : numpy.ndarray
+        (N, 3), on the corpus's scale.
+    """
+
+    paths: list
+    prediction: np.ndarray
+    label: np.ndarray
+
+
+def read_test_sets(run, manifest_folder, data_folder):
+    """Read the labelled test sets of a run.
+
+    Parameters
+    ----------
+    run : str or pathlib.Path
+        Its folder, with ``predictions.csv``.
+    manifest_folder, data_folder : str or pathlib.Path
+        As in the run's hyper-parameters.
+
+    Returns
+    -------
+    dict[str, LabelledSet]
+        By split.
+
+    Raises
+    ------
+    InputError
+        If a manifest is gone, or no longer holds the utterances.
+    """
+    by_split = defaultdict(list)
+    for row, prediction, label in RunFolder(run).read_predictions():
+        if not any(map(math.isnan, label)):
+            by_split[row["split"]].append((row["ID"], prediction, label))
+    test_sets = {}
+    for split, rows in by_split.items():
+        path = Path(manifest_folder) / f"{split}.csv"
+        utterances = read_manifest(path, data_folder).utterances
+        ids, predictions, labels = zip(*rows, strict=True)
+        missing = [id for id in ids if id not in utterances]
+        if missing:
+            raise InputError(f"{path} has no {missing[0]}, which the run was tested on: prepare the corpus again.")
+        test_sets[split] = LabelledSet(
+            [Path(utterances[id]["wav"]).absolute() for id in ids], np.array(predictions), np.array(labels)
+        )
+    return test_sets
+
+
+def quantisation_cost(int8_path, test_set):
+    """Measure what 8-bit integers cost in CCC, beside what the run itself predicted.
+
+    Parameters
+    ----------
+    int8_path : str or pathlib.Path
+        What `quantise_onnx` wrote.
+    test_set : LabelledSet
+        Of two utterances or more; they are heard one by one.
+
+    Returns
+    -------
+    dict[str, dict[str, float]]
+        ``{dimension: {"float32": CCC, "int8": CCC}}``.
+
+    Raises
+    ------
+    InputError
+        If an audio file is gone.
+    """
+    session = open_onnx(int8_path)
+    paths = tqdm(test_set.paths, "int8", unit="clip", leave=False)
+    prediction = np.concatenate([run_onnx(session, [read_audio(path)])[0] for path in paths])
+    float32, int8 = (metrics.ccc(values, test_set.label) for values in (test_set.prediction, prediction))
+    return {dimension: {"float32": float(float32[j]), "int8": float(int8[j])} for j, dimension in enumerate(DIMENSIONS)}
+
+
+def write_onnx(folder, network, test_sets=None):
+    """Write ``model.onnx`` and, if it is to be had in 8-bit integers too, ``model.int8.onnx`` with its cost.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Of an exported student.
+    network : ser_ts_lobes.student.network.StudentNetwork
+        The student's.
+    test_sets : dict[str, LabelledSet]
+        On which to measure the cost of 8-bit integers; empty to leave it unmeasured, None for no such file.
+
+    Returns
+    -------
+    dict
+        For ``config.json``: ``bytes`` of each file by its name; ``ccc``, `quantisation_cost` by split.
+    """
+    export_onnx(network, folder / ONNX_FILE)
+    names, cost = [ONNX_FILE], {}
+    if test_sets is not None:
+        quantise_onnx(folder / ONNX_FILE, folder / INT8_FILE)
+        names.append(INT8_FILE)
+        cost = {split: quantisation_cost(folder / INT8_FILE, test_set) for split, test_set in test_sets.items()}
+    return {"bytes": {name: (folder / name).stat().st_size for name in names}, "ccc": cost}
+
+
+def cost_table(onnx, split):
+    """Format the cost of 8-bit integers on one test set.
+
+    Parameters
+    ----------
+    onnx : dict
+        From `write_onnx`.
+    split : str
+        Name of the test set.
+
+    Returns
+    -------
+    str
+        A Markdown table of CCCs and sizes.
+
+    Example
+    -------
+    >>> ccc = {dimension: {"float32": 0.75, "int8": 0.748} for dimension in DIMENSIONS}
+    >>> print(cost_table({"bytes": {ONNX_FILE: 14_400_000, INT8_FILE: 6_200_000}, "ccc": {"test1": ccc}}, "test1"))
+    | CCC on test1 | activation | valence | dominance | size |
+    | --- | --- | --- | --- | --- |
+    | float32 | 0.750 | 0.750 | 0.750 | 14.4 MB |
+    | int8 | 0.748 | 0.748 | 0.748 | 6.2 MB |
+    """
+    lines = [f"| CCC on {split} | {' | '.join(DIMENSIONS)} | size |", "| --- |" + " --- |" * (len(DIMENSIONS) + 1)]
+    for kind, name in (("float32", ONNX_FILE), ("int8", INT8_FILE)):
+        cells = [f"{onnx['ccc'][split][dimension][kind]:.3f}" for dimension in DIMENSIONS]
+        lines.append(f"| {kind} | {' | '.join(cells)} | {onnx['bytes'][name] / 1e6:.1f} MB |")
+    return "\n".join(lines)
+
+
+def _require(package):
+    """Import a package that only ONNX needs."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"ONNX needs {package}, which is not installed: pip install 'ser_ts_lobes[onnx]'.") from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep back what the exporters say to their developers; errors are raised."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,232 @@
+"""What `ser-ts predict` does: audio in, emotion out as a table, CSV, JSON or a plot."""
+
+import contextlib
+import csv
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from matplotlib.figure import Figure
+from scipy.ndimage import uniform_filter1d
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
+from ser_ts_lobes.student.inference import EmotionRegressor
+
+#: Standard input is copied to a file, of at most this many bytes.
+MAX_STDIN_BYTES = 2**31
+
+STDIN = "-"
+_DECIMALS = {"start_s": 2, "end_s": 2} | dict.fromkeys(DIMENSIONS, 4)
+
+
+def predict(
+    model,
+    audio,
+    timeline=False,
+    window=4.0,
+    hop=1.0,
+    plot=None,
+    format="table",
+    batch_size=8,
+    device="cpu",
+    revision=None,
+):
+    """Predict files, folders and standard input; print what was heard, and on standard error what can't be used.
+
+    Parameters
+    ----------
+    model : str
+        What `EmotionRegressor.from_pretrained` loads.
+    audio : list of str
+        Files; folders, of which all audio files below are taken; ``-``, standard input.
+    timeline : bool
+        Whether to predict window by window.
+    window, hop : float
+        Length of a window and the time to the next, in seconds.
+    plot : str
+        PNG to draw the timeline of the one recording to; implies `timeline`.
+    format : {"table", "csv", "json"}
+        What to print.
+    batch_size : int
+        Clips at a time.
+    device, revision : str
+        As in `EmotionRegressor.from_pretrained`.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 when some of the audio could not be used.
+
+    Raises
+    ------
+    InputError
+        If the model can't be loaded, a folder holds no audio, or several recordings are to be plotted.
+    """
+    paths = find_audio(audio)
+    timeline = timeline or plot is not None
+    if plot and len(paths) > 1:
+        raise InputError(f"--plot draws one recording, and {len(paths)} are given: name one.")
+    student = EmotionRegressor.from_pretrained(model, device, revision)
+    with _standard_input(paths) as local:
+        if timeline:
+            rows, errors = _predict_timelines(student, paths, local, window, hop, batch_size, plot)
+        else:
+            rows, errors = _predict_clips(student, paths, local, batch_size)
+    columns = ["path", *(["start_s", "end_s"] if timeline else []), *DIMENSIONS]
+    try:
+        _PRINTERS[format](columns, rows)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def find_audio(names):
+    """Replace folders by the audio files below them, in alphabetical order.
+
+    Parameters
+    ----------
+    names : list of str
+        Files, folders and ``-``; what is no folder is kept as it is.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        If a folder holds no audio file.
+    """
+    suffixes = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".oga", ".opus"}
+    suffixes.remove(".raw")  # has no header
+    paths = []
+    for name in names:
+        if name == STDIN or not os.path.isdir(name):
+            paths.append(name)
+            continue
+        found = sorted(
+            str(path) for path in Path(name).rglob("*") if path.suffix.lower() in suffixes and path.is_file()
+        )
+        if not found:
+            raise InputError(f"The folder {name} holds no audio files.")
+        paths += found
+    return paths
+
+
+def plot_timeline(path, timeline, label_range, title):
+    """Plot emotion over time, one panel a dimension; many windows pale, under their moving average.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The PNG to write.
+    timeline : ser_ts_lobes.student.inference.Timeline
+        Of one recording.
+    label_range : sequence of float
+        Lowest and highest label of the corpus: the ends of the vertical axes.
+    title : str
+        Of the figure.
+    """
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    axes = figure.subplots(len(DIMENSIONS), sharex=True, sharey=True)
+    minutes = timeline.end_s[-1] > 180
+    scale = 60 if minutes else 1
+    time = (timeline.start_s + timeline.end_s) / 2 / scale
+    averaged = (
+        len(time) // 100 if len(time) >= 300 else 1
+    )  # windows, so that about a hundred averages can be told apart
+    low, high = label_range
+    for j, axis in enumerate(axes):
+        values = timeline.values[:, j]
+        if averaged > 1:
+            axis.plot(time, values, lw=0.5, alpha=0.35, color=f"C{j}")
+            values = uniform_filter1d(values, averaged, mode="nearest")
+        axis.plot(time, values, marker="." if len(time) <= 120 else None, lw=1.6, color=f"C{j}")
+        axis.axhline((low + high) / 2, color="0.6", lw=0.8, zorder=0)
+        axis.set_ylabel(DIMENSIONS[j])
+        axis.grid(alpha=0.25)
+    axes[0].set_ylim(min(low, timeline.values.min()), max(high, timeline.values.max()))
+    axes[0].set_xlim(0, timeline.end_s[-1] / scale)
+    what = f"middle of windows of {np.max(timeline.end_s - timeline.start_s):.3g} s"
+    what += f"; bold: average of {averaged} windows" if averaged > 1 else ""
+    axes[-1].set_xlabel(f"time in {'minutes' if minutes else 'seconds'} ({what})")
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def _predict_clips(student, paths, local, batch_size):
+    rows, errors = [], []
+    predictions = student.predict_files(local, batch_size, progress=sys.stderr.isatty())
+    for path, prediction in zip(paths, predictions, strict=True):
+        if prediction.error is None:
+            rows.append({"path": path, **prediction.emotion._asdict()})
+        else:
+            errors.append(prediction.error)
+    return rows, errors
+
+
+def _predict_timelines(student, paths, local, window, hop, batch_size, plot):
+    rows, errors = [], []
+    for path, place in zip(paths, local, strict=True):
+        try:
+            timeline = student.predict_timeline(place, window, hop, batch_size)
+        except InputError as error:
+            errors.append(str(error))
+            continue
+        for start_s, end_s, values in zip(*timeline, strict=True):
+            times = {"start_s": float(start_s), "end_s": float(end_s)}
+            rows.append({"path": path, **times, **dict(zip(DIMENSIONS, values.tolist(), strict=True))})
+        if plot:
+            title = "standard input" if path == STDIN else path
+            plot_timeline(plot, timeline, student.config["label_range"], title)
+    return rows, errors
+
+
+@contextlib.contextmanager
+def _standard_input(paths):
+    """Give the paths of the files to read: where ``-`` is among them, that of a copy of standard input."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "standard_input")
+        if STDIN in paths:
+            with open(copy, "wb") as file:
+                while block := sys.stdin.buffer.read(2**20):
+                    file.write(block)
+                    if file.tell() > MAX_STDIN_BYTES:
+                        raise InputError(f"Standard input holds more than {MAX_STDIN_BYTES} bytes: give it as a file.")
+        yield [copy if path == STDIN else path for path in paths]
+
+
+def _print_csv(columns, rows):
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(_texts(row) for row in rows)
+
+
+def _print_json(columns, rows):
+    del columns  # each row says its own
+    print(json.dumps(rows, indent=1))
+
+
+def _print_table(columns, rows):
+    cells = [columns, *map(_texts, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for path, *values in cells:
+        numbers = (f"{value:>{width}}" for value, width in zip(values, widths[1:], strict=True))
+        print("  ".join([f"{path:<{widths[0]}}", *numbers]))
+
+
+def _texts(row):
+    return [f"{value:.{_DECIMALS[key]}f}" if key in _DECIMALS else value for key, value in row.items()]
+
+
+_PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}

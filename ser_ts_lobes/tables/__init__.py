@@ -1,0 +1,1 @@
+"""Whole tables of the paper: which runs, in which order, and what they say together."""

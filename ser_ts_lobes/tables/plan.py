@@ -1,0 +1,351 @@
+"""The plan of a table: which scripts run, with which options, after which others, and which of them have run."""
+
+import functools
+import json
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from ser_ts_lobes.data.manifests import find_manifests, read_manifest
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, parse_arguments, split_options
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.settings import difference, read_settings
+from ser_ts_lobes.training.checkpoints import MAY_GROW, made_from
+from ser_ts_lobes.training.targets import TeacherTargets
+
+#: The system whose run a student's ``teacher_folder`` names by default.
+TEACHER = "teacher"
+#: IEMOCAP's; a recipe whose hparams have a ``fold`` has so many.
+FOLDS = (1, 2, 3, 4, 5)
+
+# Keys that tell runs apart, and what sets them here.
+_SET_BY_PLAN = {
+    "seed": "use --seeds",
+    "fold": "use --folds",
+    "debug": "such runs leave no results",
+    **dict.fromkeys(
+        ("system", "run", "output_folder", "save_folder", "train_log"), "the runs of a table have their own"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Values that one key of a system's hparams takes in turn.
+
+    Attributes
+    ----------
+    key : str
+        Such as ``ts_weight``.
+    values : tuple of str
+        As on the command line; ``none`` stands for YAML's null.
+
+    Example
+    -------
+    >>> Sweep.parse("residual_threshold=1.5,2,none")
+    Sweep(key='residual_threshold', values=('1.5', '2', 'none'))
+    """
+
+    key: str
+    values: tuple
+
+    @classmethod
+    def parse(cls, text):
+        """Read ``key=value,value``."""
+        key, _, values = text.partition("=")
+        values = tuple(value.strip() for value in values.split(",") if value.strip())
+        if not key or not values or len(set(values)) < len(values) or "/" in text:
+            raise InputError(f"--sweep {text}: expected a key and different values without '/', as ts_weight=3,10,30.")
+        if key in _SET_BY_PLAN:
+            raise InputError(f"--sweep {text}: {key} can't be swept: {_SET_BY_PLAN[key]}.")
+        return cls(key, values)
+
+
+@dataclass
+class Job:
+    """One run of one script for one system, seed and fold; here a training.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``cts/fold1/3``: the run, as below ``results_folder``.
+    recipe : pathlib.Path
+        Where the script is, and runs.
+    script : str
+        Its name.
+    arguments : list of str
+        The hparams file and the options.
+    settings : dict
+        The hparams that this makes, as `ser_ts_lobes.settings.read_settings` reads them.
+    makes : dict
+        What a model of it is made with, as `ser_ts_lobes.experiment.model_settings` gives it.
+    needs : list of str
+        Names of jobs that must have succeeded.
+    """
+
+    name: str
+    recipe: Path
+    script: str
+    arguments: list
+    settings: dict
+    makes: dict
+    needs: list = field(default_factory=list)
+
+    @property
+    def folder(self):
+        """The run's output folder, a pathlib.Path."""
+        return self.recipe / self.settings["output_folder"]
+
+    @property
+    def command(self):
+        """The command line, a list of str; it runs in the recipe's folder."""
+        return [sys.executable, self.script, *self.arguments]
+
+    @cached_property
+    def shares(self):
+        """What it makes unless another job has, a set of str: manifests and features of frozen networks."""
+        shared = {f"manifests {self.settings['prepare_opts']['manifest_folder']}"}
+        if self.settings["feature_folder"]:
+            for name, encoder in self.settings["modules"].items():
+                if name.endswith("_encoder"):
+                    made_from = [self.settings["manifest_folder"], self.settings["feature_dtype"], encoder]
+                    shared.add(f"features {json.dumps(made_from)}")
+        return shared
+
+    @property
+    def past_start(self):
+        """Whether it has come to train, so that what it shares is there."""
+        return (self.folder / "train_log.txt").is_file()
+
+    @property
+    def finished(self):
+        """Whether what it writes last is there."""
+        return RunFolder(self.folder).finished
+
+    def stale(self):
+        """Say in what an earlier run in its folder, whole or partial, was another one than it would be.
+
+        Returns
+        -------
+        str or None
+        """
+        saved = made_from(self.folder / "save")
+        if saved is None and not self.finished:
+            return None
+        saved = saved or {}
+        settings, data = saved.get("settings", {}), saved.get("data", {})
+        if self.finished:
+            report = RunFolder(self.folder).report()
+            settings = report.get("settings", settings)
+            data = data | report["manifests"]
+        if problem := difference(settings, self.makes, leave_out=() if self.finished else MAY_GROW):
+            return f"{self.folder} was trained with {problem}"
+        today = _fingerprints(self.recipe / self.settings["manifest_folder"])
+        teacher = RunFolder(self.recipe / self.settings.get("teacher_folder", ""))
+        if teacher.finished and "teacher_folder" in self.settings:
+            today["teacher"] = teacher.report()["fingerprint"]
+        for name, fingerprint in data.items():
+            if today.get(name, fingerprint) != fingerprint:
+                return f"{self.folder} was made from another {name} than today's"
+        return None
+
+
+class TargetsJob(Job):
+    """A run of precompute_targets.py. Its files are replaced when they are another teacher's, so never stale."""
+
+    @property
+    def finished(self):
+        """Whether what it writes last is there, and is of the teacher as it is now."""
+        splits = list(self.folder.glob("targets/*.safetensors"))
+        if not (splits and RunFolder(self.folder).finished):
+            return False
+        # They are written after the tables and plots that belong to them.
+        teacher = RunFolder(self.folder).report()["fingerprint"]
+        return all(TeacherTargets.load(path).made_from.get("teacher") == teacher for path in splits)
+
+    def stale(self):
+        """Return None."""
+
+
+def make_plan(recipe, systems, seeds=None, folds=None, options=(), sweep=None):
+    """Plan all runs of a table, with the teachers that they need.
+
+    Parameters
+    ----------
+    recipe : str or pathlib.Path
+        A folder of ``recipes/``.
+    systems : sequence of str
+        Stems of its hparams files.
+    seeds : sequence of int
+        Each system is trained once a seed; None for the hparams' own.
+    folds : sequence of int
+        And once a fold; None for all that the recipe has.
+    options : sequence of str
+        Options of the scripts, ``--key=value`` or ``--key value``, for each system that has the key;
+        ``--system.key`` is for that system alone.
+    sweep : Sweep
+        Trains each system once a value, next to its own.
+
+    Returns
+    -------
+    list[Job]
+        In an order in which they can run, finished ones included.
+
+    Raises
+    ------
+    InputError
+        For a system, fold or option that there isn't, or a run on disk that was trained otherwise.
+    """
+    recipe = Path(recipe).resolve()
+    for system in systems:
+        if not hparams_path(recipe, system).is_file():
+            known = ", ".join(known_systems(recipe))
+            raise InputError(f"{recipe} has no hparams/{system}.yaml; choose systems of {known}.")
+    planner = _Planner(recipe, _parse_options(options), sweep)
+    has_folds = "fold" in planner.keys(systems[0])
+    if folds and not has_folds:
+        raise InputError(f"{recipe} has no folds: leave --folds out.")
+    planner.check_options(systems)
+    seeds = seeds or [read_settings(hparams_path(recipe, systems[0]))["seed"]]
+    for fold in (folds or FOLDS) if has_folds else (None,):
+        for seed in seeds:
+            for system in sorted(systems, key=lambda name: name != TEACHER):
+                for value in sweep.values if sweep else (None,):
+                    planner.add(system, seed, fold, value)
+    jobs = list(planner.jobs.values())
+    stale = [problem for problem in (job.stale() for job in jobs) if problem]
+    if stale:
+        more = f" ({len(stale) - 1} more runs don't fit)" if stale[1:] else ""
+        raise InputError(f"{stale[0]}: delete it to train it anew, or give another --results_folder{more}.")
+    return jobs
+
+
+class _Planner:
+    """Jobs by name, added with what they need."""
+
+    def __init__(self, recipe, options, sweep):
+        self.recipe, self.options, self.sweep = recipe, options, sweep
+        self.jobs = {}
+        self._keys = {}
+
+    def add(self, system, seed, fold, value=None):
+        """Add the training of a system, unless it is there; return its job."""
+        chosen = {"seed": seed} | ({} if fold is None else {"fold": fold})
+        options = {**self._options_of(system), **chosen}
+        settings, makes = self._settings(system, options)
+        if value is not None:
+            key = self.sweep.key
+            if key not in settings:
+                raise InputError(f"{system} has no {key} to sweep; choose other --systems.")
+            wanted = yaml.safe_load("null" if value == "none" else value)
+            if wanted != settings[key]:  # the value that the system has anyway is the system's own run
+                folder = f"{settings['results_folder']}/{system}/{key}/{value}/{settings['run']}"
+                options |= {key: "null" if wanted is None else value, "output_folder": folder}
+                settings, makes = self._settings(system, options)
+        name = Path(settings["output_folder"]).relative_to(settings["results_folder"]).as_posix()
+        if name in self.jobs:
+            return self.jobs[name]
+        script = "train_teacher.py" if "text_encoder" in settings["modules"] else "train_student.py"
+        job = Job(name, self.recipe, script, self._arguments(system, options), settings, makes)
+        if not job.finished and "teacher_folder" in settings:
+            teacher, _ = self._settings(TEACHER, {**self._options_of(TEACHER), **chosen})
+            if teacher["output_folder"] == settings["teacher_folder"]:
+                job.needs.append(self._add_targets(seed, fold).name)
+        self.jobs[name] = job
+        return job
+
+    def _add_targets(self, seed, fold):
+        teacher = self.add(TEACHER, seed, fold)
+        job = TargetsJob(
+            f"{teacher.name}/targets",
+            self.recipe,
+            "precompute_targets.py",
+            teacher.arguments,
+            teacher.settings,
+            teacher.makes,
+            [teacher.name],
+        )
+        return self.jobs.setdefault(job.name, job)
+
+    def keys(self, system):
+        """Top-level keys of a system's hparams."""
+        if system not in self._keys:
+            self._keys[system] = set(read_settings(hparams_path(self.recipe, system)))
+        return self._keys[system]
+
+    def check_options(self, systems):
+        """Refuse options that none of these systems and their teacher has."""
+        taught = any("teacher_folder" in self.keys(system) for system in systems)
+        places = {*systems, TEACHER} if taught else set(systems)
+        for scope, key in self.options:
+            if not any(key in self.keys(place) | RUN_OPTIONS for place in places if scope in (None, place)):
+                raise InputError(f"--{scope + '.' if scope else ''}{key}: no system of this table has that key.")
+
+    def _options_of(self, system):
+        """Options by key; those for this system alone come after, and replace, those for all."""
+        known = self.keys(system) | RUN_OPTIONS
+        return {
+            key: value
+            for wanted in (None, system)
+            for (scope, key), value in self.options.items()
+            if scope == wanted and key in known
+        }
+
+    def _arguments(self, system, options):
+        path = hparams_path(self.recipe, system).relative_to(self.recipe).as_posix()
+        return [path] + [f"--{key}" if value is None else f"--{key}={value}" for key, value in options.items()]
+
+    def _settings(self, system, options):
+        """Resolve hparams exactly as the script does; also give what a model is made with."""
+        path = hparams_path(self.recipe, system)
+        _, run_opts, overrides = parse_arguments([str(path), *self._arguments(system, options)[1:]])
+        settings = read_settings(path, overrides)
+        return settings, model_settings(settings, run_opts)
+
+
+def results_folder(recipe, options=()):
+    """Return the scripts' ``results_folder``, which is relative to the recipe unless it is absolute."""
+    default = read_settings(hparams_path(recipe, known_systems(recipe)[0]))["results_folder"]
+    return _parse_options(options).get((None, "results_folder"), default)
+
+
+def hparams_path(recipe, system):
+    """Return the path of a system's hparams file."""
+    return Path(recipe) / "hparams" / f"{system}.yaml"
+
+
+def known_systems(recipe):
+    """Return the names of a recipe's systems, sorted."""
+    systems = sorted(path.stem for path in Path(recipe).glob("hparams/*.yaml"))
+    if not systems:
+        raise InputError(f"{recipe} has no hparams/*.yaml: --recipe names a folder such as recipes/MSP-Podcast.")
+    return systems
+
+
+def _parse_options(tokens):
+    """Read ``--key=value``, ``--key value`` and ``--flag`` by scope and key; the scope is a system or None."""
+    options = {}
+    for name, value in split_options(tokens).items():
+        scope, _, key = name.rpartition(".")
+        if key in _SET_BY_PLAN:
+            raise InputError(f"--{name} can't be given to all runs of a table: {_SET_BY_PLAN[key]}.")
+        options[scope or None, key] = value
+    return options
+
+
+def _fingerprints(folder):
+    """Fingerprints of the manifests that are in a folder today, by name."""
+    today = {}
+    for path in find_manifests(folder).values() if any(folder.glob("*.csv")) else ():
+        today |= _fingerprints_of(path, path.stat().st_mtime_ns)
+    return today
+
+
+@functools.cache
+def _fingerprints_of(path, mtime_ns):
+    """Read a manifest once for all jobs of a plan; one that has changed since is read again."""
+    return read_manifest(path).fingerprints(reads=True)

@@ -1,0 +1,306 @@
+"""The paper's tables for a recipe: run what is missing, then report what is on disk."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data.manifests import write_csv
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
+from ser_ts_lobes.results.paper import read_figures
+from ser_ts_lobes.results.report import ccc_cell, gap_cell, markdown_table, plot_comparison, plot_sweep
+from ser_ts_lobes.tables.plan import known_systems, make_plan, results_folder
+from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, run_jobs
+from ser_ts_lobes.tables.runs import find_runs, paper_order, summarise, training_hours
+
+_REFERENCE = "ft"
+#: The dimension that lives in the words, in which a teacher who reads is ahead.
+_GAP = "valence"
+
+
+def make_tables(
+    recipe=".",
+    systems=None,
+    seeds=None,
+    folds=None,
+    sweep=None,
+    options=(),
+    against=None,
+    gpus=(),
+    jobs=None,
+    slurm=None,
+    dry_run=False,
+    report_only=False,
+):
+    """Run what a table lacks, and write the table.
+
+    Parameters
+    ----------
+    recipe : str or pathlib.Path
+        A folder of ``recipes/``.
+    systems : sequence of str
+        Stems of hparams files; None for all, or with `report_only` for all on disk.
+    seeds : sequence of int
+        None for the hparams' own, or with `report_only` for all on disk.
+    folds : sequence of int
+        None for all.
+    sweep : ser_ts_lobes.tables.plan.Sweep
+        A setting to vary; the table is then of its values.
+    options : sequence of str
+        The scripts' options; see `ser_ts_lobes.tables.plan.make_plan`.
+    against : str
+        The row that p-values compare with; None for ``ft`` where there is such a row.
+    gpus, jobs
+        See `ser_ts_lobes.tables.runner.LocalPool`.
+    slurm : dict of str to str
+        Options of a Slurm cluster; see `ser_ts_lobes.tables.runner.SlurmPool`. None runs on this machine.
+    dry_run : bool
+        Only print the commands.
+    report_only : bool
+        Run nothing; without `sweep`, report every sweep on disk too.
+
+    Raises
+    ------
+    InputError
+        If something can't be planned or reported, or, at the end, if jobs have failed.
+    """
+    if jobs is not None and (jobs < 1 or gpus):
+        raise InputError("--jobs takes a number from 1, and no --gpus beside it: a GPU has one job at a time.")
+    recipe = Path(recipe).resolve()
+    results = recipe / results_folder(recipe, options)
+    if report_only:
+        runs = find_runs(results, systems, seeds, folds)
+        if not runs:
+            raise InputError(f"{results} has no finished run of these systems, seeds and folds: run some first.")
+        for key in [sweep.key] if sweep else [None, *sorted({run.key for run in runs if run.key})]:
+            write_report(results / "table" / (key or ""), runs, recipe, against, key)
+        return
+
+    systems = systems or sorted(known_systems(recipe), key=paper_order)
+    if against and not sweep and against not in systems:
+        raise InputError(f"--against {against} is none of the systems {', '.join(systems)}.")
+    plan = make_plan(recipe, systems, seeds, folds, options, sweep)
+    if dry_run:
+        _print_commands(plan, recipe)
+        return
+    logs = results / "table" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    pool = LocalPool(logs, jobs or 1, gpus) if slurm is None else SlurmPool(logs, jobs, slurm)
+    failures = run_jobs(plan, pool, logs)
+    seeds = {job.settings["seed"] for job in plan}
+    folds = {job.settings["fold"] for job in plan if "fold" in job.settings} or None
+    key = sweep and sweep.key
+    runs = find_runs(results, systems, seeds, folds)
+    write_report(results / "table" / (key or ""), runs, recipe, against, key)
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {len(plan)} jobs have not succeeded. Mend the cause and give the same command again: "
+            "what is finished is kept.\n\n" + "\n\n".join(failure.describe() for failure in failures)
+        )
+
+
+def _print_commands(plan, recipe):
+    print(f"cd {shlex.quote(str(recipe))}")
+    for job in plan:
+        if not job.finished:
+            print(shlex.join(["python", *job.command[1:]]))
+    print(f"# {sum(job.finished for job in plan)} of {len(plan)} jobs are finished")
+
+
+def write_report(folder, runs, recipe, against=None, key=None):
+    """Write ``results.csv``, ``table.md``, ``table.tex`` and the figures of a table, and print the table.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where to write.
+    runs : list[Run]
+        From `find_runs`.
+    recipe : pathlib.Path
+        The recipe's folder: its name is the corpus's, and the paper's figures are there.
+    against : str
+        See `make_tables`.
+    key : str
+        The setting that was varied: the rows are its values. None: the rows are the systems.
+
+    Raises
+    ------
+    InputError
+        If there is no row `against`.
+    """
+    swept = {run.system for run in runs if run.key == key}
+    runs = [run for run in runs if run.system in swept and run.key in (None, key)]
+    if not runs:
+        return
+    rows = {}
+    for run in runs if key is None else sorted(runs, key=lambda run: _by_value(run, key)):
+        rows.setdefault(run.system if key is None else f"{run.system}, {key} {run.value(key)}", []).append(run)
+    summary = summarise(rows, against or _REFERENCE)
+    if against is not None and against not in summary:
+        raise InputError(f"There is no row {against!r} to compare with; there are {', '.join(summary)}.")
+    against = against or (_REFERENCE if _REFERENCE in summary else None)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_results(folder / "results.csv", rows)
+    paper = _paper_figures(recipe, rows, summary)
+    markdown, latex = [], []
+    for split in dict.fromkeys(split for report in summary.values() for split in report["test"]):
+        reports = {row: report for row, report in summary.items() if split in report["test"]}
+        header, cells, caption = _table(reports, split, recipe.name, against, paper.get(split, {}))
+        markdown.append(f"{caption}\n\n{markdown_table(header, cells)}\n")
+        latex.append(latex_table(header, cells, caption))
+        title = f"{recipe.name}, {split}: CCC with 95 % intervals"
+        if key is None:
+            plot_comparison(folder / f"valence_{split}.png", reports, split, title, ["valence"])
+        else:
+            curves = {}
+            for row, report in reports.items():
+                curves.setdefault(rows[row][0].system, {})[rows[row][0].value(key)] = report
+            plot_sweep(folder / f"curve_{split}.png", curves, split, title, key)
+    notes = [f"{row}: no finished run of all folds" for row in rows if row not in summary]
+    text = "\n".join([*markdown, *(f"- {note}" for note in notes)])
+    for name, content in (("table.md", text), ("table.tex", "\n".join(latex))):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    print(f"\n{text}\nWritten: {folder}", flush=True)
+
+
+def _paper_figures(recipe, rows, summary):
+    """Choose the paper's CCCs that belong to the data of all rows: by test set and system."""
+    data = []
+    for row, report in summary.items():
+        for seed in report["seeds"]:
+            of_folds = [run for run in rows[row] if run.seed == seed]
+            sizes = sum((Counter(run.metrics["counts"]) for run in of_folds), Counter())
+            data.append((dict(sizes), of_folds[0].settings.get("release")))
+    figures = {}
+    for figure in read_figures(recipe):
+        if figure.statistic == "ccc" and all(figure.belongs_to(sizes, release) for sizes, release in data):
+            figures.setdefault(figure.split, {})[figure.system] = figure
+    return figures
+
+
+def _table(reports, split, corpus, against, paper):
+    """Lay out one test set: header, cells and caption."""
+    paper = {row: figure for row, figure in paper.items() if row in reports}
+    header = [split, "seeds", *DIMENSIONS]
+    has_gap = any("gap_closed" in report["test"][split][_GAP] for report in reports.values())
+    header += [f"p against {against}"] if against else []
+    header += [f"{_GAP} gap closed"] if has_gap else []
+    header += ["the paper's", "hours"] if paper else ["hours"]
+    cells = []
+    for row, report in reports.items():
+        scores = [report["test"][split][dimension] for dimension in DIMENSIONS]
+        line = [row, str(len(report["seeds"])), *map(ccc_cell, scores)]
+        if against:
+            line.append(_triple(f"{score['p']:.3f}" for score in scores) if "p" in scores[0] else "–")
+        if has_gap:
+            line.append(gap_cell(report["test"][split][_GAP]))
+        if paper:
+            line.append(_triple(f"{value:.3f}" for value in paper[row].values) if row in paper else "")
+        cells.append([*line, "–" if report["hours"] is None else f"{report['hours']:.2f}"])
+    return header, cells, _caption(next(iter(reports.values())), split, corpus, against, has_gap, paper)
+
+
+def _triple(values):
+    return " / ".join(values)
+
+
+def _caption(report, split, corpus, against, has_gap, paper):
+    """Say how a table's numbers were formed."""
+    folds = report["folds"]
+    scored = report["test"][split]
+    sentences = [
+        f"CCC on {split} of the {corpus} recipe ({scored['utterances']} utterances): mean over seeds ± standard "
+        f"deviation (n − 1) where there are several, [95 % bootstrap interval of that mean over {scored['resampled']}, "
+        "drawn alike for all seeds and systems]."
+    ]
+    if folds != [None]:
+        names = ", ".join(map(str, folds))
+        sentences.append(f"Folds: the mean of the CCCs of folds {names}, each drawn from by itself.")
+    if against:
+        sentences.append(
+            f"p: two-sided paired bootstrap of the difference from {against}, activation / valence / dominance, not "
+            "corrected for the number of comparisons."
+        )
+    if has_gap:
+        sentences.append(
+            f"{_GAP.capitalize()} gap closed: the share of the way from {against} to the teacher, same resamples."
+        )
+    if paper:
+        figure = next(iter(paper.values()))
+        sentences.append(
+            f"The paper's: its Table {figure.table}, {f'{corpus} {figure.release}'.strip()}, {split} "
+            f"({figure.sizes[split]} utterances)."
+        )
+    sentences.append(
+        "Hours: wall clock of the training of one seed, with the features of frozen networks if it was the first to "
+        "need them."
+    )
+    return " ".join(sentences)
+
+
+def latex_table(header, rows, caption):
+    r"""Format a table in LaTeX, for the package booktabs.
+
+    Example
+    -------
+    >>> print(latex_table(["system", "CCC"], [["hubert_base", "0.5 ± 0.1"]], "95 % intervals"))
+    \begin{table}
+    \caption{95 \% intervals}
+    \begin{tabular}{lr}
+    \toprule
+    system & CCC \\
+    \midrule
+    hubert\_base & 0.5 $\pm$ 0.1 \\
+    \bottomrule
+    \end{tabular}
+    \end{table}
+    """
+    body = [" & ".join(map(_escape, cells)) + r" \\" for cells in (header, *rows)]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_escape(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        r"\toprule",
+        body[0],
+        r"\midrule",
+        *body[1:],
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--", **{character: rf"\{character}" for character in "&%$#_{}"}}
+
+
+def _escape(text):
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _write_results(path, rows):
+    """Write one line a row, seed, fold, test set and dimension."""
+    columns = ("row", "system", "seed", "fold", "test_set", "dimension", "utterances", "ccc", "ccc_low", "ccc_high")
+    lines = [
+        [row, run.system, run.seed, run.fold, split, dimension, scores["utterances"]]
+        + [scores[dimension]["ccc"], *scores[dimension]["ccc_95"]]
+        + [scores[dimension]["pearson"], scores[dimension]["rmse"], scores["resampled"]]
+        + [training_hours(run.folder), run.folder]
+        for row, runs in rows.items()
+        for run in runs
+        for split, scores in run.metrics["test"].items()
+        for dimension in DIMENSIONS
+    ]
+    write_csv(path, [*columns, "pearson", "rmse", "resampled", "hours", "folder"], lines)
+
+
+def _by_value(run, key):
+    """Sort numbers first, by size, then words; none, which sets no limit, last."""
+    value = run.value(key)
+    try:
+        return (0, float(value), "")
+    except ValueError:
+        return (1 + (value == "none"), 0.0, value)

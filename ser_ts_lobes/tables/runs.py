@@ -1,0 +1,265 @@
+"""Finished runs: found on disk, checked, and put together to the rows of a table."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.results import metrics
+from ser_ts_lobes.results.report import resampling_groups
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.settings import difference, flatten, read_settings
+from ser_ts_lobes.tables.plan import TEACHER
+
+# As in the paper's tables; other systems follow.
+_ORDER = (
+    *("attn", "atmaja", "cpc", "modified_cpc", "wav2vec2_base", "wav2vec2_large", "hubert_base", "hubert_large"),
+    *("bert_base", "teacher", "ft", "ts", "cts"),
+)
+_RUN = re.compile(r"(?:(?P<key>[A-Za-z_]\w*)/(?P<value>[^/]+)/)?(?:fold(?P<fold>\d+)/)?(?P<seed>\d+)")
+_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - (.*)")
+_TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
+
+
+@dataclass
+class Run:
+    """A finished run on disk.
+
+    Attributes
+    ----------
+    system : str
+        What was trained.
+    key : str or None
+        The setting that a sweep varied; None for the system's own run.
+    seed : int
+        Of the run.
+    fold : int or None
+        Of a recipe with folds.
+    folder : pathlib.Path
+        Where it is.
+    metrics : dict
+        Its ``metrics.json``.
+    settings : dict
+        Its hparams, as `ser_ts_lobes.settings.read_settings` gives them.
+    """
+
+    system: str
+    key: str | None
+    seed: int
+    fold: int | None
+    folder: Path
+    metrics: dict
+    settings: dict
+
+    def value(self, key):
+        """Name the value that a setting has in this run; ``none`` is YAML's null."""
+        value = self.settings[key]
+        return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    def made_with(self):
+        """Return the settings of the model that was tested, flat; they stand with its numbers."""
+        return self.metrics.get("settings") or flatten(self.settings)  # of an earlier version: beside them
+
+    def tested_on(self):
+        """Return the fingerprint of each labelled test set."""
+        return {split: self.metrics["manifests"][split] for split in self.metrics["test"]}
+
+
+def find_runs(results, systems=None, seeds=None, folds=None):
+    """Find the finished runs below a results folder.
+
+    Parameters
+    ----------
+    results : pathlib.Path
+        With ``<system>/[<key>/<value>/][fold<k>/]<seed>/metrics.json``.
+    systems : sequence of str
+        In the order of the rows; None for all.
+    seeds, folds : sequence of int
+        None for all.
+
+    Returns
+    -------
+    list[Run]
+
+    Raises
+    ------
+    InputError
+        If a run's numbers are not of whole test sets or of another training than its settings say, if runs of one row
+        were trained differently, or runs of one fold tested on different data.
+    """
+    if systems is None:
+        systems = sorted(
+            {path.relative_to(results).parts[0] for path in results.glob("*/**/metrics.json")}, key=paper_order
+        )
+    runs = []
+    for system in systems:
+        for path in sorted((results / system).glob("**/metrics.json")):
+            match = _RUN.fullmatch(path.parent.relative_to(results / system).as_posix())
+            if not match:
+                continue
+            seed, fold = int(match["seed"]), int(match["fold"]) if match["fold"] else None
+            if (seeds is None or seed in seeds) and (folds is None or fold in folds):
+                report = RunFolder(path.parent).report()
+                settings = read_settings(path.with_name("hyperparams.yaml"))
+                _check_settings(path.parent, report.get("settings", {}), flatten(settings))
+                runs.append(Run(system, match["key"], seed, fold, path.parent, report, settings))
+    _check_alike(runs)
+    return runs
+
+
+def _check_settings(folder, tested, settings):
+    """Refuse results of an earlier training, such as a shorter one that was to go on and was cut."""
+    problem = difference({key: value for key, value in tested.items() if key in settings}, settings)
+    if tested and problem:  # an earlier version wrote none
+        raise InputError(
+            f"{folder}: its results are of a training with {problem}, as hyperparams.yaml there says: run its training "
+            "command again, which tests it."
+        )
+
+
+def _check_alike(runs):
+    """Refuse runs that can't stand in one table."""
+    rows, tests = {}, {}
+    for run in runs:
+        row = (run.system, run.key, run.key and run.value(run.key))
+        first = rows.setdefault(row, run)
+        if problem := difference(first.made_with(), run.made_with(), leave_out=_TELLS_RUNS_APART):
+            raise InputError(
+                f"{first.folder} and {run.folder} are one row of the table, but the first was trained with {problem}: "
+                "delete one, or choose by --seeds and --folds."
+            )
+        other = tests.setdefault(run.fold, run)
+        if other.tested_on() != run.tested_on():
+            raise InputError(
+                f"{other.folder} and {run.folder} were tested on different data: train one of them anew, or choose by "
+                "--systems."
+            )
+
+
+def summarise(rows, against=None):
+    """Put the runs of each row together.
+
+    A row's CCC is the mean over seeds of the mean over folds; only seeds that have all folds count. Its interval is
+    the bootstrap's of that mean: a resample draws from each fold's test set, the same for all seeds and rows.
+
+    Parameters
+    ----------
+    rows : dict[str, list[Run]]
+        Runs by row.
+    against : str
+        The row that p-values compare with, by the same resamples; None for no p-values.
+
+    Returns
+    -------
+    dict[str, dict]
+        For each row that has a whole seed: ``seeds``, ``hours`` (mean over seeds; None if a log lacks it), ``folds``,
+        and ``test`` as in ``metrics.json``, with ``ccc_std`` (sample standard deviation over seeds, if there are
+        several), ``p`` (but for the row itself) and, where the teacher is a row and surely better than `against`,
+        ``gap_closed`` and ``gap_closed_95``: (row - against) / (teacher - against), also of the same resamples.
+    """
+    runs = {(row, run.seed, run.fold): run for row, members in rows.items() for run in members}
+    folds = sorted({fold for _, _, fold in runs}, key=lambda fold: fold or 0)
+    seeds = {row: sorted({run.seed for run in members}) for row, members in rows.items()}
+    whole = [(row, seed) for row in rows for seed in seeds[row] if all((row, seed, fold) in runs for fold in folds)]
+    summary = {row: {"seeds": [seed for name, seed in whole if name == row], "folds": folds} for row in rows}
+    summary = {row: report for row, report in summary.items() if report["seeds"]}
+    for row, report in summary.items():
+        hours = [[training_hours(runs[row, seed, fold].folder) for fold in folds] for seed in report["seeds"]]
+        report["hours"] = None if None in sum(hours, []) else float(np.mean([sum(of_seed) for of_seed in hours]))
+        report["test"] = {}
+    for split in dict.fromkeys(split for run in runs.values() for split in run.metrics["test"]):
+        per_fold = [
+            _bootstrap([runs[row, seed, fold] for row, seed in whole], split, number)
+            for number, fold in enumerate(folds)
+        ]
+        counts, resampled = [fold[0] for fold in per_fold], per_fold[0][1]
+        ccc, samples = (np.mean([fold[part] for fold in per_fold], axis=0) for part in (2, 3))
+        means = {}
+        for row, report in summary.items():
+            mine = [index for index, (name, _) in enumerate(whole) if name == row]
+            means[row] = samples[:, mine].mean(1)
+            interval = metrics.percentile_interval(means[row])
+            report["test"][split] = {"utterances": sum(counts), "resampled": resampled}
+            for j, dimension in enumerate(DIMENSIONS):
+                score = {"ccc": float(ccc[mine, j].mean()), "ccc_95": interval[:, j].tolist()}
+                if len(mine) > 1:
+                    score["ccc_std"] = float(ccc[mine, j].std(ddof=1))
+                report["test"][split][dimension] = score
+        if against in means:
+            for row, report in summary.items():
+                if row != against:
+                    p_values = metrics.two_sided_p(means[row] - means[against])
+                    for dimension, p in zip(DIMENSIONS, p_values.tolist(), strict=True):
+                        report["test"][split][dimension]["p"] = p
+            _compare_with_teacher({row: report["test"][split] for row, report in summary.items()}, means, against)
+    return summary
+
+
+def _compare_with_teacher(scores, means, against):
+    """Add the share of the gap between two rows, one of them the teacher, that each other row closes."""
+    if TEACHER not in means or against == TEACHER:
+        return
+    gap = means[TEACHER] - means[against]
+    is_open = metrics.percentile_interval(gap)[0] > 0
+    for row in means.keys() - {TEACHER, against}:
+        for j, dimension in enumerate(DIMENSIONS):
+            if is_open[j]:
+                low, of_row, high = (scores[name][dimension]["ccc"] for name in (against, row, TEACHER))
+                closed = (means[row][:, j] - means[against][:, j]) / gap[:, j]
+                scores[row][dimension]["gap_closed"] = (of_row - low) / (high - low)
+                scores[row][dimension]["gap_closed_95"] = metrics.percentile_interval(closed).tolist()
+
+
+def _bootstrap(runs, split, seed):
+    """Bootstrap one fold's test set for all runs at once.
+
+    Returns
+    -------
+    tuple
+        Utterances; what was resampled; CCCs, (runs, 3); resampled CCCs, (resamples, runs, 3).
+    """
+    tested = [RunFolder(run.folder).predictions(split) for run in runs]
+    speakers, _, labels = tested[0]
+    groups = resampling_groups(speakers)
+    predictions = np.hstack([prediction for _, prediction, _ in tested])
+    labels = np.tile(labels, len(runs))
+    ccc = metrics.ccc(predictions, labels).reshape(len(runs), -1)
+    samples = metrics.resample(predictions, labels, groups, seed=seed)
+    return len(labels), "utterances" if groups is None else "speakers", ccc, samples.reshape(-1, *ccc.shape)
+
+
+def training_hours(folder):
+    """Add up the wall-clock time of a run's sessions, from its log.txt.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The run.
+
+    Returns
+    -------
+    float or None
+        From the first to the last line that each session logged, which is before testing; computing frozen features
+        is in it. None without a log.
+    """
+    log = folder / "log.txt"
+    if not log.is_file():
+        return None
+    seconds, session = 0.0, []
+    for line in [*log.read_text(encoding="utf-8", errors="replace").splitlines(), None]:
+        match = line and _LOG_LINE.match(line)
+        if line is None or (match and match[2].endswith("Beginning experiment!")):
+            seconds += (session[-1] - session[0]).total_seconds() if session else 0
+            session = []
+        if match:
+            session.append(datetime.fromisoformat(match[1]))
+    return seconds / 3600
+
+
+def paper_order(system):
+    """Sort key of systems: as in the paper's tables; others follow by name."""
+    return (_ORDER.index(system) if system in _ORDER else len(_ORDER), system)

@@ -1,0 +1,1 @@
+"""The method: losses, residuals, targets, features, datasets and the Brains that train."""

@@ -1,0 +1,350 @@
+"""Brains: how teachers and students are trained, chosen and tested."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.checkpoints import register_checkpoint_hooks
+from speechbrain.utils.epoch_loop import EpochCounterWithStopper
+from speechbrain.utils.logger import get_logger
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.results import metrics
+from ser_ts_lobes.results.report import write_metrics, write_predictions
+from ser_ts_lobes.training.distributed import gather_batch
+from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
+from ser_ts_lobes.training.reproducible import ReproducibleBrain
+from ser_ts_lobes.training.residuals import fit_residuals
+from ser_ts_lobes.training.targets import TeacherTargets
+
+logger = get_logger(__name__)
+
+# SpeechBrain 1.1 does not: a checkpoint would hold the epoch alone, and a resumed run would forget to stop.
+register_checkpoint_hooks(EpochCounterWithStopper)
+
+
+@dataclass
+class Outputs:
+    """What a Brain says of a whole set.
+
+    Parameters
+    ----------
+    ids : list[str]
+        Utterance ids.
+    embedding : numpy.ndarray
+        (N, E) float32.
+    prediction : numpy.ndarray
+        (N, 3) float64, on the corpus's scale.
+    label : numpy.ndarray
+        (N, 3) float64, on the corpus's scale.
+    """
+
+    ids: list
+    embedding: np.ndarray
+    prediction: np.ndarray
+    label: np.ndarray
+
+
+class EmotionBrain(ReproducibleBrain):
+    """Trains with the CCC loss; keeps the checkpoint of lowest validation loss.
+
+    The validation loss is the mean of 1 - CCC_j, weighted like the training loss, over the whole validation set, of
+    the CCC alone for every system: a student is chosen by how well it hears emotion, not by how well it imitates.
+
+    Parameters
+    ----------
+    hparams : dict
+        As in the recipes' YAML files and for `ReproducibleBrain`. ``modules`` holds ``model``
+        (`ser_ts_lobes.lobes.emotion.EmotionModel` or one of `ser_ts_lobes.lobes.baselines`), ``label_scale`` and, as
+        the model needs them, ``speech_encoder`` and ``text_encoder``; ``ccc_weights`` are those of
+        `ser_ts_lobes.training.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are.
+    run_opts : speechbrain.utils.run_opts.RunOptions or dict
+        From `speechbrain.parse_arguments`.
+    manifests : dict[str, ser_ts_lobes.data.manifests.Manifest]
+        Of all splits, ``train`` and ``valid`` among them.
+    """
+
+    def __init__(self, hparams, run_opts, manifests):
+        self.manifests = manifests
+        self.reads = "text_encoder" in hparams["modules"]
+        super().__init__(hparams, run_opts, **self.made_from())
+
+    def made_from(self):
+        """Fingerprints of the data that training sees.
+
+        Returns
+        -------
+        dict[str, str]
+        """
+        return self.manifests["train"].fingerprints(self.reads) | self.manifests["valid"].fingerprints(self.reads)
+
+    def train(self, datasets):
+        """Fit to the training set for all epochs that are left; watch the validation set.
+
+        Parameters
+        ----------
+        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+            ``train``, ``valid``; others are left alone.
+        """
+        self.modules.label_scale.fit(self.manifests["train"].labels())
+        for key in ("speech", "text"):
+            if f"{key}_encoder" in self.modules:
+                encoder = self.hparams.modules[f"{key}_encoder"]  # not wrapped for distributed training
+                encoder.fit(self._inputs(datasets["train"], key))
+        self.fit_datasets(datasets)
+
+    def _inputs(self, dataset, key):
+        """Iterate once over one input of a dataset, in batches and on the Brain's device."""
+        for batch in self.make_dataloader(dataset, sb.Stage.VALID, **self.hparams.valid_dataloader_opts):
+            yield batch.to(self.device)[key]
+
+    def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
+        """Make the loader of a dataset: padded inputs; test sets sorted by length."""
+        loader_kwargs["collate_fn"] = functools.partial(PaddedBatch, padded_keys=["speech", "text"])
+        if stage != sb.Stage.TRAIN:
+            dataset = dataset.filtered_sorted(sort_key="duration")
+        return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+
+    def init_optimizers(self):
+        """Make one optimizer of two groups, the model and the encoder layers that learn, and the schedule, if any."""
+        encoder = [
+            parameter
+            for name, module in self.modules.items()
+            if name.endswith("_encoder")
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+        groups = [{"params": list(self.modules.model.parameters())}]
+        if encoder:
+            groups.append({"params": encoder, "lr": self.hparams.encoder_lr})
+        self.optimizer = self.opt_class(groups)
+        self.optimizers_dict = {"opt_class": self.optimizer}
+        self.checkpointer.add_recoverable("optimizer", self.optimizer)
+        if self.hparams.lr_annealing is not None:
+            self.lr_annealing = self.hparams.lr_annealing(self.optimizer)
+            self.checkpointer.add_recoverable("lr_annealing", self.lr_annealing)
+
+    def compute_forward(self, batch, stage):
+        """Embed and predict a batch, with as much speech and text as the model takes."""
+        batch = batch.to(self.device)
+        inputs = {}
+        if "speech_encoder" in self.modules:
+            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*batch.speech)
+        if "text_encoder" in self.modules:
+            inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
+        return self.modules.model(**inputs)
+
+    def compute_objectives(self, output, batch, stage):
+        """Compute L_CCC; outside training, also remember what was said."""
+        labels = self.modules.label_scale.standardise(batch.labels)
+        loss = ccc_loss(output.prediction, labels, self.hparams.ccc_weights)
+        if stage == sb.Stage.TRAIN:
+            self.batch_means.add(ccc_loss=loss)
+        else:
+            self._collected.append(
+                (
+                    batch.id,
+                    output.embedding.float().cpu(),
+                    self.modules.label_scale.restore(output.prediction.double()).cpu(),
+                    batch.labels.double().cpu(),
+                )
+            )
+        return loss
+
+    def on_stage_start(self, stage, epoch=None):
+        """Forget the last stage."""
+        super().on_stage_start(stage, epoch)
+        self._collected = []
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Put the set together; after validation, anneal, log and save."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
+            return
+        ids, embeddings, predictions, labels = zip(*self._collected, strict=True)
+        self.outputs = Outputs(
+            [utterance for batch in ids for utterance in batch],
+            torch.cat(embeddings).numpy(),
+            torch.cat(predictions).numpy(),
+            torch.cat(labels).numpy(),
+        )
+        if stage == sb.Stage.VALID:
+            self._end_epoch(epoch)
+
+    def _end_epoch(self, epoch):
+        ccc = metrics.ccc(self.outputs.prediction, self.outputs.label)
+        # Constant predictions have no CCC; for the loss, as in training, that is no concordance: 0.
+        valid_loss = float(np.average(1 - np.nan_to_num(ccc), weights=self.hparams.ccc_weights))
+        learning_rates = [group["lr"] for group in self.optimizer.param_groups]
+        if self.hparams.lr_annealing is not None:
+            self.lr_annealing.step(valid_loss)
+        if isinstance(self.hparams.epoch_counter, EpochCounterWithStopper):
+            self.hparams.epoch_counter.update_metric(valid_loss)
+        # On all processes: it writes on the main one, and waits for the others.
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, **dict(zip(("lr", "encoder_lr"), learning_rates, strict=False))},
+            train_stats=self.train_stats,
+            valid_stats={"loss": valid_loss, **dict(zip(_CCC_NAMES, ccc, strict=True))},
+        )
+        self.checkpointer.save_and_keep_only(meta={"valid_loss": valid_loss, "epoch": epoch}, min_keys=["valid_loss"])
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Load the best checkpoint; an untrained model is not tested."""
+        checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
+        if checkpoint is None:
+            raise InputError(
+                f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train this system first, with "
+                "train_teacher.py or train_student.py."
+            )
+        self.best = {"epoch": checkpoint.meta["epoch"], "valid_loss": checkpoint.meta["valid_loss"]}
+
+    def predict(self, dataset):
+        """Run the best checkpoint over a dataset.
+
+        Parameters
+        ----------
+        dataset : speechbrain.dataio.dataset.DynamicItemDataset
+            From `ser_ts_lobes.training.datasets.make_dataset`.
+
+        Returns
+        -------
+        Outputs
+            Of each utterance, but in debug mode.
+        """
+        self.evaluate(dataset, test_loader_kwargs=dict(self.hparams.test_dataloader_opts))
+        if not self.debug and sorted(self.outputs.ids) != sorted(dataset.data_ids):
+            raise RuntimeError(f"{len(self.outputs.ids)} predictions for {len(dataset)} utterances")
+        return self.outputs
+
+    def fingerprint(self):
+        """Fingerprint of the loaded model: what has learnt, and what it stands on.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits.
+        """
+        learnt = {}
+        frozen = {}
+        for name, module in self.modules.items():
+            module = getattr(module, "module", module)  # out of DistributedDataParallel
+            if name.endswith("_encoder"):
+                frozen[name] = module.frozen_fingerprint()
+                state = module.trainable_state()
+            else:
+                state = module.state_dict()
+            learnt.update({f"{name}.{key}": tensor for key, tensor in state.items()})
+        return fingerprint(learnt=fingerprint_tensors(learnt), **frozen)
+
+    def test(self, datasets):
+        """Test the best checkpoint; write ``predictions.csv`` and ``metrics.json``, but in debug mode.
+
+        Parameters
+        ----------
+        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+            Sets by name; those whose name begins with ``test`` are tested.
+        """
+        outputs = {name: self.predict(dataset) for name, dataset in datasets.items() if name.startswith("test")}
+        if self.debug:
+            logger.info("Debug mode saw a few batches only: no metrics.json and predictions.csv are written.")
+        elif sb.utils.distributed.if_main_process():
+            folder = Path(self.hparams.output_folder)
+            write_predictions(folder / "predictions.csv", outputs, self.manifests)
+            write_metrics(
+                folder / "metrics.json",
+                outputs,
+                self.manifests,
+                self.reads,
+                system=self.hparams.system,
+                run=self.hparams.run,
+                seed=self.hparams.seed,
+                settings=self.hparams.settings,
+                best=self.best,
+                fingerprint=self.fingerprint(),
+            )
+        sb.utils.distributed.ddp_barrier()
+
+
+_CCC_NAMES = ("ccc_activation", "ccc_valence", "ccc_dominance")
+
+
+class TeacherBrain(EmotionBrain):
+    """Trains whatever reads text, and says what a trained teacher knows of each utterance."""
+
+    def make_targets(self, datasets):
+        """Compute embedding, prediction and residual of each labelled utterance (paper, Eq. 8).
+
+        The line from prediction to label is fitted on the training set alone.
+
+        Parameters
+        ----------
+        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+            Sets by name, ``train`` among them.
+
+        Returns
+        -------
+        dict[str, ser_ts_lobes.training.targets.TeacherTargets]
+            By the same names; unlabelled sets are left out.
+
+        Raises
+        ------
+        InputError
+            In debug mode, which sees a few batches only.
+        """
+        if self.debug:
+            raise InputError("Debug mode sees a few batches only, of which no targets are made: leave --debug out.")
+        labelled = {name: dataset for name, dataset in datasets.items() if self.manifests[name].labelled}
+        outputs = {name: self.predict(dataset) for name, dataset in labelled.items()}
+        fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
+        teacher = self.fingerprint()
+        return {
+            name: TeacherTargets(
+                ids=output.ids,
+                embedding=output.embedding,
+                prediction=output.prediction,
+                label=output.label,
+                residual=fitted.apply(output.prediction, output.label),
+                made_from={"manifest": self.manifests[name].fingerprint, "teacher": teacher},
+            )
+            for name, output in outputs.items()
+        }
+
+
+class StudentBrain(EmotionBrain):
+    """Trains whatever only hears; with a teacher's targets, L = L_CCC + ts_weight * L_TS (paper, Eq. 7).
+
+    Parameters
+    ----------
+    hparams, run_opts, manifests
+        As in `EmotionBrain`; with a teacher also ``ts_weight``.
+    targets : ser_ts_lobes.training.targets.TeacherTargets
+        Of the training set; None to learn alone.
+    """
+
+    def __init__(self, hparams, run_opts, manifests, targets=None):
+        self.targets = targets
+        super().__init__(hparams, run_opts, manifests)
+
+    def made_from(self):
+        """Fingerprints of the data that training sees, the teacher included.
+
+        Returns
+        -------
+        dict[str, str]
+        """
+        teacher = {} if self.targets is None else {"teacher": self.targets.made_from["teacher"]}
+        return {**super().made_from(), **teacher}
+
+    def compute_objectives(self, output, batch, stage):
+        """Compute L_CCC; in training with a teacher, add the distance to its embedding."""
+        loss = super().compute_objectives(output, batch, stage)
+        if stage == sb.Stage.TRAIN and self.targets is not None:
+            distance = embedding_distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
+            self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
+            loss = loss + self.hparams.ts_weight * distance
+        return loss

@@ -1,0 +1,237 @@
+"""Datasets: from manifests to what a Brain's batches hold."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import infer_device, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data.audio import read_audio
+from ser_ts_lobes.data.manifests import find_manifests, read_manifest
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.training.features import FrozenFeatures
+from ser_ts_lobes.training.residuals import keep_mask
+from ser_ts_lobes.training.targets import TeacherTargets
+
+logger = get_logger(__name__)
+
+
+def load_manifests(folder, data_root=None, needs_text=False):
+    """Read all manifests of a folder and check that they can train and test a system.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Where a prepare script wrote them.
+    data_root : str or pathlib.Path
+        What ``$data_root`` stands for; None takes the folder that was prepared.
+    needs_text : bool
+        Whether each utterance must have been transcribed.
+
+    Returns
+    -------
+    dict[str, ser_ts_lobes.data.manifests.Manifest]
+        In the order ``train``, ``valid``, then the test sets.
+
+    Raises
+    ------
+    InputError
+        If a split that training needs is missing, or a transcript.
+    """
+    manifests = {name: read_manifest(path, data_root) for name, path in find_manifests(folder).items()}
+    for name in ("train", "valid"):
+        if name not in manifests or not manifests[name].utterances:
+            raise InputError(f"{folder} has no utterances for {name}.csv: training needs it.")
+    if needs_text:
+        for manifest in manifests.values():
+            manifest.require_transcripts()
+    return manifests
+
+
+def make_dataset(manifest, text_encoder=None, hears=True):
+    """Make the dataset of one manifest: waveforms, tokens and labels by utterance id.
+
+    Parameters
+    ----------
+    manifest : ser_ts_lobes.data.manifests.Manifest
+        One split.
+    text_encoder : ser_ts_lobes.lobes.text.TextEncoder or ser_ts_lobes.lobes.words.WordEncoder
+        Whose tokens to give; None for none.
+    hears : bool
+        Whether to give the waveform.
+
+    Returns
+    -------
+    speechbrain.dataio.dataset.DynamicItemDataset
+        Items ``id``; ``speech``: (N,) float32 at 16 kHz; ``text``: (U,) int64; ``labels``: (3,) float32
+        on the corpus's scale.
+    """
+    dataset = _dataset_of_labels(manifest)
+    keys = ["id", "labels"]
+    if hears:
+        dataset.add_dynamic_item(read_audio, "wav", "speech")
+        keys.append("speech")
+    if text_encoder is not None:
+        dataset.add_dynamic_item(text_encoder.tokenize, "transcript", "text")
+        keys.append("text")
+    dataset.set_output_keys(keys)
+    return dataset
+
+
+def _dataset_of_labels(manifest):
+    # Copies, for a dataset that is filtered writes the ids into its rows.
+    dataset = DynamicItemDataset({utterance: dict(row) for utterance, row in manifest.utterances.items()})
+    dataset.add_dynamic_item(lambda *labels: torch.tensor(labels, dtype=torch.float32), DIMENSIONS, "labels")
+    return dataset
+
+
+def use_frozen_features(dataset, manifest, cache_folder, encoders, **options):
+    """Replace the inputs of frozen networks by what they compute, kept on disk.
+
+    Parameters
+    ----------
+    dataset : speechbrain.dataio.dataset.DynamicItemDataset
+        From `make_dataset`.
+    manifest : ser_ts_lobes.data.manifests.Manifest
+        The manifest that it was made from.
+    cache_folder : str or pathlib.Path
+        See `ser_ts_lobes.training.features.FrozenFeatures.compute`, also for `options`.
+    encoders : dict[str, ser_ts_lobes.lobes.encoder.Encoder]
+        The encoder of each item, ``speech`` or ``text``, whose frozen part's output is kept.
+    **options
+        ``dtype``, ``device``, ``batch_size``, ``progressbar``.
+
+    Returns
+    -------
+    speechbrain.dataio.dataset.DynamicItemDataset
+        A dataset whose ``speech`` and ``text`` are (T, D) float32, or (T,) int64 where nothing but tokens is frozen.
+    """
+    keys = list(dataset.pipeline.output_mapping)
+    cached = _dataset_of_labels(manifest)
+    for key, encoder in encoders.items():
+        arguments = {
+            "cache_folder": cache_folder,
+            "encoder": encoder,
+            "dataset": dataset,
+            "key": key,
+            "manifest_fingerprint": manifest.audio_fingerprint if key == "speech" else manifest.text_fingerprint,
+            **options,
+        }
+        run_on_main(FrozenFeatures.compute, kwargs=arguments)
+        features = FrozenFeatures.compute(**arguments)
+        cached.add_dynamic_item(features.__getitem__, "id", key)
+    cached.set_output_keys(keys)
+    return cached
+
+
+def load_teacher(manifest, hparams):
+    """Load the teacher's targets of the training set, if the system has a teacher.
+
+    Parameters
+    ----------
+    manifest : ser_ts_lobes.data.manifests.Manifest
+        Of the training set.
+    hparams : dict
+        ``teacher_folder``: the teacher's run; a system without that key learns alone.
+
+    Returns
+    -------
+    ser_ts_lobes.training.targets.TeacherTargets or None
+
+    Raises
+    ------
+    InputError
+        If an earlier step is missing, or the targets were made by another teacher or for another manifest.
+    """
+    if "teacher_folder" not in hparams:
+        return None
+    folder = Path(hparams["teacher_folder"])
+    if not RunFolder(folder).finished:
+        raise InputError(
+            f"{folder} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
+            "`python precompute_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
+        )
+    targets = TeacherTargets.load(folder / "targets" / f"{manifest.name}.safetensors")
+    targets.check(manifest.fingerprint, RunFolder(folder).report()["fingerprint"])
+    return targets
+
+
+def make_datasets(manifests, hparams, run_opts, targets=None):
+    """Make the datasets of all manifests, as the system needs them.
+
+    With ``feature_folder``, the training and validation sets give what the frozen networks compute; test sets
+    always go the whole way from the audio. A `WordEncoder` takes its words from the training set.
+
+    Parameters
+    ----------
+    manifests : dict[str, ser_ts_lobes.data.manifests.Manifest]
+        From `load_manifests`.
+    hparams : dict
+        ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
+        ``batch_size``, ``num_workers`` and, with a teacher, ``residual_threshold``.
+    run_opts : dict
+        SpeechBrain's run options: ``device``, ``noprogressbar``.
+    targets : ser_ts_lobes.training.targets.TeacherTargets
+        Of the training set, from `load_teacher`.
+
+    Returns
+    -------
+    dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+        By split.
+    """
+    modules = hparams["modules"]
+    encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
+    if "text" in encoders:
+        encoders["text"].learn_words(row["transcript"] for row in manifests["train"].utterances.values())
+    datasets = {}
+    for name, manifest in manifests.items():
+        datasets[name] = make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
+        if hparams["feature_folder"] and name in ("train", "valid"):
+            datasets[name] = use_frozen_features(
+                datasets[name],
+                manifest,
+                hparams["feature_folder"],
+                encoders,
+                dtype=hparams["feature_dtype"],
+                device=run_opts["device"] or infer_device(),
+                batch_size=hparams["batch_size"],
+                num_workers=hparams["num_workers"],
+                progressbar=not run_opts["noprogressbar"],
+            )
+    if targets is not None:
+        use_teacher(datasets["train"], manifests["train"], targets, hparams["residual_threshold"])
+    return datasets
+
+
+def use_teacher(dataset, manifest, targets, residual_threshold):
+    """Add each utterance's teacher embedding, and whether the teacher can be trusted there.
+
+    Parameters
+    ----------
+    dataset : speechbrain.dataio.dataset.DynamicItemDataset
+        Of the training set.
+    manifest : ser_ts_lobes.data.manifests.Manifest
+        The manifest that it was made from.
+    targets : ser_ts_lobes.training.targets.TeacherTargets
+        Of the same manifest.
+    residual_threshold : float
+        In standard deviations (paper, section 4.2: 2); None keeps every utterance.
+
+    Returns
+    -------
+    float
+        Share of utterances kept, in 0-1.
+    """
+    rows = dict(zip(manifest.utterances, targets.rows(manifest.utterances), strict=True))
+    keep = keep_mask(targets.residual, residual_threshold)
+    embedding = torch.from_numpy(targets.embedding)
+    dataset.add_dynamic_item(lambda utterance: embedding[rows[utterance]], "id", "teacher_embedding")
+    dataset.add_dynamic_item(lambda utterance: bool(keep[rows[utterance]]), "id", "keep")
+    dataset.set_output_keys([*dataset.pipeline.output_mapping, "teacher_embedding", "keep"])
+    share = float(np.mean(keep[list(rows.values())]))
+    logger.info(f"The student follows the teacher on {share:.1%} of {len(rows)} training utterances.")
+    return share

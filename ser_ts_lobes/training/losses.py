@@ -1,0 +1,120 @@
+"""The two training losses: concordance with the labels, distance to the teacher's embedding.
+
+Both are computed in float32 (or float64 for float64 input), under autocast too, and over the global batch in
+distributed training (see `ser_ts_lobes.training.distributed.gather_batch`).
+"""
+
+import torch
+
+from ser_ts_lobes.training.distributed import gather_batch
+
+
+def ccc_loss(predictions, targets, weights=None):
+    """Return the concordance loss, the sum over dimensions of alpha_j (1 - CCC_j).
+
+    CCC = 2 cov / (var_p + var_y + (mean_p - mean_y)^2), with population moments over the batch (Lin, 1989;
+    paper, Eq. 3 and 5). Constant predictions or labels have a CCC of 0, and so has a batch of one utterance;
+    where the denominator is 0 as well (both constant and equal), CCC is defined as 0 with a gradient of 0.
+
+    Parameters
+    ----------
+    predictions : torch.Tensor
+        Shape (B, D), any floating dtype; D = 3 in the order of `ser_ts_lobes.DIMENSIONS`.
+    targets : torch.Tensor
+        Labels on the same scale, shape (B, D).
+    weights : sequence of float or torch.Tensor, optional
+        alpha_j, shape (D,), used as given. By default all equal 1 / D, and the loss lies in [0, 2].
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar, the same on every rank.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or aren't (B, D), or there isn't one weight a dimension.
+
+    Example
+    -------
+    >>> labels = torch.tensor([[1.0, 2.0, 3.0], [3.0, 4.0, 4.0]])
+    >>> ccc_loss(labels, labels).item()
+    0.0
+    >>> ccc_loss(-labels + torch.tensor([4.0, 6.0, 7.0]), labels).item()
+    2.0
+    """
+    if predictions.shape != targets.shape or predictions.dim() != 2:
+        raise ValueError(
+            f"ccc_loss needs predictions and targets of one shape (batch, dimensions), "
+            f"not {tuple(predictions.shape)} and {tuple(targets.shape)}."
+        )
+    n_dimensions = predictions.shape[1]
+    pairs = gather_batch(torch.cat([_at_least_float32(predictions), _at_least_float32(targets)], dim=1))
+    predictions, targets = pairs.split(n_dimensions, dim=1)
+    if weights is None:
+        weights = [1 / n_dimensions] * n_dimensions
+    weights = torch.as_tensor(weights, dtype=pairs.dtype, device=pairs.device)
+    if weights.shape != (n_dimensions,):
+        raise ValueError(f"ccc_loss needs {n_dimensions} weights, one a dimension, not shape {tuple(weights.shape)}.")
+
+    # CCC ignores a common shift. This one makes constant labels exactly 0, so that the rounding of their mean
+    # can't pass for variance.
+    origin = targets[:1]
+    predictions, targets = predictions - origin, targets - origin
+    mean_p, mean_y = predictions.mean(dim=0), targets.mean(dim=0)
+    centred_p, centred_y = predictions - mean_p, targets - mean_y
+    covariance = (centred_p * centred_y).mean(dim=0)
+    denominator = centred_p.square().mean(dim=0) + centred_y.square().mean(dim=0) + (mean_p - mean_y).square()
+    # torch.where outside the division would still send 0 * inf = NaN back through it.
+    ccc = 2 * covariance / torch.where(denominator > 0, denominator, 1)
+    return (weights * (1 - ccc)).sum()
+
+
+def embedding_distance_loss(student, teacher, keep):
+    """Return the mean over kept utterances of the distance ||teacher - student||_2 (paper, Eq. 6).
+
+    It is the Euclidean norm, not its square; at a distance of 0 its gradient is 0. No gradient reaches the
+    teacher.
+
+    Parameters
+    ----------
+    student : torch.Tensor
+        Student embeddings e_a, shape (B, E).
+    teacher : torch.Tensor
+        Teacher embeddings e_at, shape (B, E). Rows that aren't kept are never read.
+    keep : torch.Tensor
+        bool, shape (B,): where the teacher is trusted (see `ser_ts_lobes.training.residuals.keep_mask`).
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar >= 0, the same on every rank; 0 with a gradient of 0 when nothing is kept.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `keep` isn't bool of shape (B,).
+
+    Example
+    -------
+    >>> student, teacher = torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [90.0, 90.0]])
+    >>> embedding_distance_loss(student, teacher, torch.tensor([True, False])).item()
+    5.0
+    """
+    if student.shape != teacher.shape or student.dim() != 2:
+        raise ValueError(
+            f"embedding_distance_loss needs student and teacher of one shape (batch, embedding), "
+            f"not {tuple(student.shape)} and {tuple(teacher.shape)}."
+        )
+    if keep.dtype != torch.bool or keep.shape != student.shape[:1]:
+        raise ValueError(
+            f"embedding_distance_loss needs keep as bool of shape ({len(student)},), "
+            f"not {keep.dtype} of shape {tuple(keep.shape)}."
+        )
+    difference = _at_least_float32(teacher[keep]).detach() - _at_least_float32(student[keep])
+    distances = gather_batch(torch.linalg.vector_norm(difference, dim=1))
+    return distances.sum() / max(len(distances), 1)
+
+
+def _at_least_float32(tensor):
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

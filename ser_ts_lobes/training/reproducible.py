@@ -1,0 +1,160 @@
+"""What all Brains here have in common: training that regenerates, and that does what its settings say."""
+
+import os
+import re
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
+from ser_ts_lobes.seeds import derive_seed
+from ser_ts_lobes.training.checkpoints import BatchMeans
+from ser_ts_lobes.training.distributed import GlobalBatches
+
+_EPOCH = re.compile(r"epoch: (\d+)")
+_PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+class ReproducibleBrain(sb.Brain):
+    """A Brain whose runs give the same numbers when they are interrupted, and on any number of processes.
+
+    - What is random in a step follows from the run's seed, the epoch and the step.
+    - ``batch_size`` is of all processes together, and the order of the data is the seed's own.
+    - Gradients are clipped at ``max_grad_norm`` over all parameters together, or (null) not at all. The log has the
+      mean norm and, where it applies, the share of steps that were clipped.
+    - A checkpoint knows the settings and the data that it was made from, and refuses others.
+
+    Parameters
+    ----------
+    hparams : dict
+        From `ser_ts_lobes.experiment.load_experiment`; ``modules``, ``opt_class``, ``checkpointer``, ``seed``,
+        ``epoch_counter``, ``train_dataloader_opts``, ``valid_dataloader_opts``, ``max_grad_norm``.
+    run_opts : speechbrain.utils.run_opts.RunOptions or dict
+        From `ser_ts_lobes.experiment.parse_arguments`.
+    **made_from : str
+        Fingerprints of the data that training sees, by name.
+
+    Raises
+    ------
+    InputError
+        If a setting is out of range.
+    """
+
+    def __init__(self, hparams, run_opts, **made_from):
+        _check_options(hparams)
+        super().__init__(hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"])
+        self.batch_means = BatchMeans()
+        self.checkpointer.add_recoverable("batch_means", self.batch_means)
+        # A resumed run or a test must not mix what was learnt from other data or otherwise.
+        self.checkpointer.add_made_from(hparams["settings"], **made_from)
+
+    def fit_datasets(self, datasets):
+        """Fit to ``train`` for all epochs that are left; watch ``valid``.
+
+        Parameters
+        ----------
+        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+            By split; others are left alone.
+        """
+        self.fit(
+            self.hparams.epoch_counter,
+            datasets["train"],
+            datasets["valid"],
+            train_loader_kwargs=dict(self.hparams.train_dataloader_opts),
+            valid_loader_kwargs=dict(self.hparams.valid_dataloader_opts),
+        )
+
+    def _train_loader_specifics(self, dataset, loader_kwargs):
+        """Share the batches out among the processes; SpeechBrain's own way multiplies the batch by their number."""
+        rest = dict(loader_kwargs)
+        batching = {name: rest.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in rest}
+        self.train_sampler = GlobalBatches(len(dataset), **batching, seed=self.hparams.seed)
+        return {**rest, "batch_sampler": self.train_sampler}
+
+    def on_fit_start(self):
+        """Go on from the last checkpoint, if there is one; what came of a shorter or longer training is removed."""
+        super().on_fit_start()
+        counter = self.hparams.epoch_counter
+        if counter.current > counter.limit:
+            raise InputError(
+                f"{self.checkpointer.checkpoints_dir} holds a model of {counter.current} epochs, and number_of_epochs "
+                f"is {counter.limit}: give {counter.current} or more, or another output_folder."
+            )
+        is_done = counter.current == counter.limit or getattr(counter, "should_stop", False)
+        if not is_done and sb.utils.distributed.if_main_process():
+            for name in ("metrics.json", "predictions.csv"):
+                Path(self.hparams.output_folder, name).unlink(missing_ok=True)
+            _forget_epochs(Path(self.hparams.train_log), counter.current)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
+        if stage == sb.Stage.TRAIN:
+            self._epoch = epoch
+            if self.step == 0:
+                self.batch_means.take()
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Seed what is random in the step (dropout, negatives), so that it does not depend on what ran before it."""
+        torch.manual_seed(derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0))))
+
+    def optimizers_step(self):
+        """Step, after clipping where that is wanted; SpeechBrain clips, and only the first group of parameters."""
+        optimizers = self.freeze_optimizers(self.optimizers_dict).values()
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
+        parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        limit = self.hparams.max_grad_norm
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.batch_means.add(grad_norm=norm)
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+            self.batch_means.add(clipped=norm > limit)
+        if not self.scaler.is_enabled() and self.skip_nonfinite_grads:
+            self.check_gradients()
+        for optimizer in optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.optimizer_step += 1
+
+    def _should_save_intra_epoch_ckpt(self, *args):
+        # Between two steps of the optimizer there are gradients, which no checkpoint holds.
+        return super()._should_save_intra_epoch_ckpt(*args) and self.step % self.grad_accumulation_factor == 0
+
+    def _fit_train(self, train_set, epoch, enable):
+        before, steps = self._traces(), self.optimizer_step
+        super()._fit_train(train_set, epoch, enable)
+        if self.optimizer_step > steps and torch.equal(before, self._traces()):
+            raise InputError(
+                f"No weight has changed in epoch {epoch}, so nothing is learnt: look at lr and encoder_lr, at "
+                "max_grad_norm, and in train_log.txt at grad_norm."
+            )
+
+    @torch.no_grad()
+    def _traces(self):
+        """Two sums of each parameter that learns, (2 n,): enough to tell whether any has moved."""
+        learning = (p.double() for p in self.modules.parameters() if p.requires_grad)
+        return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
+
+
+def _forget_epochs(log, last):
+    """Leave the epochs up to `last` in a log: a process that was killed may have logged one that it did not save."""
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if int(_EPOCH.match(line)[1]) <= last]
+        if kept != lines:
+            with replacing(log) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _check_options(hparams):
+    limit, factor = hparams["max_grad_norm"], hparams["grad_accumulation_factor"]
+    if limit is not None and not limit > 0:
+        raise InputError(f"max_grad_norm is {limit}: give a number above 0, or null to clip nothing.")
+    if not (isinstance(factor, int) and factor >= 1):
+        raise InputError(f"grad_accumulation_factor is {factor}: give a whole number from 1 on.")
+    for name in ("precision", "eval_precision"):
+        if hparams[name] not in _PRECISIONS:
+            raise InputError(f"{name} is {hparams[name]}: choose one of {', '.join(_PRECISIONS)}.")

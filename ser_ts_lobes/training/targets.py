@@ -1,0 +1,173 @@
+"""What a trained teacher says about each utterance, kept on disk for the students."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
+
+_COMMAND = "python precompute_targets.py hparams/teacher.yaml"
+
+_DTYPES = {"embedding": np.float32, "prediction": np.float64, "label": np.float64, "residual": np.float64}
+
+
+@dataclass(eq=False)
+class TeacherTargets:
+    """Teacher embedding, prediction and residual of each utterance, by utterance id.
+
+    Attributes
+    ----------
+    ids : list of str
+        N utterance ids, each once.
+    embedding : numpy.ndarray
+        Teacher embeddings e_at, float32, shape (N, E).
+    prediction, label, residual : numpy.ndarray
+        float64, shape (N, 3) in the order of `ser_ts_lobes.DIMENSIONS`, on the corpus's scale; residuals as
+        in `ser_ts_lobes.training.residuals`. Their threshold is the student's hyper-parameter, so no mask is kept.
+    made_from : dict of str to str
+        Fingerprints of what made them: "manifest", "teacher" (checkpoint), "code" (version).
+    path : pathlib.Path or None
+        The file they were loaded from, for error messages.
+    """
+
+    ids: list[str]
+    embedding: np.ndarray
+    prediction: np.ndarray
+    label: np.ndarray
+    residual: np.ndarray
+    made_from: dict[str, str]
+    path: Path | None = field(default=None, kw_only=True)
+
+    def save(self, path):
+        """Write a safetensors file; a write that is cut short leaves an older file as it was.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            The file to write, in an existing folder.
+
+        Raises
+        ------
+        InputError
+            If a value isn't finite, an id occurs twice, or the shapes don't fit.
+        """
+        path = Path(path)
+        tensors = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _DTYPES.items()}
+        problem = _problem(self.ids, tensors)
+        if problem:
+            raise InputError(f"Teacher targets for {path}: {problem}; nothing was written.")
+        metadata = {"ids": json.dumps(self.ids), "made_from": json.dumps(self.made_from)}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is missing or damaged; it names the command that makes it.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: there are no teacher targets; make them with `{_COMMAND}`.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in _DTYPES}
+                metadata = file.metadata()
+            ids, made_from = json.loads(metadata["ids"]), json.loads(metadata["made_from"])
+            problem = _problem(ids, tensors)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            problem = f"it can't be read ({error})"
+        if problem:
+            raise InputError(f"{path} is damaged: {problem}; delete it and run `{_COMMAND}`.")
+        return cls(ids, **tensors, made_from=made_from, path=path)
+
+    def check(self, manifest_fingerprint, teacher_fingerprint=None):
+        """Refuse targets that were made from something else.
+
+        Parameters
+        ----------
+        manifest_fingerprint : str
+            Of the manifest whose utterances are going to be used.
+        teacher_fingerprint : str, optional
+            Of the teacher checkpoint; unchecked by default, for a student needs no teacher at hand.
+
+        Raises
+        ------
+        InputError
+            If either differs; it says which and what to run.
+        """
+        expected = {"manifest": manifest_fingerprint}
+        if teacher_fingerprint is not None:
+            expected["teacher"] = teacher_fingerprint
+        differences = [
+            f"another {name} ({self.made_from.get(name)}, not {fingerprint})"
+            for name, fingerprint in expected.items()
+            if self.made_from.get(name) != fingerprint
+        ]
+        if differences:
+            raise InputError(
+                f"{self._where}: made from {' and '.join(differences)}; make them again with `{_COMMAND}`."
+            )
+
+    def rows(self, ids):
+        """Return the row of each utterance.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            B utterance ids, in any order.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64, shape (B,): indices into the arrays.
+
+        Raises
+        ------
+        InputError
+            If an utterance has no target; it names the first.
+        """
+        try:
+            return np.array([self._row_of[utterance] for utterance in ids], dtype=np.int64)
+        except KeyError as error:
+            raise InputError(
+                f"{self._where}: utterance {error.args[0]!r} has no teacher target; make targets for the "
+                f"manifest that holds it with `{_COMMAND}`."
+            ) from None
+
+    @cached_property
+    def _row_of(self):
+        return {utterance: row for row, utterance in enumerate(self.ids)}
+
+    @property
+    def _where(self):
+        return self.path or "Teacher targets"
+
+
+def _problem(ids, tensors):
+    """Return what is wrong with the parts of targets, or None."""
+    seen = set()
+    for utterance in ids:
+        if utterance in seen:
+            return f"utterance {utterance!r} occurs twice"
+        seen.add(utterance)
+    for name, values in tensors.items():
+        if values.dtype != _DTYPES[name]:
+            return f"{name} is {values.dtype}, not {np.dtype(_DTYPES[name])}"
+        columns = values.shape[1:] if name == "embedding" else (len(DIMENSIONS),)
+        if values.ndim != 2 or values.shape != (len(ids), *columns):
+            return f"{name} has shape {values.shape} for {len(ids)} utterances"
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            return f"the {name} of utterance {ids[int(np.argmin(finite))]!r} isn't finite"
+    return None

@@ -1,0 +1,489 @@
+import csv
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data import manifests
+from ser_ts_lobes.data.manifests import (
+    COLUMNS,
+    Utterance,
+    find_manifests,
+    fingerprint_files,
+    first_few,
+    is_prepared,
+    read_lines,
+    read_manifest,
+    read_rows,
+    walk_files,
+    write_csv,
+    write_manifests,
+)
+from ser_ts_lobes.errors import InputError
+
+SCALE = (1.0, 7.0)
+
+
+def utterance(id="a", spk_id="1", labels=(2.0, 3.5, 7.0), transcript="well", duration=1.5, wav=None):
+    return Utterance(id, duration, wav or f"/corpus/Audios/{id}.wav", spk_id, "Male", labels, transcript, "N")
+
+
+def write(folder, **splits):
+    return write_manifests(folder, splits, "/corpus", "inputs", SCALE)
+
+
+def own_csv(folder, text):
+    folder.mkdir(exist_ok=True)
+    path = folder / "train.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+OWN = "ID,duration,wav,spk_id,gender,activation,valence,dominance,transcript,emotion\n"
+
+
+def test_columns_hold_the_dimensions_in_order():
+    assert COLUMNS[5:8] == DIMENSIONS
+
+
+def test_manifest_is_exactly_this_text(tmp_path):
+    write(
+        tmp_path,
+        train=[
+            utterance("a", labels=(1.0, 0.1 + 0.9000001, 6.99), transcript='He said "five" for $5', duration=1 / 3),
+            utterance("b", transcript=None),
+        ],
+    )
+    assert (tmp_path / "train.csv").read_bytes().decode() == (
+        "ID,duration,wav,spk_id,gender,activation,valence,dominance,transcript,emotion\n"
+        'a,0.3333333333333333,$data_root/Audios/a.wav,1,Male,1.0,1.0000001,6.99,"He said ""five"" for $5",N\n'
+        "b,1.5,$data_root/Audios/b.wav,1,Male,2.0,3.5,7.0,,N\n"
+    )
+    sidecar = json.loads((tmp_path / "manifests.json").read_text())
+    assert sidecar["data_root"] == "/corpus"
+    train = sidecar["splits"]["train"]
+    assert (train["utterances"], train["speakers"], train["missing_transcripts"]) == (2, 1, ["b"])
+    assert train["hours"] == pytest.approx((1 / 3 + 1.5) / 3600, abs=1e-4)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["$5", "$data_root", 'a "b", c', "\n x"])
+labels = st.floats(1, 7)
+utterances = st.builds(
+    lambda *fields: fields,
+    st.floats(1e-3, 1e5),
+    texts,
+    texts,
+    st.tuples(labels, labels, labels),
+    st.none() | texts,
+    texts,
+)
+
+
+@given(st.lists(utterances, min_size=1, max_size=4))
+def test_what_is_written_is_read(tmp_path_factory, written):
+    folder = tmp_path_factory.mktemp("written")
+    written = [
+        Utterance(f"id $1 {i}", duration, f"/corpus/$5 {i}.wav", *rest) for i, (duration, *rest) in enumerate(written)
+    ]
+    manifest = read_manifest(write(folder, test1=written)["test1"])
+
+    assert list(manifest.utterances) == [w.id for w in written]
+    for w in written:
+        row = manifest.utterances[w.id]
+        assert (row["duration"], row["wav"]) == (w.duration, w.wav)
+        assert row["spk_id"] == (" ".join(w.spk_id.split()) or "Unknown")
+        assert (row["gender"], row["emotion"]) == (" ".join(w.gender.split()), " ".join(w.emotion.split()))
+        assert row["transcript"] == " ".join((w.transcript or "").split())
+    np.testing.assert_array_equal(manifest.labels(), [w.labels for w in written])
+    assert manifest.missing_transcripts == {w.id for w in written if w.transcript is None}
+    assert (manifest.name, manifest.label_range, manifest.data_root) == ("test1", SCALE, "/corpus")
+
+
+def test_rows_fit_a_speechbrain_dataset(tmp_path):
+    path = write(tmp_path, train=[utterance("a"), utterance("b", labels=(4.0, 5.0, 6.0))])["train"]
+    dataset = DynamicItemDataset(read_manifest(path).utterances, output_keys=["id", "wav", *DIMENSIONS])
+    assert dataset[1] == {
+        "id": "b",
+        "wav": "/corpus/Audios/b.wav",
+        "activation": 4.0,
+        "valence": 5.0,
+        "dominance": 6.0,
+    }
+    assert read_manifest(path).labels().dtype == np.float64
+
+
+def test_splits_come_in_order_and_stale_ones_go(tmp_path):
+    splits = {name: [utterance(name)] for name in ("test10", "test2", "valid", "test", "train")}
+    order = ["train", "valid", "test", "test2", "test10"]
+    assert list(write(tmp_path, **splits)) == order
+    (tmp_path / "excluded.csv").write_text("ID\n")
+    assert list(find_manifests(tmp_path)) == order
+
+    own_csv(tmp_path, OWN).rename(tmp_path / "test7.csv")
+    del splits["test10"], splits["test2"]
+    write(tmp_path, **splits)
+    assert list(find_manifests(tmp_path)) == ["train", "valid", "test", "test7"]  # a user's own file stays
+
+
+def test_no_manifests_names_the_prepare_script(tmp_path):
+    with pytest.raises(InputError, match="msp_podcast_prepare.py DATA_FOLDER"):
+        find_manifests(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": [utterance("a")], "test": [utterance("a")]}, r"a occurs twice \(in train and in test\)"),
+        (
+            {"train": [utterance(labels=(1.0, float("nan"), 2.0))]},
+            "train, a: valence nan is not within 1 to 7",
+        ),
+        ({"train": [utterance(labels=(1.0, 2.0, 7.01))]}, "dominance 7.01 is not within 1 to 7"),
+        ({"train": [utterance(duration=0.0)]}, "duration of 0.0 s is not positive"),
+        ({"train": [utterance(duration=float("inf"))]}, "duration of inf s is not positive"),
+        ({"train": [utterance(wav="/corpus2/a.wav")]}, "/corpus2/a.wav, is not under /corpus"),
+        ({"train": [utterance(" a")]}, "the id ' a'"),
+        ({"train": []}, "train has no utterances"),
+        ({"valid": [utterance(labels=None)]}, "valid, a: only a test set can be without labels"),
+        ({"test3": [utterance("a", labels=None), utterance("b")]}, "test3, b: .* only as a whole"),
+        ({"test3": [utterance("a"), utterance("b", labels=None)]}, "test3, b: .* only as a whole"),
+        ({"dev": [utterance()]}, "'dev' is not the name of a split"),
+    ],
+)
+def test_bad_corpus_is_refused(tmp_path, splits, message):
+    with pytest.raises(InputError, match=message):
+        write(tmp_path, **splits)
+    assert not (tmp_path / "manifests.json").exists()
+
+
+def test_shared_speakers_are_a_warning_unless_unknown(tmp_path, caplog):
+    train = [utterance("a", "7"), utterance("b", "7"), utterance("c", "Unknown"), utterance("d", "")]
+    write(
+        tmp_path,
+        train=train,
+        test1=[utterance("e", "7"), utterance("f", "Unknown"), utterance("h", "")],
+        test2=[utterance("g", "7"), utterance("i", "8")],
+    )
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["Speakers in both train and test (1): 7 (2 and 2 utterances)."]
+
+
+def test_unlabelled_test_set_is_read_but_has_no_labels(tmp_path):
+    paths = write(tmp_path, train=[utterance("a")], test3=[utterance("b", labels=None), utterance("c", labels=None)])
+    assert (tmp_path / "test3.csv").read_text().splitlines()[1] == "b,1.5,$data_root/Audios/b.wav,1,Male,,,,well,N"
+    manifest = read_manifest(paths["test3"])
+    assert not manifest.labelled
+    assert all(math.isnan(row[name]) for row in manifest.utterances.values() for name in DIMENSIONS)
+    with pytest.raises(InputError, match=r"test3\.csv has no labels: .* predicted, but not scored"):
+        manifest.labels()
+    assert read_manifest(paths["train"]).labelled
+
+
+def test_unknown_speakers_are_called_unknown(tmp_path):
+    speakers = {"a": "", "b": "unknown", "c": "Unknown ", "e": "NaN", "f": "null", "d": "7"}
+    path = write(tmp_path, train=[utterance(id, spk_id) for id, spk_id in speakers.items()])["train"]
+    assert [row["spk_id"] for row in read_manifest(path).utterances.values()] == ["Unknown"] * 5 + ["7"]
+    assert json.loads((tmp_path / "manifests.json").read_text())["splits"]["train"]["speakers"] == 1
+    # A person's own file says it in as many ways.
+    rows = [f"{id},1,/x/a.wav,{speaker},F,1,2,3,well,N\n" for id, speaker in speakers.items()]
+    own = read_manifest(own_csv(tmp_path / "own", OWN + "".join(rows)))
+    assert [row["spk_id"] for row in own.utterances.values()] == ["Unknown"] * 5 + ["7"]
+
+
+def test_edited_manifest_is_refused_until_the_sidecar_goes(tmp_path):
+    path = write(tmp_path, train=[utterance(transcript="")])["train"]
+    assert not read_manifest(path).missing_transcripts
+    path.write_text(path.read_text().replace("3.5", "4.5"))
+    with pytest.raises(InputError, match=r"edited after preparation.*delete .*manifests\.json"):
+        read_manifest(path)
+    assert not is_prepared(tmp_path, "inputs")
+
+    (tmp_path / "manifests.json").unlink()
+    with pytest.raises(InputError, match="no data_root was given"):
+        read_manifest(path)
+    manifest = read_manifest(path, data_root="/elsewhere")
+    assert manifest.utterances["a"]["wav"] == "/elsewhere/Audios/a.wav"
+    assert manifest.utterances["a"]["valence"] == 4.5
+    assert (manifest.missing_transcripts, manifest.label_range) == ({"a"}, None)
+
+
+def test_own_csv_needs_no_data_root_for_plain_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = own_csv(tmp_path, OWN + "a,1,/x/a.wav,1,F,1,2,3,for $data_root,N\nb,1,b.wav,1,F,1,2,3,,N\n")
+    manifest = read_manifest(path)
+    assert [row["wav"] for row in manifest.utterances.values()] == ["/x/a.wav", str(tmp_path / "b.wav")]
+    assert manifest.utterances["a"]["transcript"] == "for $data_root"
+    assert manifest.missing_transcripts == {"b"}
+
+
+ROW = "a,1,/x/a.wav,1,F,1,2,3,well,N\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ID,duration\na,1\n", "train.csv, line 1: no column wav, spk_id, gender, activation"),
+        ("", "train.csv, line 1: no column ID"),
+        (OWN, "has no utterances"),
+        (OWN + ROW + "\n" + ROW, "train.csv, lines 2 and 4: ID a occurs twice"),
+        (
+            OWN + ROW + "b,1,/x/b.wav,1,F,1,high,3,,N\n",
+            "train.csv, line 3: the valence of b is 'high', not a number",
+        ),
+        (OWN + "b,,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '', not a number"),
+        (OWN + "b,1_0,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '1_0', not a number"),
+        (OWN + f"b,{'9' * 5000},/x/b.wav,1,F,1,2,3,,N\n", r"the duration of b is '9{12}\.\.\.9{13}', not a number"),
+        (OWN + ROW + ROW.replace("a,", "a ,", 1), "train.csv, lines 2 and 3: ID a occurs twice"),
+        (OWN.replace("gender", "wav ") + ROW, "train.csv, line 1: no column gender"),
+        (OWN.replace("ID", "ID,wav") + ROW, "train.csv, line 1: the column wav is there twice; keep one"),
+        (OWN.replace("ID", "ID, duration ") + ROW, "train.csv, line 1: the column duration is there twice"),
+        (OWN + "b,1,/x/b.wav,1,F,1,2,nan,,N\n", "line 2: the dominance of b is 'nan', not a number"),
+        (OWN + "b,1,/x/b.wav\n", "line 2: not the 10 values of the header"),
+        (OWN + "b,1,/x/b.wav,1,F,1,2,3,no, I say,N\n", "line 2: not the 10 values of the header"),
+        (OWN + ROW + "b,1,/x/b.wav,1,F,,,,,N\n", "line 3: b has no labels, unlike the rows above"),
+        (OWN + "b,1,/x/b.wav,1,F,,,,,N\n" + ROW, "line 3: a has labels, unlike the rows above"),
+        (OWN + "b,1,/x/b.wav,1,F,1,2,,,N\n", "line 2: the dominance of b is '', not a number"),
+        (OWN + 'b,1,/x/b.wav,1,F,1,2,3,"no', "line 2: not CSV"),
+    ],
+)
+def test_bad_own_csv_says_where(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read_manifest(own_csv(tmp_path, text))
+
+
+def test_missing_or_undecodable_manifest(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_manifest(tmp_path / "train.csv")
+    (tmp_path / "train.csv").write_bytes(OWN.encode() + "é".encode("latin-1"))
+    with pytest.raises(InputError, match=r"train\.csv, line 2: not text in UTF-8"):
+        read_manifest(tmp_path / "train.csv")
+
+
+def test_damaged_sidecar_is_refused_and_prepared_again(tmp_path):
+    path = write(tmp_path, train=[utterance()])["train"]
+    (tmp_path / "manifests.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifests\.json is damaged"):
+        read_manifest(path)
+    assert not is_prepared(tmp_path, "inputs")
+    write(tmp_path, train=[utterance()])
+    assert is_prepared(tmp_path, "inputs")
+
+
+SOUND = {"inputs_fingerprint": "inputs", "code_version": manifests.__version__, "data_root": "/", "label_range": [1, 7]}
+ENTRY = {"file": "train.csv", "sha256": "", "missing_transcripts": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        "text",
+        None,
+        {},
+        SOUND,
+        SOUND | {"splits": []},
+        SOUND | {"splits": {"train": []}},
+        SOUND | {"splits": {"train": {"file": "train.csv"}}},
+        SOUND | {"splits": {"train": ENTRY | {"file": "../precious.csv"}}},
+        SOUND | {"splits": {"train": ENTRY | {"missing_transcripts": [1]}}},
+        SOUND | {"splits": {"dev": ENTRY | {"file": "dev.csv"}}},
+        SOUND | {"splits": {"train": ENTRY}, "label_range": [1]},
+        SOUND | {"splits": {"train": ENTRY}, "label_range": ["1", "7"]},
+        SOUND | {"splits": {"train": ENTRY}, "data_root": 5},
+    ],
+)
+def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, content):
+    folder = tmp_path / "manifests"
+    path = write(folder, train=[utterance()])["train"]
+    (tmp_path / "precious.csv").write_text("mine")
+    (folder / "manifests.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"manifests\.json is damaged \(not what"):
+        read_manifest(path)
+    assert not is_prepared(folder, "inputs")
+    write(folder, train=[utterance()])
+    assert is_prepared(folder, "inputs")
+    assert (tmp_path / "precious.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 200_000, "nested too deeply"),
+        ('{"splits": ' + "9" * 5000 + "}", "a number has too many digits"),
+        ("{}\n{", "line 2"),
+    ],
+)
+def test_json_that_cannot_be_used_is_one_sentence(tmp_path, text, message):
+    path = write(tmp_path, train=[utterance()])["train"]
+    (tmp_path / "manifests.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_manifest(path)
+
+
+def test_manifest_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"file.* can't be made"):
+            write(folder, train=[utterance()])
+        assert not is_prepared(folder, "inputs")
+        with pytest.raises(InputError, match="has no manifests"):
+            find_manifests(folder)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder in (corpus, elsewhere):
+        folder.mkdir()
+        (folder / "a.wav").write_text("one")
+    before = fingerprint_files([corpus])
+    (corpus / "linked").symlink_to(elsewhere)
+    (corpus / "here").symlink_to(".")
+    (elsewhere / "up").symlink_to(tmp_path)
+    (corpus / "nowhere.wav").symlink_to("nowhere")
+    (corpus / "itself.wav").symlink_to("itself.wav")
+    names = {name: status and status.st_size for name, status in walk_files(corpus)}
+    assert names["a.wav"] == names["linked/a.wav"] == 3
+    assert names["nowhere.wav"] is names["itself.wav"] is None
+    assert all(name.count("/") < 5 for name in names)
+    assert fingerprint_files([corpus]) != before
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.wav")).write_text("one")
+    with pytest.raises(InputError, match=r"has a file whose name is not UTF-8, b'\\xe9\.wav'\. Rename it"):
+        fingerprint_files([tmp_path])
+
+
+def test_text_that_has_no_encoding_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"a\.csv can't be written: .*half \\ud800 a"):
+        write_csv(tmp_path / "a.csv", ["x"], [["half \ud800 a character"]])
+    assert os.listdir(tmp_path) == []
+
+
+def test_require_transcripts_names_the_command(tmp_path):
+    path = write(tmp_path, train=[utterance("a"), utterance("b", transcript=None), utterance("c", transcript="")])
+    with pytest.raises(InputError) as error:
+        read_manifest(path["train"]).require_transcripts()
+    assert str(error.value) == (
+        "train.csv: 1 of 3 utterances have no transcript (first: b). Complete the corpus's own transcripts or, on "
+        f"MSP-Podcast, run `ser-ts transcribe {tmp_path}`; then this command again."
+    )
+    read_manifest(write(tmp_path, train=[utterance("c", transcript="")])["train"]).require_transcripts()
+
+
+def test_is_prepared_only_for_these_inputs_and_this_code(tmp_path, monkeypatch):
+    assert not is_prepared(tmp_path / "nowhere", "inputs")
+    write(tmp_path, train=[utterance("a")], test=[utterance("b")])
+    assert is_prepared(tmp_path, "inputs")
+    assert not is_prepared(tmp_path, "other inputs")
+    with monkeypatch.context() as changed:
+        changed.setattr(manifests, "__version__", "99")
+        assert not is_prepared(tmp_path, "inputs")
+    (tmp_path / "test.csv").unlink()
+    assert not is_prepared(tmp_path, "inputs")
+
+
+def test_interrupted_writing_leaves_no_prepared_folder(tmp_path, monkeypatch):
+    write(tmp_path, train=[utterance("a")], valid=[utterance("b")])
+    replace = os.replace
+
+    def fail_at_valid(source, target):
+        if Path(target).name == "valid.csv":
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_valid)
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path, train=[utterance("c")], valid=[utterance("d")])
+    assert not is_prepared(tmp_path, "inputs")
+    assert (tmp_path / "valid.csv").read_text().splitlines()[1].startswith("b,")
+
+
+def test_fingerprint_notices_every_change(tmp_path):
+    folder, label_file = tmp_path / "Audios", tmp_path / "labels.csv"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.wav").write_text("one")
+    (folder / "deep" / "b.wav").write_text("two")
+    label_file.write_text("x")
+
+    def fingerprint(**options):
+        return fingerprint_files([label_file, folder], **options)
+
+    before = fingerprint()
+    os.utime(label_file, (1, 1))
+    assert fingerprint() == before  # a label file counts with its content
+    seen = {before, fingerprint(seed=1), fingerprint(seed=2)}
+    label_file.write_text("y")
+    seen.add(fingerprint())
+    os.utime(folder / "deep" / "b.wav", (1, 1))
+    seen.add(fingerprint())
+    (folder / "a.wav").rename(folder / "c.wav")
+    seen.add(fingerprint())
+    (folder / "c.wav").unlink()
+    seen.add(fingerprint())
+    assert len(seen) == 7
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        fingerprint_files([tmp_path / "nowhere"])
+
+
+def test_read_rows_counts_lines_of_the_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'\xef\xbb\xbfb,a,more\r\n"1\r\n2",x,y\r\n\r\n3, z,\r\n')
+    assert list(read_rows(path, ("a", "b"), key="a")) == [
+        (3, {"b": "1\r\n2", "a": "x", "more": "y"}),
+        (5, {"b": "3", "a": "z", "more": ""}),
+    ]
+
+
+def test_own_csv_with_byte_order_mark(tmp_path):
+    assert list(read_manifest(own_csv(tmp_path, "\ufeff" + OWN + ROW)).utterances) == ["a"]
+
+
+def test_read_lines_says_where(tmp_path, caplog):
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
+    assert list(read_lines(path)) == [(1, "one\r\n"), (2, "two\n")]
+    assert caplog.messages == []
+    path.write_bytes(b"one\ntw")
+    assert list(read_lines(path)) == list(read_lines(path, warn_if_cut=True)) == [(1, "one\n"), (2, "tw")]
+    assert caplog.messages == [f"{path}, line 2: no line break at the end; is the file cut short?"]
+    path.write_bytes("one\ntwö\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"lines\.txt, line 2: not text in UTF-8"):
+        list(read_lines(path))
+    with pytest.raises(InputError, match=r"can't be read: Is a directory"):
+        list(read_lines(tmp_path))
+
+
+def test_write_csv_digests_what_it_writes(tmp_path):
+    digest = write_csv(tmp_path / "a.csv", ("x", "y"), [(1, 'say "é"')])
+    assert digest == hashlib.sha256((tmp_path / "a.csv").read_bytes()).hexdigest()
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["x", "y"], ["1", 'say "é"']]
+    assert os.listdir(tmp_path) == ["a.csv"]
+
+
+def test_first_few():
+    assert first_few("abcd") == "a, b, c and 1 more"
+    assert first_few("abc") == "a, b, c"
+
+
+def test_a_lost_side_file_is_noticed_in_a_folder_in_new_folders(tmp_path):
+    folder, side_file = tmp_path / "new" / "manifests", tmp_path / "excluded.csv"
+    side_file.write_text("ID\n")
+    write_manifests(folder, {"train": [utterance()]}, "/corpus", "inputs", SCALE, side_files=[side_file])
+    assert is_prepared(folder, "inputs")
+    side_file.unlink()
+    assert not is_prepared(folder, "inputs")
+
+
+def test_blanks_after_commas_are_no_part_of_a_value(tmp_path):
+    path = own_csv(tmp_path, 'a, b\n1, "x, y"\n')
+    assert list(read_rows(path, ("a", "b"))) == [(2, {"a": "1", "b": "x, y"})]

@@ -1,0 +1,170 @@
+"""`ser-ts predict`: what it prints, draws and answers to scripts."""
+
+import csv
+import io
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.cli import main
+from ser_ts_lobes.student.inference import EmotionRegressor, Timeline
+from ser_ts_lobes.student.predict import find_audio, plot_timeline
+
+
+@pytest.fixture
+def recordings(tmp_path, monkeypatch):
+    """Write b.wav (1 s), a.flac (0.5 s) and, below, c.ogg (2 s); go there."""
+    (tmp_path / "below").mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, 32000)
+    soundfile.write(tmp_path / "b.wav", noise[:16000], 16000)
+    soundfile.write(tmp_path / "a.flac", noise[:8000], 16000)
+    soundfile.write(tmp_path / "below" / "c.ogg", noise, 16000)
+    (tmp_path / "notes.txt").write_text("not audio")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def predicted(student_folder, path):
+    return EmotionRegressor.from_pretrained(student_folder).predict_file(path)
+
+
+def test_a_table_of_files(student_folder, recordings, capsys):
+    assert main(["predict", student_folder, "b.wav", "a.flac"]) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header == ["path", *DIMENSIONS] and [row[0] for row in rows] == ["b.wav", "a.flac"]
+    np.testing.assert_allclose([float(value) for value in rows[1][1:]], predicted(student_folder, "a.flac"), atol=2e-4)
+
+
+def test_csv_of_a_folder_and_all_below(student_folder, recordings, capsys):
+    assert main(["predict", student_folder, ".", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["path"] for row in rows] == ["a.flac", "b.wav", "below/c.ogg"]
+    found = [float(rows[2][dimension]) for dimension in DIMENSIONS]
+    np.testing.assert_allclose(found, predicted(student_folder, "below/c.ogg"), atol=2e-4)
+
+
+def test_json_of_timelines(student_folder, recordings, capsys):
+    arguments = ["predict", student_folder, "b.wav", "below/c.ogg", "--timeline", "--window", "1", "--hop", "0.5"]
+    assert main([*arguments, "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    times = [(row["path"], row["start_s"], row["end_s"]) for row in rows]
+    assert times == [("b.wav", 0, 1), ("below/c.ogg", 0, 1), ("below/c.ogg", 0.5, 1.5), ("below/c.ogg", 1, 2)]
+    found = [rows[0][dimension] for dimension in DIMENSIONS]
+    np.testing.assert_allclose(found, predicted(student_folder, "b.wav"), atol=1e-4)
+
+
+@pytest.mark.parametrize("timeline", [[], ["--timeline"]])
+def test_a_bad_file_is_reported_and_the_others_go_on(student_folder, recordings, capsys, timeline):
+    assert main(["predict", student_folder, "notes.txt", "b.wav", "gone.wav", "--format", "csv", *timeline]) == 1
+    captured = capsys.readouterr()
+    assert [row["path"] for row in csv.DictReader(io.StringIO(captured.out))] == ["b.wav"]
+    assert captured.err.count("error: ") == 2
+    assert "notes.txt can't be used (unreadable)" in captured.err and "gone.wav can't be used (missing)" in captured.err
+
+
+def test_nothing_but_bad_files_still_prints_a_header(student_folder, recordings, capsys):
+    assert main(["predict", student_folder, "gone.wav", "--format", "csv"]) == 1
+    assert capsys.readouterr().out == "path,activation,valence,dominance\n"
+
+
+def test_standard_input(student_folder, recordings, capsys, monkeypatch):
+    with open("a.flac", "rb") as file:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+        assert main(["predict", student_folder, "-", "b.wav", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["path"] for row in rows] == ["-", "b.wav"]
+    np.testing.assert_allclose(
+        [rows[0][dimension] for dimension in DIMENSIONS], predicted(student_folder, "a.flac"), atol=1e-4
+    )
+
+
+def test_standard_input_has_a_limit(student_folder, monkeypatch):
+    monkeypatch.setattr("ser_ts_lobes.student.predict.MAX_STDIN_BYTES", 2**20)
+    with open("/dev/zero", "rb") as file:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+        with pytest.raises(SystemExit, match="Standard input holds more than 1048576 bytes"):
+            main(["predict", student_folder, "-"])
+
+
+def test_an_error_in_standard_input_names_it(student_folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"not audio")))
+    assert main(["predict", student_folder, "-"]) == 1
+    assert "standard_input can't be used (unreadable)" in capsys.readouterr().err
+
+
+def test_folders_are_searched_and_other_names_kept(recordings):
+    assert find_audio(["gone.wav", "-", "below", "notes.txt"]) == ["gone.wav", "-", "below/c.ogg", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere", "b.wav"], "neither a folder nor a name"),
+        (["MODEL", "empty"], "The folder empty holds no audio files"),
+        (["MODEL", ".", "--plot", "a.png"], "--plot draws one recording, and 3 are given"),
+    ],
+)
+def test_what_can_not_begin_is_one_sentence(student_folder, recordings, arguments, said):
+    (recordings / "empty").mkdir()
+    with pytest.raises(SystemExit, match=f"^error: .*{said}"):
+        main(["predict", *[student_folder if argument == "MODEL" else argument for argument in arguments]])
+
+
+@pytest.mark.parametrize("arguments", [[], ["b.wav", "--format", "xml"], ["b.wav", "--batch-size", "0"]])
+def test_wrong_arguments(student_folder, arguments):
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["predict", student_folder, *arguments])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(student_folder, recordings, capfd, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["predict", student_folder, "b.wav"]) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_plot_implies_the_timeline(student_folder, recordings, capsys):
+    assert main(["predict", student_folder, "below/c.ogg", "--window", "0.5", "--hop", "0.25", "--plot", "c.png"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["path", "start_s", "end_s", *DIMENSIONS]
+    image = np.asarray(Image.open("c.png").convert("RGB"))
+    for colour in ((31, 119, 180), (255, 127, 14), (44, 160, 44)):  # one line a dimension
+        assert (np.abs(image.astype(int) - colour).max(axis=-1) < 10).sum() > 200
+
+
+def draw(monkeypatch, values, title="A talk"):
+    """Draw a timeline of windows of 4 s, one each second; return the figure."""
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure) or path.touch()
+    )
+    start = np.arange(float(len(values)))
+    plot_timeline("a.png", Timeline(start, start + 4, values), [1, 7], title)
+    return drawn[0]
+
+
+def test_the_axes_of_a_plot_show_all_of_it(recordings, monkeypatch):
+    values = np.random.default_rng(0).uniform(1, 7.5, (50, 3))
+    figure = draw(monkeypatch, values)
+    assert figure.get_suptitle() == "A talk" and [axis.get_ylabel() for axis in figure.axes] == list(DIMENSIONS)
+    for j, axis in enumerate(figure.axes):
+        assert axis.get_ylim() == (1, values.max()) and axis.get_xlim() == (0, 53)
+        np.testing.assert_allclose(axis.lines[0].get_data(), [np.arange(50) + 2, values[:, j]])
+    assert "seconds" in figure.axes[-1].get_xlabel()
+
+
+def test_a_long_timeline_is_drawn_in_minutes_with_its_moving_average(recordings, monkeypatch):
+    values = np.random.default_rng(0).uniform(1, 7, (900, 3))
+    axis = draw(monkeypatch, values).axes[2]
+    pale, bold = axis.lines[:2]
+    np.testing.assert_allclose(pale.get_data(), [(np.arange(900) + 2) / 60, values[:, 2]])
+    np.testing.assert_allclose(bold.get_ydata()[450], values[446:455, 2].mean())
+    assert "minutes" in axis.get_xlabel() and "average of 9 windows" in axis.get_xlabel()

@@ -1,0 +1,675 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.results import metrics
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
+from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.losses import ccc_loss
+from ser_ts_lobes.training.residuals import fit_residuals
+from ser_ts_lobes.training.targets import TeacherTargets
+from tests.fixtures_msp import write_msp_tree
+from tests.tiny_models import save_word_vectors
+from tests.unit.training.test_datasets import msp_podcast_prepare
+from tools.build_hparams import compose
+
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+# Of each system, what makes it run on what is here.
+SYSTEMS = {
+    "attn": (StudentBrain, {}),
+    "hubert_base": (StudentBrain, {}),
+    "ft": (StudentBrain, {"trainable_layers": 1}),
+    "cts": (StudentBrain, {"trainable_layers": 1, "pooling": "transformer"}),
+    "teacher": (TeacherBrain, {}),
+    "atmaja": (TeacherBrain, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus = write_msp_tree(folder / "msp", {"Train": 24, "Development": 12, "Test1": 12})
+    msp_podcast_prepare.prepare_msp_podcast(corpus, folder / "manifests")
+    return load_manifests(folder / "manifests")
+
+
+@pytest.fixture(scope="module")
+def feature_folder(tmp_path_factory):
+    """Give a folder of frozen features for all tests: they are found by what they are made from."""
+    return str(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture
+def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests, feature_folder):
+    def make(
+        system, brain_class=StudentBrain, targets=None, manifests=manifests, settings=None, run_opts=None, **overrides
+    ):
+        run_opts = RUN_OPTS | (run_opts or {})
+        overrides = {
+            "data_folder": "unused",
+            "results_folder": str(tmp_path / "results"),
+            "feature_folder": feature_folder,
+            "batch_size": 8,
+            "num_workers": 0,
+            "number_of_epochs": 2,
+        } | overrides
+        if system == "atmaja":
+            overrides["word_vectors"] = save_word_vectors(tmp_path / "word_vectors.txt")
+        elif system != "attn":
+            overrides["speech_source"] = tiny_hubert
+        if system == "teacher":
+            overrides["text_source"] = tiny_bert
+        hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides) | {"settings": settings or {}}
+        (tmp_path / "results" / system / "1986").mkdir(parents=True, exist_ok=True)
+        extra = [targets] if brain_class is StudentBrain else []
+        brain = brain_class(hparams, run_opts, manifests, *extra)
+        return brain, hparams, make_datasets(manifests, hparams, run_opts, targets)
+
+    return make
+
+
+def train(brain, hparams, datasets):
+    brain.train(datasets)
+
+
+def make_targets(manifest, embedding=0.0):
+    n = len(manifest.utterances)
+    residual = np.zeros((n, 3))
+    residual[: n // 4] = 1.0  # beyond any threshold below sqrt(3) sigma
+    return TeacherTargets(
+        ids=list(manifest.utterances),
+        embedding=np.full((n, 128), embedding, np.float32),
+        prediction=manifest.labels(),
+        label=manifest.labels(),
+        residual=residual - residual.mean(),
+        made_from={"manifest": manifest.fingerprint, "teacher": "t"},
+    )
+
+
+def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, number_of_epochs=12, lr=0.003)
+    brain.train(datasets)
+    brain.test({"test1": datasets["test1"]})
+    report = RunFolder(tmp_path / "results/ft/1986").report()
+    log = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
+    losses = [float(line.split("valid loss: ")[1].split(",")[0]) for line in log]
+    assert losses[-1] < 0.8 * losses[0]  # the fixture's pitch and loudness say what the labels are
+    assert report["best"]["epoch"] == 1 + int(np.argmin(losses))
+    assert report["counts"] == {"train": 24, "valid": 12, "test1": 12}
+    assert report["test"]["test1"]["activation"]["ccc"] == pytest.approx(
+        metrics.ccc(brain.outputs.prediction, brain.outputs.label)[0]
+    )
+
+
+def end_epoch(brain, epoch, prediction, train_loss=1.0):
+    """End an epoch as if these had been its predictions of three utterances, and its mean loss in training."""
+    label = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [3.0, 5.0, 4.0]])
+    brain.train_stats = {"loss": train_loss}
+    brain.outputs = Outputs(["a", "b", "c"], np.zeros((3, 1), np.float32), prediction(label), label)
+    brain._end_epoch(epoch)
+    return [group["lr"] for group in brain.optimizer.param_groups]
+
+
+def ready(brain):
+    """Give a Brain what it has when training begins, without any training."""
+    brain.init_optimizers()
+    brain.checkpointer.recover_if_possible()
+    return brain
+
+
+def test_the_rate_follows_the_validation_loss_alone(make_brain):
+    brain = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    for epoch in range(1, 5):  # better in training, not in validation
+        rates = end_epoch(brain, epoch, lambda label: 0.9 * label, train_loss=1 / epoch)
+    assert rates == pytest.approx([0.00075, 0.00075 / 4])
+    for epoch in range(5, 9):  # the other way round
+        rates = end_epoch(brain, epoch, lambda label, epoch=epoch: (0.9 + epoch / 100) * label, train_loss=epoch)
+    assert rates == pytest.approx([0.00075, 0.00075 / 4])
+
+
+def test_training_goes_on_with_the_optimizer_and_the_schedule_of_the_checkpoint(make_brain):
+    first = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    for parameter in first.modules.parameters():
+        parameter.grad = torch.full_like(parameter, 0.3) if parameter.requires_grad else None
+    first.optimizer.step()
+    for epoch in (1, 2, 3):
+        rates = end_epoch(first, epoch, lambda label: label + 1)
+    assert rates == [0.001, 0.00025]
+    second = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    states = [brain.optimizer.state_dict()["state"] for brain in (first, second)]
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 20
+    for number, state in states[0].items():
+        for name, value in state.items():
+            torch.testing.assert_close(states[1][number][name], value, rtol=0, atol=0)
+    assert end_epoch(second, 4, lambda label: label + 1) == pytest.approx([0.00075, 0.00075 / 4])
+
+
+def test_labels_are_standardised_on_the_training_set(make_brain, manifests):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=0)
+    brain.train(datasets)
+    labels = torch.tensor(manifests["train"].labels())
+    standardised = hparams["label_scale"].standardise(labels)
+    torch.testing.assert_close(standardised.mean(dim=0).double(), torch.zeros(3).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standardised.std(dim=0, correction=0).double(), torch.ones(3).double())
+    assert not np.allclose(manifests["valid"].labels().mean(axis=0), labels.mean(dim=0), atol=0.01)
+
+
+def test_constant_predictions_are_a_loss_of_1(make_brain, tmp_path):
+    brain = ready(make_brain("hubert_base")[0])
+    end_epoch(brain, 1, lambda label: np.full_like(label, 2.0))
+    end_epoch(brain, 2, lambda label: 0.5 * label)
+    assert [checkpoint.meta["valid_loss"] for checkpoint in brain.checkpointer.list_checkpoints()] != [1.0]
+    lines = (tmp_path / "results/hubert_base/1986/train_log.txt").read_text().splitlines()
+    assert "valid loss: 1.00" in lines[0] and "valid ccc_activation: nan" in lines[0]
+    brain.on_evaluate_start()
+    assert brain.best["epoch"] == 2 and 0 < brain.best["valid_loss"] < 1
+
+
+def test_the_log_has_rates_losses_and_ccc_by_their_names(make_brain, tmp_path):
+    brain = ready(make_brain("ft", trainable_layers=1, lr=0.001)[0])
+    end_epoch(brain, 7, lambda label: label * [1, 1, -1] + [0, 1, 0], train_loss=0.25)
+    ccc = metrics.ccc(brain.outputs.prediction, brain.outputs.label)
+    [line] = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
+    head, training, validation = line.split(" - ")
+    assert head == "epoch: 7, lr: 1.00e-03, encoder_lr: 2.50e-04" and training == "train loss: 2.50e-01"
+    read = dict(part.removeprefix("valid ").split(": ") for part in validation.split(", "))
+    expected = dict(zip(("ccc_activation", "ccc_valence", "ccc_dominance"), ccc, strict=True))
+    assert {name: float(value) for name, value in read.items()} == pytest.approx(
+        {"loss": 1 - ccc.mean(), **expected}, rel=0.01
+    )
+
+
+def test_a_student_of_another_teacher_does_not_go_on(make_brain, manifests):
+    targets = make_targets(manifests["train"])
+    first = ready(make_brain("ts", targets=targets, trainable_layers=0)[0])
+    assert first.made_from().keys() == {"train", "valid", "teacher"} and first.made_from()["teacher"] == "t"
+    end_epoch(first, 1, lambda label: label + 1)
+    targets.made_from["teacher"] = "another"
+    with pytest.raises(InputError, match=r"made from other data than today's \(teacher changed\)"):
+        ready(make_brain("ts", targets=targets, trainable_layers=0)[0])
+
+
+def test_what_is_said_of_a_set_is_put_together(make_brain, manifests):
+    brain, hparams, datasets = make_brain("hubert_base")
+    manifest = manifests["valid"]
+    hparams["label_scale"].fit(manifests["train"].labels())
+    brain.modules.eval()
+    brain.on_stage_start(torch_stage("TEST"))
+    for batch in brain.make_dataloader(datasets["valid"], torch_stage("TEST"), batch_size=5):
+        with torch.no_grad():
+            output = brain.compute_forward(batch, torch_stage("TEST"))
+            brain.compute_objectives(output, batch, torch_stage("TEST"))
+    brain.on_stage_end(torch_stage("TEST"), 0.0)
+    said = brain.outputs
+    durations = [float(manifest.utterances[utterance]["duration"]) for utterance in said.ids]
+    assert durations == sorted(durations) and sorted(said.ids) == sorted(manifest.utterances)
+    rows = [list(manifest.utterances).index(utterance) for utterance in said.ids]
+    np.testing.assert_allclose(said.label, manifest.labels()[rows], atol=1e-6)
+    assert (said.embedding.dtype, said.prediction.dtype, said.label.dtype) == (np.float32, np.float64, np.float64)
+    assert said.embedding.shape == (12, 128)
+    np.testing.assert_allclose(said.embedding[-2:], output.embedding, atol=1e-6)
+    restored = hparams["label_scale"].restore(output.prediction.double())
+    np.testing.assert_allclose(said.prediction[-2:], restored, atol=1e-6)
+    brain.on_stage_start(torch_stage("TEST"))
+    assert brain._collected == []
+
+
+def test_the_training_loss_of_an_epoch_goes_with_the_means_of_its_batches(make_brain):
+    brain, _, _ = make_brain("hubert_base")
+    brain.batch_means.add(kept=0.5)
+    brain.on_stage_end(torch_stage("TRAIN"), 0.75, 1)
+    assert brain.train_stats == {"loss": 0.75, "kept": 0.5} and brain.batch_means.take() == {}
+
+
+def test_a_prediction_must_be_of_each_utterance(make_brain, monkeypatch):
+    brain, _, datasets = make_brain("hubert_base")
+    said = Outputs(["a"], None, None, None)
+    monkeypatch.setattr(brain, "evaluate", lambda dataset, test_loader_kwargs: setattr(brain, "outputs", said))
+    with pytest.raises(RuntimeError, match="^1 predictions for 12 utterances$"):
+        brain.predict(datasets["test1"])
+    brain.debug = True
+    assert brain.predict(datasets["test1"]) is said
+
+
+def test_the_report_says_of_which_run_it_is(make_brain, manifests, monkeypatch):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1, settings={"lr": 3}, seed=5, run="r")
+    brain.train(datasets)
+    monkeypatch.setattr("speechbrain.utils.distributed.if_main_process", lambda: False)
+    (run := RunFolder(hparams["output_folder"])).path.mkdir(exist_ok=True)
+    brain.test({"test1": datasets["test1"]})
+    assert not run.finished
+    monkeypatch.undo()
+    brain.test(datasets)
+    report = run.report()
+    assert (report["system"], report["run"], report["seed"]) == ("hubert_base", "r", 5)
+    assert report["settings"] == {"lr": 3} and report["fingerprint"] == brain.fingerprint()
+    assert report["best"] == {"epoch": 1, "valid_loss": brain.best["valid_loss"]} == brain.best
+    assert set(report["test"]) == {"test1"} and set(report["manifests"]) == {"train", "valid", "test1"}
+
+
+def test_the_best_checkpoint_outlives_later_ones(make_brain):
+    brain, _, datasets = make_brain("hubert_base", number_of_epochs=1)
+    brain.train(datasets)
+    brain.outputs.prediction = 8 - brain.outputs.label  # as wrong as can be
+    for epoch in (2, 3):
+        brain._end_epoch(epoch)
+    brain.predict(datasets["test1"])
+    assert brain.best["epoch"] == 1
+
+
+def test_predictions_do_not_depend_on_the_batch(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1)
+    brain.train(datasets)
+    together = brain.predict(datasets["test1"])
+    brain.hparams.test_dataloader_opts["batch_size"] = 1
+    alone = brain.predict(datasets["test1"])
+    assert alone.ids == together.ids
+    np.testing.assert_allclose(alone.prediction, together.prediction, atol=1e-4)
+
+
+def test_validation_loss_is_of_the_whole_set(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1, batch_size=5)
+    brain.train(datasets)
+    brain.predict(datasets["valid"])
+    expected = np.mean(1 - metrics.ccc(brain.outputs.prediction, brain.outputs.label))
+    assert brain.best["valid_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_encoder_layers_learn_at_a_quarter_of_the_rate(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, lr=0.002)
+    brain.init_optimizers()
+    model, encoder = brain.optimizer.param_groups
+    assert (model["lr"], encoder["lr"]) == (0.002, 0.0005)
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in hparams["speech_encoder"].layers[-1].parameters()}
+    assert {id(p) for p in model["params"]} == {id(p) for p in hparams["model"].parameters()}
+
+
+def test_the_rate_falls_by_a_quarter_after_more_than_two_epochs_without_progress(make_brain):
+    brain, _, _ = make_brain("ft", trainable_layers=1, lr=0.001)
+    brain.init_optimizers()
+    rates = []
+    for loss in (1.0, 1.0, 1.0, 1.0, 0.9999, 0.9999, 0.9999, 0.9999):
+        brain.lr_annealing.step(loss)
+        rates.append([group["lr"] for group in brain.optimizer.param_groups])
+    once, twice = [0.00075, 0.00075 / 4], [0.0005625, 0.0005625 / 4]
+    np.testing.assert_allclose(rates, [[0.001, 0.00025]] * 3 + [once] * 4 + [twice])
+
+
+@pytest.mark.parametrize(("system", "kept"), [("ts", 1.0), ("cts", 0.75)])
+def test_the_student_adds_the_distance_to_the_teacher_where_it_is_trusted(make_brain, manifests, system, kept):
+    targets = make_targets(manifests["train"])
+    threshold = {"residual_threshold": 1.5} if system == "cts" else {}
+    brain, hparams, datasets = make_brain(
+        system, targets=targets, trainable_layers=0, feature_folder=None, batch_size=24, ts_weight=7, **threshold
+    )
+    [batch] = brain.make_dataloader(datasets["train"], stage=torch_stage("TRAIN"), batch_size=24)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    labels = hparams["label_scale"].standardise(batch.labels)
+    norms = output.embedding.norm(dim=1)  # the teacher's embedding is zero
+    trusted = torch.tensor([i not in targets.ids[: len(targets.ids) // 4] or system == "ts" for i in batch.id])
+    expected = ccc_loss(output.prediction, labels) + 7 * norms[trusted].mean()
+    torch.testing.assert_close(loss, expected)
+    assert brain.batch_means.take()["kept"] == kept
+
+
+def torch_stage(name):
+    import speechbrain
+
+    return speechbrain.Stage[name]
+
+
+def test_the_log_shows_both_losses_and_the_share_kept(make_brain, manifests, tmp_path):
+    run = make_brain("cts", targets=make_targets(manifests["train"]), trainable_layers=0, number_of_epochs=1)
+    train(*run)
+    log = (tmp_path / "results/cts/1986/train_log.txt").read_text()
+    for name in ("train ccc_loss: ", "train ts_distance: ", "train kept: ", "valid loss: ", "valid ccc_valence: "):
+        assert name in log
+
+
+@pytest.mark.parametrize(
+    ("system", "brain_class", "options"),
+    [
+        ("ft", StudentBrain, {"trainable_layers": 1}),
+        ("atmaja", TeacherBrain, {"feature_folder": None}),
+    ],
+)
+def test_a_run_goes_on_where_it_was(make_brain, tmp_path, system, brain_class, options):
+    log = tmp_path / "results" / system / "1986" / "train_log.txt"
+    train(*make_brain(system, brain_class, number_of_epochs=1, **options))
+    train(*make_brain(system, brain_class, number_of_epochs=3, **options))
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["epoch: 1", "epoch: 2", "epoch: 3"]
+
+
+def test_a_checkpoint_of_other_data_is_refused(make_brain, tmp_path, manifests):
+    train(*make_brain("hubert_base", number_of_epochs=1))
+    corpus = write_msp_tree(tmp_path / "other", {"Train": 24, "Development": 12, "Test1": 12}, seed=1)
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    other = load_manifests(tmp_path / "manifests")
+    with pytest.raises(InputError, match=r"train, valid changed.*another output_folder"):
+        train(*make_brain("hubert_base", manifests=other))
+
+
+def test_an_untrained_system_is_not_tested(make_brain):
+    brain, _, datasets = make_brain("hubert_base")
+    with pytest.raises(InputError, match="train this system first"):
+        brain.test({"test1": datasets["test1"]})
+
+
+def test_a_training_set_smaller_than_a_batch_is_refused(make_brain):
+    with pytest.raises(InputError, match="24 recordings, fewer than one batch of 32: choose a smaller --batch_size"):
+        train(*make_brain("hubert_base", batch_size=32))
+
+
+def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brain, manifests):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    targets = brain.make_targets(datasets)
+    assert set(targets) == {"train", "valid", "test1"}
+    fitted = fit_residuals(targets["train"].prediction, targets["train"].label)
+    np.testing.assert_allclose(targets["train"].residual, fitted.residual, atol=1e-9)
+    row = targets["test1"].ids.index(next(iter(manifests["test1"].utterances)))
+    np.testing.assert_allclose(
+        targets["test1"].residual[row],
+        fitted.weight * targets["test1"].prediction[row] + fitted.offset - manifests["test1"].labels()[0],
+        atol=1e-5,
+    )
+    restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
+    np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
+    brain.test({"test1": datasets["test1"]})
+    teacher = RunFolder(hparams["output_folder"]).report()["fingerprint"]
+    assert targets["train"].made_from == {"manifest": manifests["train"].fingerprint, "teacher": teacher}
+
+
+def test_the_fingerprint_is_of_what_has_learnt(make_brain):
+    brain, hparams, _ = make_brain("ft", trainable_layers=1)
+    before = brain.fingerprint()
+    assert brain.fingerprint() == before
+    with torch.no_grad():
+        hparams["speech_encoder"].layers[-1].final_layer_norm.bias.add_(1e-3)
+    assert brain.fingerprint() != before
+
+
+def test_the_fingerprint_is_of_what_is_frozen_too(make_brain):
+    def fingerprint(change=None):
+        brain, hparams, _ = make_brain("ft", trainable_layers=1, feature_folder=None)  # which would read it before
+        if change is not None:
+            with torch.no_grad():
+                change(hparams)
+        return brain.fingerprint()
+
+    parts = [
+        None,
+        lambda hparams: hparams["speech_encoder"].layers[0].final_layer_norm.bias.add_(1e-3),
+        lambda hparams: hparams["speech_encoder"].layers[-1].final_layer_norm.bias.add_(1e-3),
+        lambda hparams: next(hparams["model"].parameters()).add_(1e-3),
+        lambda hparams: hparams["label_scale"].fit(np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])),
+    ]
+    assert len({fingerprint(part) for part in parts}) == len(parts)
+
+
+@pytest.mark.parametrize(("system", "brain_class"), [("attn", StudentBrain), ("atmaja", TeacherBrain)])
+def test_a_baseline_says_the_same_from_audio_as_from_kept_features(make_brain, manifests, system, brain_class):
+    brain, hparams, datasets = make_brain(system, brain_class, number_of_epochs=1)
+    brain.train(datasets)
+    kept = brain.predict(datasets["valid"])
+    anew = make_datasets(manifests, hparams | {"feature_folder": None}, RUN_OPTS)
+    from_audio = brain.predict(anew["valid"])
+    assert from_audio.ids == kept.ids
+    np.testing.assert_allclose(from_audio.prediction, kept.prediction, atol=1e-5)
+    assert (kept.prediction.std(axis=0) > 0).all()
+
+
+def test_descriptors_are_standardised_on_the_whole_training_set(make_brain):
+    brain, hparams, datasets = make_brain("attn", number_of_epochs=0)
+    brain.train(datasets)
+    frames = np.concatenate([item["speech"].double().numpy() for item in datasets["train"]])
+    scale = hparams["speech_encoder"].scale
+    np.testing.assert_allclose(scale.mean, frames.mean(axis=0), rtol=1e-4, atol=1e-5)
+    varying = frames.std(axis=0) > 1e-6
+    np.testing.assert_allclose(scale.std[varying], frames.std(axis=0)[varying], rtol=1e-4)
+
+
+def test_the_loss_weighs_the_dimensions(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1, ccc_weights=[0.2, 0.7, 0.1])
+    brain.train(datasets)
+    brain.predict(datasets["valid"])
+    ccc = metrics.ccc(brain.outputs.prediction, brain.outputs.label)
+    assert brain.best["valid_loss"] == pytest.approx(np.dot([0.2, 0.7, 0.1], 1 - ccc), abs=1e-5)
+    [batch] = brain.make_dataloader(datasets["train"], stage=torch_stage("TRAIN"), batch_size=24)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    labels = hparams["label_scale"].standardise(batch.labels)
+    expected = ccc_loss(output.prediction, labels, weights=[0.2, 0.7, 0.1])
+    torch.testing.assert_close(brain.compute_objectives(output, batch, torch_stage("TRAIN")), expected)
+    assert not torch.isclose(expected, ccc_loss(output.prediction, labels))
+
+
+def test_without_annealing_the_rate_stays(make_brain):
+    brain, _, datasets = make_brain("hubert_base", lr_annealing=None, lr=0.001, number_of_epochs=1)
+    brain.train(datasets)
+    brain.outputs.prediction = 8 - brain.outputs.label  # as wrong as can be
+    for epoch in range(2, 7):
+        brain._end_epoch(epoch)
+    assert [group["lr"] for group in brain.optimizer.param_groups] == [0.001]
+
+
+def test_training_stops_when_the_validation_loss_no_longer_falls(make_brain, tmp_path):
+    options = {"brain_class": TeacherBrain, "number_of_epochs": 20, "patience": 2}
+    brain, hparams, datasets = make_brain("atmaja", **options)
+    end_epoch, losses = brain._end_epoch, iter([1.0, 0.5, 0.6, 0.55])
+
+    def end_epoch_of_known_loss(epoch):
+        offset = next(losses)
+        brain.outputs.prediction = brain.outputs.label + offset
+        end_epoch(epoch)
+
+    brain._end_epoch = end_epoch_of_known_loss
+    brain.train(datasets)
+    log = tmp_path / "results/atmaja/1986/train_log.txt"
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == [f"epoch: {i}" for i in (1, 2, 3, 4)]
+    brain, hparams, datasets = make_brain("atmaja", **options)
+    brain.train(datasets)  # resumed, it knows that it is done
+    assert len(log.read_text().splitlines()) == 4
+    brain.predict(datasets["valid"])
+    assert brain.best["epoch"] == 2
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(brain, steps):
+    """Let a Brain end as if it was killed, after some steps."""
+    fit_batch = brain.fit_batch
+
+    def fit_batch_or_die(batch):
+        if brain.optimizer_step == steps:
+            raise Killed
+        return fit_batch(batch)
+
+    brain.fit_batch = fit_batch_or_die
+
+
+def last_epoch(log):
+    """Give the lines of the last epoch, which a run that goes on writes anew."""
+    return log.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, tmp_path, system):
+    brain_class, options = SYSTEMS[system]
+    if system == "cts":
+        options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
+    brain, _, datasets = make_brain(system, brain_class, results_folder=str(tmp_path / "whole"), **options)
+    brain.train(datasets)
+    whole = brain.predict(datasets["test1"])
+
+    for steps in (2, 4):  # in the first and in the second epoch, of three batches each
+        brain, _, datasets = make_brain(system, brain_class, run_opts={"ckpt_interval_steps": 1}, **options)
+        kill_after(brain, steps)
+        torch.manual_seed(steps)  # what ran before must not matter
+        with pytest.raises(Killed):
+            brain.train(datasets)
+    brain, _, datasets = make_brain(system, brain_class, **options)
+    brain.train(datasets)
+    resumed = brain.predict(datasets["test1"])
+    assert resumed.ids == whole.ids
+    np.testing.assert_array_equal(resumed.prediction, whole.prediction)
+    logs = [tmp_path / folder / system / "1986" / "train_log.txt" for folder in ("whole", "results")]
+    assert last_epoch(logs[0]) == last_epoch(logs[1])
+    assert brain.best["epoch"] and len(logs[1].read_text().splitlines()) == 2
+
+
+def first_batch(brain, datasets, hparams):
+    return next(
+        iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
+    )
+
+
+def test_dropout_is_not_the_same_in_each_step(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1)
+    brain.modules.train()
+    brain.on_stage_start(torch_stage("TRAIN"), epoch=1)
+    batch = next(
+        iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
+    )
+    outputs = []
+    for step in (1, 1, 2):
+        brain.step = step
+        brain.on_fit_batch_start(batch, True)
+        outputs.append(brain.compute_forward(batch, torch_stage("TRAIN")).prediction)
+    assert outputs[0].equal(outputs[1]) and not outputs[0].equal(outputs[2])
+
+
+def gradients(brain, datasets, hparams):
+    """Make one step; return the gradients before and after what the Brain does to them, and its log."""
+    brain.modules.label_scale.fit(brain.manifests["train"].labels())
+    brain.init_optimizers()
+    brain.on_stage_start(torch_stage("TRAIN"), epoch=1)
+    batch = next(
+        iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
+    )
+    loss = brain.compute_objectives(brain.compute_forward(batch, torch_stage("TRAIN")), batch, torch_stage("TRAIN"))
+    parameters = [p for group in brain.optimizer.param_groups for p in group["params"]]
+    (1000 * loss).backward()
+    before = [p.grad.clone() for p in parameters]
+    after = []
+    brain.optimizer.step = lambda: after.extend(p.grad.clone() for p in parameters)
+    brain.optimizers_step()
+    return before, after, brain.batch_means.take()
+
+
+def norm(tensors):
+    return float(torch.cat([tensor.flatten() for tensor in tensors]).double().norm())
+
+
+def test_gradients_are_not_clipped_unless_asked_for(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1)
+    before, after, means = gradients(brain, datasets, hparams)
+    assert norm(before) > 5  # at which SpeechBrain clips
+    assert all(a.equal(b) for a, b in zip(before, after, strict=True))
+    assert means["grad_norm"] == pytest.approx(norm(before), rel=1e-5) and "clipped" not in means
+
+
+def test_gradients_are_clipped_over_all_groups_together(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, max_grad_norm=0.5)
+    before, after, means = gradients(brain, datasets, hparams)
+    assert norm(after) == pytest.approx(0.5, rel=1e-4) and norm(before) > 5
+    for a, b in zip(before, after, strict=True):  # the encoder's group, too
+        torch.testing.assert_close(b, a * 0.5 / norm(before), rtol=1e-4, atol=1e-8)
+    assert means["clipped"] == 1 and means["grad_norm"] == pytest.approx(norm(before), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_grad_norm": 0}, "max_grad_norm is 0: give a number above 0, or null"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        ({"precision": "fp8"}, "precision is fp8: choose one of fp32, fp16, bf16"),
+        ({"grad_accumulation_factor": 0}, "grad_accumulation_factor is 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_sentence(make_brain, options, message):
+    with pytest.raises(InputError, match=message):
+        make_brain("hubert_base", **options)
+
+
+def test_a_run_that_learns_nothing_says_so(make_brain):
+    with pytest.raises(InputError, match="No weight has changed in epoch 1, so nothing is learnt"):
+        train(*make_brain("hubert_base", lr=0.0))
+
+
+def test_a_model_of_other_settings_is_refused(make_brain):
+    settings = {"lr": 0.0005, "number_of_epochs": 1}
+    train(*make_brain("hubert_base", settings=settings, number_of_epochs=1))
+    train(*make_brain("hubert_base", settings=settings | {"number_of_epochs": 2}, number_of_epochs=2))
+    with pytest.raises(InputError, match=r"was trained with lr 0.0005, not 0.001: give the old value"):
+        train(*make_brain("hubert_base", settings={"lr": 0.001}, lr=0.001))
+    brain, _, datasets = make_brain("hubert_base", settings={"lr": 0.001}, lr=0.001)
+    with pytest.raises(InputError, match=r"lr 0.0005, not 0.001"):
+        brain.predict(datasets["test1"])
+
+
+def test_fewer_epochs_than_were_trained_are_refused(make_brain):
+    train(*make_brain("hubert_base", number_of_epochs=2))
+    with pytest.raises(InputError, match="holds a model of 2 epochs, and number_of_epochs is 1: give 2 or more"):
+        train(*make_brain("hubert_base", number_of_epochs=1))
+
+
+def test_results_do_not_outlive_the_training_that_they_are_of(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=1)
+    brain.train(datasets)
+    brain.test(datasets)
+    run = RunFolder(hparams["output_folder"])
+    train(*make_brain("hubert_base", number_of_epochs=1))  # nothing to do
+    assert run.finished
+    brain, _, datasets = make_brain("hubert_base", number_of_epochs=2)
+    kill_after(brain, 4)
+    with pytest.raises(Killed):
+        brain.train(datasets)
+    assert not run.finished and not (run.path / "predictions.csv").exists()
+
+
+def test_an_epoch_that_was_logged_but_not_saved_is_logged_once(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=2)
+    save, saved = brain.checkpointer.save_and_keep_only, []
+
+    def save_or_die(*args, **kwargs):
+        if saved:
+            raise Killed
+        saved.append(save(*args, **kwargs))
+
+    brain.checkpointer.save_and_keep_only = save_or_die
+    with pytest.raises(Killed):
+        brain.train(datasets)
+    log = Path(hparams["train_log"])
+    before = log.read_text()
+    train(*make_brain("hubert_base", number_of_epochs=2))
+    assert log.read_text() == before and before.count("epoch:") == 2
+
+
+def test_debug_mode_leaves_no_results(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base", run_opts={"debug": True, "debug_batches": 1})
+    brain.train(datasets)
+    brain.test(datasets)
+    assert len(brain.outputs.ids) < 12  # it has not seen the whole test set
+    run = RunFolder(hparams["output_folder"])
+    assert not run.finished and not (run.path / "predictions.csv").exists()
+    teacher, _, datasets = make_brain("teacher", TeacherBrain, run_opts={"debug": True})
+    with pytest.raises(InputError, match="Debug mode sees a few batches only"):
+        teacher.make_targets(datasets)
+
+
+def test_transcripts_do_not_concern_systems_that_only_hear(make_brain, manifests):
+    brain, _, _ = make_brain("hubert_base")
+    teacher, _, _ = make_brain("teacher", TeacherBrain)
+    assert set(brain.made_from()) == {"train", "valid"}
+    assert set(teacher.made_from()) == {"train", "valid", "train_transcripts", "valid_transcripts"}
+    assert teacher.made_from()["train"] == brain.made_from()["train"] != teacher.made_from()["train_transcripts"]

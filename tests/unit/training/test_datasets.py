@@ -1,0 +1,247 @@
+import importlib.util
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ser_ts_lobes.training.datasets
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.descriptors import ShortTermStatistics
+from ser_ts_lobes.lobes.speech import load_speech_encoder
+from ser_ts_lobes.lobes.text import TextEncoder
+from ser_ts_lobes.lobes.words import WordEncoder
+from ser_ts_lobes.training.datasets import (
+    load_manifests,
+    load_teacher,
+    make_dataset,
+    make_datasets,
+    use_frozen_features,
+    use_teacher,
+)
+from ser_ts_lobes.training.features import FrozenFeatures
+from ser_ts_lobes.training.residuals import keep_mask
+from ser_ts_lobes.training.targets import TeacherTargets
+from tests.fixtures_msp import WORDS, write_msp_tree
+
+RECIPE = Path(__file__).parents[3] / "recipes" / "MSP-Podcast"
+spec = importlib.util.spec_from_file_location("msp_podcast_prepare", RECIPE / "msp_podcast_prepare.py")
+msp_podcast_prepare = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(msp_podcast_prepare)
+
+
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    msp_podcast_prepare.prepare_msp_podcast(write_msp_tree(folder / "msp"), folder / "manifests")
+    return folder / "manifests"
+
+
+@pytest.fixture
+def manifests(prepared):
+    return load_manifests(prepared, needs_text=True)
+
+
+def hparams_of(modules, **changes):
+    settings = {"feature_folder": None, "feature_dtype": "float32", "batch_size": 4, "num_workers": 0}
+    return {"modules": modules, **settings, **changes}
+
+
+def word_encoder(folder):
+    path = folder / "vectors.txt"
+    path.write_text("".join(f"{word} 1 0\n" for word in [*sorted(set(WORDS)), "unheard"]))
+    return WordEncoder(path, size=2)
+
+
+def with_transcript(manifest, transcript):
+    rows = {utterance: row | {"transcript": transcript} for utterance, row in manifest.utterances.items()}
+    return replace(manifest, utterances=rows)
+
+
+def test_the_corpus_may_have_moved(prepared):
+    for manifest in load_manifests(prepared, data_root="/elsewhere").values():
+        assert all(row["wav"].startswith("/elsewhere/Audios/") for row in manifest.utterances.values())
+
+
+def make_targets(manifest, teacher="teacher"):
+    random, n = np.random.default_rng(0), len(manifest.utterances)
+    residual = np.vstack([np.full((1, 3), 9.0), random.normal(size=(n - 1, 3))])
+    residual[1] = 2.2 * residual.std(axis=0)  # out by a threshold of 2, in by one of 3
+    return TeacherTargets(
+        ids=list(manifest.utterances)[::-1],  # another order than the manifest's
+        embedding=random.normal(size=(n, 4)).astype(np.float32),
+        prediction=random.normal(size=(n, 3)),
+        label=manifest.labels()[::-1],
+        residual=residual,
+        made_from={"manifest": manifest.fingerprint, "teacher": teacher},
+    )
+
+
+def save_teacher(folder, targets, fingerprint="teacher"):
+    (folder / "targets").mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"fingerprint": fingerprint, "test": {}}))
+    targets.save(folder / "targets" / "train.safetensors")
+    return {"teacher_folder": folder}
+
+
+def test_a_dataset_gives_what_the_manifest_says(manifests, tiny_bert):
+    encoder = TextEncoder(tiny_bert)
+    dataset = make_dataset(manifests["train"], encoder)
+    for item, (utterance, row) in zip(dataset, manifests["train"].utterances.items(), strict=True):
+        assert item["id"] == utterance
+        assert item["labels"].tolist() == pytest.approx([row["activation"], row["valence"], row["dominance"]])
+        assert len(item["speech"]) == round(16000 * row["duration"])
+        assert item["text"].equal(encoder.tokenize(row["transcript"]))
+    assert set(make_dataset(manifests["train"], encoder, hears=False)[0]) == {"id", "labels", "text"}
+
+
+def test_training_and_validation_get_frozen_features_and_tests_the_audio(manifests, tmp_path, tiny_hubert):
+    encoder = load_speech_encoder(tiny_hubert, trainable_layers=1)
+    hparams = hparams_of({"speech_encoder": encoder}, feature_folder=tmp_path / "features")
+    kept = make_datasets(manifests, hparams, RUN_OPTS)
+    anew = make_datasets(manifests, hparams | {"feature_folder": None}, RUN_OPTS)
+    for name in ("train", "valid"):
+        for with_features, with_audio in zip(kept[name], anew[name], strict=True):
+            assert with_features["id"] == with_audio["id"] and with_features["labels"].equal(with_audio["labels"])
+            expected, _ = encoder.frozen_forward(with_audio["speech"].unsqueeze(0), torch.ones(1))
+            torch.testing.assert_close(with_features["speech"], expected[0], rtol=0, atol=1e-5)
+    assert kept["test1"][0]["speech"].equal(anew["test1"][0]["speech"])
+
+
+def test_a_system_that_reads_knows_the_training_words_alone(manifests, tmp_path):
+    manifests["test1"] = with_transcript(manifests["test1"], "unheard so")
+    encoder = word_encoder(tmp_path)
+    datasets = make_datasets(manifests, hparams_of({"text_encoder": encoder}), RUN_OPTS)
+    words = sorted(
+        {word for row in manifests["train"].utterances.values() for word in row["transcript"].lower().split()}
+    )
+    assert "so" in words
+    assert list(datasets["test1"][0]) == ["id", "labels", "text"]  # it doesn't hear
+    assert datasets["test1"][0]["text"].tolist() == [words.index("so") + 1]
+    assert datasets["train"][0]["text"].equal(
+        encoder.tokenize(next(iter(manifests["train"].utterances.values()))["transcript"])
+    )
+
+
+def test_frozen_features_of_both_inputs_depend_on_their_own_input_alone(manifests, tmp_path):
+    encoders = {"speech": ShortTermStatistics(), "text": word_encoder(tmp_path)}
+    encoders["text"].learn_words(["so unheard"])
+
+    def keep(manifest):
+        dataset = make_dataset(manifest, encoders["text"])
+        kept = use_frozen_features(dataset, manifest, tmp_path / "kept", encoders, progressbar=False)
+        return kept, len(list((tmp_path / "kept").iterdir()))
+
+    kept, n_before = keep(manifests["valid"])
+    again, n_after = keep(with_transcript(manifests["valid"], "unheard"))
+    assert (n_before, n_after) == (2, 3)  # the audio is the same
+    assert set(kept[0]) == {"id", "labels", "speech", "text"}
+    assert kept[0]["speech"].equal(again[0]["speech"])
+    assert [item["text"].tolist() for item in again] == [[2]] * len(again)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:1", "cuda:1"), (None, "the one that is there")])
+def test_what_the_user_set_reaches_the_frozen_features(manifests, tmp_path, monkeypatch, device, expected):
+    calls = []
+    monkeypatch.setattr(FrozenFeatures, "compute", lambda **options: calls.append(options) or {})
+    monkeypatch.setattr(ser_ts_lobes.training.datasets, "infer_device", lambda: "the one that is there")
+    settings = {"feature_folder": tmp_path, "feature_dtype": "float16", "batch_size": 7, "num_workers": 3}
+    make_datasets(
+        manifests,
+        hparams_of({"speech_encoder": ShortTermStatistics()}, **settings),
+        {"device": device, "noprogressbar": False},
+    )
+    wanted = {"cache_folder": tmp_path, "dtype": "float16", "batch_size": 7, "num_workers": 3, "device": expected}
+    assert all(call.items() >= (wanted | {"progressbar": True, "key": "speech"}).items() for call in calls)
+    expected_fingerprints = {manifests[name].audio_fingerprint for name in ("train", "valid")}
+    assert {call["manifest_fingerprint"] for call in calls} == expected_fingerprints
+
+
+@pytest.mark.parametrize("threshold", [2.0, None])
+def test_the_training_set_alone_gets_the_teacher(manifests, threshold):
+    targets = make_targets(manifests["train"])
+    hparams = hparams_of({"speech_encoder": ShortTermStatistics()}, residual_threshold=threshold)
+    datasets = make_datasets(manifests, hparams, RUN_OPTS, targets)
+    rows = [targets.ids.index(utterance) for utterance in manifests["train"].utterances]
+    assert [item["keep"] for item in datasets["train"]] == keep_mask(targets.residual, threshold)[rows].tolist()
+    assert "keep" not in datasets["valid"][0]
+    assert "keep" not in make_datasets(manifests, hparams, RUN_OPTS)["train"][0]
+
+
+@pytest.mark.parametrize("threshold", [2.0, None])
+def test_each_utterance_gets_its_own_teacher(manifests, threshold, caplog):
+    targets = make_targets(manifests["train"])
+    dataset = make_dataset(manifests["train"])
+    with caplog.at_level(logging.INFO):
+        share = use_teacher(dataset, manifests["train"], targets, threshold)
+    assert f"follows the teacher on {'100.0' if threshold is None else '87.5'}% of 8 training" in caplog.text
+    keep = keep_mask(targets.residual, threshold)
+    assert share == keep.mean() and keep.all() == (threshold is None)
+    for item in dataset:
+        row = targets.ids.index(item["id"])
+        np.testing.assert_array_equal(item["teacher_embedding"], targets.embedding[row])
+        assert item["keep"] == keep[row]
+
+
+def test_a_system_without_teacher_folder_learns_alone(manifests):
+    assert load_teacher(manifests["train"], {}) is None
+
+
+def test_the_teachers_targets_are_loaded(manifests, tmp_path):
+    targets = make_targets(manifests["train"])
+    loaded = load_teacher(manifests["train"], save_teacher(tmp_path / "teacher", targets))
+    np.testing.assert_array_equal(loaded.embedding, targets.embedding)
+
+
+def test_a_missing_teacher_names_the_commands(manifests, tmp_path):
+    with pytest.raises(InputError) as error:
+        load_teacher(manifests["train"], {"teacher_folder": tmp_path / "nobody"})
+    assert str(error.value) == (
+        f"{tmp_path / 'nobody'} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
+        "`python precompute_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
+    )
+
+
+def test_missing_targets_name_the_command(manifests, tmp_path):
+    hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]))
+    (tmp_path / "teacher" / "targets" / "train.safetensors").unlink()
+    with pytest.raises(InputError, match=r"`python precompute_targets.py hparams/teacher.yaml`"):
+        load_teacher(manifests["train"], hparams)
+
+
+def test_targets_of_a_teacher_that_was_trained_again_are_refused(manifests, tmp_path):
+    hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]), fingerprint="trained again")
+    with pytest.raises(InputError, match="another teacher"):
+        load_teacher(manifests["train"], hparams)
+
+
+def test_targets_for_another_manifest_are_refused(manifests, tmp_path):
+    hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]))
+    with pytest.raises(InputError, match="another manifest"):
+        load_teacher(manifests["valid"], hparams | {"teacher_folder": rename_targets(tmp_path / "teacher")})
+
+
+def rename_targets(folder):
+    (folder / "targets" / "train.safetensors").rename(folder / "targets" / "valid.safetensors")
+    return folder
+
+
+def test_missing_transcripts_name_the_command(tmp_path):
+    corpus = write_msp_tree(tmp_path / "msp", transcripts=False)
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    load_manifests(tmp_path / "manifests")
+    with pytest.raises(InputError, match=r"8 of 8 utterances have no transcript .*`ser-ts transcribe"):
+        load_manifests(tmp_path / "manifests", needs_text=True)
+
+
+def test_a_missing_split_is_named(tmp_path):
+    corpus = write_msp_tree(tmp_path / "msp", {"Train": 4, "Test1": 4})
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    with pytest.raises(InputError, match="no utterances for valid.csv"):
+        load_manifests(tmp_path / "manifests")

@@ -1,0 +1,140 @@
+"""The global batch against arithmetic by hand: one process, and two to four of them; how it is shared out."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.training.distributed import GlobalBatches, gather_batch
+from tests import ranks
+
+
+def on_each_rank(task, *arguments):
+    """Run a task on ranks, and alone before that, so that who follows calls (mutmut) sees what the ranks run."""
+    task(0)
+    return ranks.on_each_rank(task, *arguments)
+
+
+def rows_of(rank, n_rows):
+    """Return rows that name their rank and their place in it, shape (n_rows, 2, 3)."""
+    places = torch.arange(n_rows * 6, dtype=torch.float64).view(n_rows, 2, 3)
+    return places + 100 * (rank + 1)
+
+
+def test_one_process_has_the_batch_itself():
+    batch = torch.ones(2, 3, requires_grad=True)
+    assert gather_batch(batch) is batch
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1), (0, 2), (2, 0), (1, 4, 2, 3)], ids=str)
+def test_rows_of_all_ranks_come_in_rank_order(tmp_path, sizes):
+    expected = torch.cat([rows_of(rank, n_rows) for rank, n_rows in enumerate(sizes)])
+    for gathered in on_each_rank(lambda rank: gather_batch(rows_of(rank, sizes[rank])), tmp_path, len(sizes)):
+        torch.testing.assert_close(gathered, expected, rtol=0, atol=0)  # shape and dtype too
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3, 2)], ids=str)
+def test_ranks_have_the_gradient_of_the_whole_batch_on_average(tmp_path, sizes):  # averaging is what DDP does
+    def task(rank):
+        weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
+        gather_batch(rows_of(rank, sizes[rank]) * weight).sum().square().backward()
+        return weight.grad
+
+    gradients = on_each_rank(task, tmp_path, len(sizes))
+    sums = sum(rows_of(rank, n_rows).sum(dim=(0, 1)) for rank, n_rows in enumerate(sizes))
+    weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    expected = 2 * (sums @ weight) * sums  # of (sums . weight)^2
+    torch.testing.assert_close(torch.stack(gradients).mean(dim=0), expected)
+
+
+def test_only_the_own_rows_in_the_global_batch_are_scaled(tmp_path):
+    def task(rank):
+        batch = rows_of(rank, 2).requires_grad_()
+        gathered = gather_batch(batch)
+        (gathered.sum() + 10 * batch.sum()).backward()  # and another use of the same rows, in this rank's own loss
+        return batch.grad
+
+    for gradient in on_each_rank(task, tmp_path, 3):
+        assert gradient.tolist() == torch.full((2, 2, 3), 10.0 + 3).tolist()
+
+
+def test_validation_waits_for_nobody(tmp_path):
+    def task(rank):
+        if rank == 1:
+            return None
+        with torch.no_grad():  # a gather would wait for the other rank for ever
+            batch = rows_of(rank, 2)
+            return gather_batch(batch) is batch
+
+    assert on_each_rank(task, tmp_path, 2) == [True, None]
+
+
+def test_a_batch_that_needs_no_gradient_is_gathered_all_the_same(tmp_path):
+    def task(rank):
+        gathered = gather_batch(torch.full((1, 2), rank))
+        return gathered.tolist(), gathered.requires_grad
+
+    assert on_each_rank(task, tmp_path, 2) == [([[0, 0], [1, 1]], False)] * 2
+
+
+def batches(n_items=10, batch_size=4, rank=0, n_ranks=1, epoch=1, monkeypatch=None, **options):
+    with monkeypatch.context() as patch:
+        if n_ranks > 1:
+            patch.setattr(dist, "is_initialized", lambda: True)
+            patch.setattr(dist, "get_rank", lambda: rank)
+            patch.setattr(dist, "get_world_size", lambda: n_ranks)
+        sampler = GlobalBatches(n_items, batch_size, **{"shuffle": True, "drop_last": True, "seed": 1986} | options)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == len(list(sampler))
+    return list(sampler)
+
+
+def test_processes_share_the_batches_that_one_process_would_have(monkeypatch):
+    whole = batches(monkeypatch=monkeypatch)
+    assert [len(batch) for batch in whole] == [4, 4] and len(set(sum(whole, []))) == 8
+    for n_ranks in (2, 3, 4):
+        shares = [batches(rank=rank, n_ranks=n_ranks, monkeypatch=monkeypatch) for rank in range(n_ranks)]
+        for number, batch in enumerate(whole):
+            assert sorted(item for share in shares for item in share[number]) == sorted(batch)
+            assert all(share[number] for share in shares)
+
+
+def test_by_default_all_come_in_their_order():
+    assert list(GlobalBatches(5, 2)) == [[0, 1], [2, 3], [4]]
+    assert list(GlobalBatches(9, 9, shuffle=True)) == list(GlobalBatches(9, 9, shuffle=True, seed=0))
+
+
+def test_a_batch_of_one_for_each_process_and_no_rest_is_enough(monkeypatch):
+    assert batches(8, 4, n_ranks=4, rank=3, shuffle=False, drop_last=False, monkeypatch=monkeypatch) == [[3], [7]]
+    assert batches(4, 4, shuffle=False, monkeypatch=monkeypatch) == [[0, 1, 2, 3]]
+
+
+def test_each_seed_and_each_epoch_has_an_order_of_its_own(monkeypatch):
+    orders = {
+        (seed, epoch): str(batches(100, 10, seed=seed, epoch=epoch, monkeypatch=monkeypatch))
+        for seed in (1986, 1987)
+        for epoch in (1, 2)
+    }
+    assert len(set(orders.values())) == 4
+    assert str(batches(100, 10, monkeypatch=monkeypatch)) == orders[1986, 1]
+
+
+def test_without_shuffling_all_come_in_their_order(monkeypatch):
+    assert batches(shuffle=False, drop_last=False, monkeypatch=monkeypatch) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "--batch_size is 0: give a whole number from 1 on"),
+        ({"n_items": 3}, "3 recordings, fewer than one batch of 4: choose a smaller --batch_size"),
+        (
+            {"n_ranks": 8},
+            "A batch of 4 .* among 8 processes: --batch_size is of all .* together; choose a larger",
+        ),
+        ({"n_items": 9, "n_ranks": 2, "drop_last": False}, "A batch of 1 recordings can't be shared out among 2"),
+    ],
+)
+def test_a_training_set_of_which_some_process_gets_nothing_is_refused(monkeypatch, options, message):
+    with pytest.raises(InputError, match=message):
+        batches(**options, monkeypatch=monkeypatch)

@@ -1,0 +1,201 @@
+"""Losses against float64 formulas, at their edges, and over two processes."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo  # what DDP loads when it is first used: here once, not on each rank
+from torch.nn.parallel import DistributedDataParallel
+
+from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
+from tests.ranks import on_each_rank
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    """Return normally distributed values."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def ccc_in_numpy(predictions, targets):
+    """Return CCC of each column through numpy's covariance matrix."""
+    values = []
+    for p, y in zip(predictions.numpy().T, targets.numpy().T, strict=True):
+        (var_p, cov), (_, var_y) = np.cov(p.astype(np.float64), y.astype(np.float64), ddof=0)
+        difference = p.mean(dtype=np.float64) - y.mean(dtype=np.float64)
+        values.append(2 * cov / (var_p + var_y + difference**2))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("offset", [0, 1000])  # 1000: one-pass moments would lose all digits
+def test_ccc_loss_is_the_mean_of_one_minus_ccc(offset):
+    targets = random(32, 3) + offset
+    predictions = 0.5 * targets + 0.3 * random(32, 3, seed=1) + 0.5 * offset
+    expected = np.mean(1 - ccc_in_numpy(predictions, targets))
+    assert ccc_loss(predictions, targets).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_ccc_loss_weighs_dimensions():
+    predictions, targets = random(32, 3), random(32, 3, seed=1)
+    expected = (1 - ccc_in_numpy(predictions, targets)) @ [0.7, 0.2, 0.1]
+    assert ccc_loss(predictions, targets, weights=[0.7, 0.2, 0.1]).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_ccc_loss_ignores_a_common_scale(scale):
+    predictions, targets = random(32, 3), random(32, 3, seed=1)
+    loss = ccc_loss(scale * predictions, scale * targets)
+    assert loss.item() == pytest.approx(ccc_loss(predictions, targets).item(), rel=1e-5)
+
+
+def test_losses_stay_on_the_device_of_the_batch():
+    batch = random(4, 3).to("meta")  # a device that every machine has; it doesn't mix with another
+    assert ccc_loss(batch, batch, weights=[0.7, 0.2, 0.1]).device.type == "meta"
+
+
+def test_ccc_loss_has_the_gradient_of_finite_differences():
+    predictions = random(5, 3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(ccc_loss, (predictions, random(5, 3, seed=1, dtype=torch.float64)))
+
+
+def test_ccc_loss_is_float32_under_autocast():
+    network, inputs, targets = torch.nn.Linear(4, 3), random(32, 4), random(32, 3, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        predictions = network(inputs)
+        loss = ccc_loss(predictions, targets)
+    assert predictions.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    assert loss.item() == ccc_loss(predictions.float(), targets).item()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "targets"),
+    [
+        (torch.full((4, 3), 0.3), random(4, 3)),
+        (random(4, 3), torch.full((4, 3), 0.3)),
+        (random(1, 3), random(1, 3, seed=1)),
+        (random(1, 3), random(1, 3)),  # denominator 0
+        (torch.full((7, 3), 0.1), torch.full((7, 3), 0.1)),  # denominator 0; the mean of seven 0.1 isn't 0.1
+    ],
+    ids=["constant predictions", "constant targets", "one utterance", "one perfect", "constant and equal"],
+)
+def test_ccc_loss_is_one_with_a_finite_gradient_where_nothing_varies(predictions, targets):
+    predictions = predictions.clone().requires_grad_()
+    loss = ccc_loss(predictions, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(1, abs=1e-6)
+    assert predictions.grad.isfinite().all()
+
+
+def test_ccc_loss_refuses_shapes_that_would_broadcast():
+    for predictions, targets in ((4, 3), (4, 1)), ((4,), (4,)), ((2, 2, 3), (2, 2, 3)):
+        with pytest.raises(ValueError, match=re.escape(f"not {predictions} and {targets}")):
+            ccc_loss(random(*predictions), random(*targets))
+    for weights in ([1.0], 1.0, [[1.0, 1.0, 1.0]]):
+        shape = re.escape(str(np.shape(weights)))
+        with pytest.raises(ValueError, match=f"3 weights, one a dimension, not shape {shape}"):
+            ccc_loss(random(4, 3), random(4, 3), weights=weights)
+
+
+def test_embedding_distance_is_the_mean_norm_of_kept_utterances():
+    student, teacher = random(6, 8), random(6, 8, seed=1)
+    keep = torch.tensor([True, False, True, True, False, False])
+    distances = np.sqrt(((teacher.double().numpy() - student.double().numpy()) ** 2).sum(axis=1))
+    loss = embedding_distance_loss(student, teacher, keep)
+    assert loss.item() == pytest.approx(distances[[0, 2, 3]].mean(), rel=1e-5)
+
+
+def test_embedding_distance_moves_kept_students_only():
+    student = random(4, 8).requires_grad_()
+    teacher = random(4, 8, seed=1).requires_grad_()
+    embedding_distance_loss(student, teacher, torch.tensor([True, True, False, False])).backward()
+    # Each kept student is pulled straight to its teacher, at unit strength over the two that are kept.
+    expected = torch.nn.functional.normalize(student[:2] - teacher[:2]) / 2
+    torch.testing.assert_close(student.grad[:2], expected)
+    assert (student.grad[2:] == 0).all()
+    assert teacher.grad is None
+
+
+def test_embedding_distance_is_zero_with_a_zero_gradient_where_it_must_be():
+    for keep in ([False, False], [True, True]):  # nothing kept; nothing to move
+        student = random(2, 8).requires_grad_()
+        loss = embedding_distance_loss(student, random(2, 8), torch.tensor(keep))
+        loss.backward()
+        assert loss.item() == 0
+        assert (student.grad == 0).all()
+
+
+def test_embedding_distance_is_float32_for_half_precision_embeddings():
+    student, teacher = random(6, 128).bfloat16(), random(6, 128, seed=1).bfloat16()
+    keep = torch.ones(6, dtype=torch.bool)
+    loss = embedding_distance_loss(student, teacher, keep)
+    assert loss.dtype == torch.float32
+    assert loss.item() == embedding_distance_loss(student.float(), teacher.float(), keep).item()
+
+
+def test_embedding_distance_refuses_a_mask_of_numbers_or_of_another_shape():
+    with pytest.raises(ValueError, match=r"bool of shape \(2,\), not torch.float32 of shape \(2,\)"):
+        embedding_distance_loss(random(2, 8), random(2, 8), torch.tensor([1.0, 0.0]))
+    for shape in ((2, 1), (2, 8), (1,)):
+        with pytest.raises(ValueError, match=re.escape(f"bool of shape (2,), not torch.bool of shape {shape}")):
+            embedding_distance_loss(random(2, 8), random(2, 8), torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((4, 8), (4, 1)), ((4, 8), (5, 8)), ((4,), (4,))], ids=str)
+def test_embedding_distance_refuses_shapes_that_would_broadcast(student, teacher):
+    with pytest.raises(ValueError, match=re.escape(f"not {student} and {teacher}")):
+        embedding_distance_loss(random(*student), random(*teacher), torch.ones(4, dtype=torch.bool))
+
+
+def test_the_teacher_beside_a_kept_one_is_never_read():
+    teacher = torch.tensor([[3.0, 4.0], [float("nan")] * 2])
+    student = torch.zeros(2, 2, requires_grad=True)
+    loss = embedding_distance_loss(student, teacher, torch.tensor([True, False]))
+    loss.backward()
+    assert loss.item() == 5
+    assert student.grad.isfinite().all()
+
+
+def test_losses_keep_double_precision():
+    predictions, targets = random(8, 3, dtype=torch.float64), random(8, 3, seed=1, dtype=torch.float64)
+    weights = [0.1, 0.2, 0.7]  # in float32, they'd be wrong from the eighth digit on
+    loss = ccc_loss(predictions, targets, weights)
+    assert loss.item() == pytest.approx((1 - ccc_in_numpy(predictions, targets)) @ weights, rel=1e-14)
+    distance = embedding_distance_loss(predictions, targets, torch.ones(8, dtype=torch.bool))
+    expected = np.linalg.norm(predictions.numpy() - targets.numpy(), axis=1).mean()
+    assert distance.item() == pytest.approx(expected, rel=1e-14)
+
+
+def training_step(network, student, rows):
+    """Return the loss of some rows of a fixed data set; gradients are left in `student`."""
+    inputs, targets, teacher = random(8, 4), random(8, 3, seed=1), random(8, 3, seed=2)
+    keep = torch.tensor([True, False, True, True, False, True, False, False])
+    outputs = network(inputs[rows])
+    loss = ccc_loss(outputs, targets[rows]) + 3 * embedding_distance_loss(outputs, teacher[rows], keep[rows])
+    loss.backward()
+    return loss.item(), student.weight.grad
+
+
+def linear():
+    """Return the same layer on each call."""
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (6, 2)], ids=["equal", "unequal, nothing kept on the second"])
+def test_two_processes_train_like_one(tmp_path, sizes):
+    def train(rank):
+        start = sum(sizes[:rank])
+        student = linear()
+        outcome = training_step(DistributedDataParallel(student), student, slice(start, start + sizes[rank]))
+        with torch.no_grad():  # validation: no partner may be waited for, the loss is of this rank's rows
+            alone = ccc_loss(random(2, 3, seed=rank), random(2, 3, seed=5)) if rank == 0 else None
+        return (*outcome, alone)
+
+    student = linear()
+    loss, gradient = training_step(student, student, slice(None))
+    for rank, (loss_on_rank, gradient_on_rank, alone) in enumerate(on_each_rank(train, tmp_path, len(sizes))):
+        assert loss_on_rank == pytest.approx(loss, rel=1e-6)
+        torch.testing.assert_close(gradient_on_rank, gradient)
+        if rank == 0:
+            assert alone == ccc_loss(random(2, 3, seed=0), random(2, 3, seed=5))
