@@ -27,3 +27,18 @@ def plain_errors():
         yield
     except InputError as error:
         sys.exit(f"error: {error}")
+
+
+def first_few(names, number=3):
+    """Name the first few of many.
+
+    Example
+    -------
+    >>> first_few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    >>> first_few(["a", "b"])
+    'a, b'
+    """
+    names = list(names)
+    rest = f" and {len(names) - number} more" if len(names) > number else ""
+    return ", ".join(names[:number]) + rest

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is lost, whoever else writes."""
+"""Finding files, and writing them so that nothing is lost, whoever else writes."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import socket
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -244,3 +245,63 @@ def _warn_of_no_locks(path, error):
         f"The file system of {path.parent} has no locks ({error.strerror}): do not start two programs that write there "
         "at the same time, or name a folder on another disk."
     )
+
+
+def walk_files(folder):
+    """Find all files under a folder, in no order.
+
+    Links are followed, but not round in circles.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The folder.
+
+    Yields
+    ------
+    tuple of str and os.stat_result or None
+        The name relative to the folder, and the status; None for a link that leads nowhere.
+
+    Raises
+    ------
+    InputError
+        When a folder can't be read, or a name is not text in UTF-8, which is what manifests are written in.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "link.wav").symlink_to("nowhere.wav")
+    >>> list(walk_files(folder))
+    [('link.wav', None)]
+    """
+    pending = [(folder, "", ())]
+    while pending:
+        path, prefix, above = pending.pop()
+        try:
+            status = os.stat(path)
+            identity = status.st_dev, status.st_ino
+            entries = () if identity in above else os.scandir(path)  # no list: each keeps its status
+            for entry in entries:
+                name = prefix + entry.name
+                try:
+                    name.encode()
+                    status = entry.stat()
+                except UnicodeEncodeError:
+                    named = os.fsencode(entry.name)
+                    raise InputError(f"{path} has a file whose name is not UTF-8, {named}. Rename it.") from None
+                except OSError:
+                    status = None
+                if status and stat.S_ISDIR(status.st_mode):
+                    pending.append((entry.path, f"{name}/", (*above, identity)))
+                else:
+                    yield name, status
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def make_folder(folder):
+    """Make a folder, and those that it is in, where there is none yet; refuse one that can't be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} can't be made ({error.strerror}). Name another one.") from error

@@ -6,8 +6,11 @@ fingerprint of all that made it, and is refused or rebuilt when that has changed
 
 import hashlib
 import json
+from pathlib import Path
 
 from ser_ts_lobes import __version__
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import walk_files
 
 
 def fingerprint(**parts):
@@ -62,4 +65,61 @@ def fingerprint_tensors(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.reshape(-1).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def fingerprint_files(paths, **options):
+    """Digest the inputs of a preparation, so that a change of any of them is noticed.
+
+    A file counts with its content: label files are small, and a copy with another date must not matter. A
+    folder, whose audio is too much to read, counts with the relative name, size and modification time of each
+    file under it.
+
+    Arguments
+    ---------
+    paths : iterable of str or Path
+        Files and folders that exist.
+    **options
+        Anything else that the result depends on, fit for JSON.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
+
+    Raises
+    ------
+    InputError
+        When a path does not exist.
+
+    Example
+    -------
+    >>> from pathlib import Path
+    >>> labels = Path(getfixture("tmp_path")) / "labels.csv"
+    >>> _ = labels.write_text("FileName")
+    >>> fingerprint_files([labels], data_folder="/data") == fingerprint_files([labels], data_folder="/data")
+    True
+    >>> fingerprint_files([labels], data_folder="/data") == fingerprint_files([labels], data_folder="/other")
+    False
+    """
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    for path in map(Path, paths):
+        if path.is_dir():
+            content = sorted(
+                f"{name}/{status and (status.st_size, status.st_mtime_ns)}" for name, status in walk_files(path)
+            )
+        elif path.is_file():
+            content = fingerprint_file(path)
+        else:
+            raise InputError(f"{path} does not exist.")
+        digest.update(json.dumps([path.name, content]).encode())
+    return digest.hexdigest()
+
+
+def fingerprint_file(path):
+    """Fingerprint the bytes of a file, as `sha256sum` does."""
+    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

@@ -28,8 +28,11 @@ from speechbrain.utils.logger import get_logger
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.audio import inspect_audio
-from ser_ts_lobes.errors import InputError, plain_errors
-from ser_ts_lobes.files import map_files
+from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, warn_contradicted
+from ser_ts_lobes.errors import InputError, first_few, plain_errors
+from ser_ts_lobes.files import make_folder, map_files
+from ser_ts_lobes.fingerprint import fingerprint_files
+from ser_ts_lobes.text_files import parse_number, read_lines, write_csv
 
 logger = get_logger(__name__)
 
@@ -167,9 +170,9 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
 
     # This script is among the inputs: another reading of the corpus must not pass for an up-to-date one.
     inputs = [__file__, *label_files, *transcript_files, *audio_folders]
-    corpus = manifests.fingerprint_files(inputs, data_folder=str(data_folder), clip_labels=clip_labels)
+    corpus = fingerprint_files(inputs, data_folder=str(data_folder), clip_labels=clip_labels)
     # The fold as well: a folder that was moved or copied must not pass for another fold's.
-    fingerprints = {fold: manifests.fingerprint_files([], corpus=corpus, fold=fold) for fold in SESSIONS}
+    fingerprints = {fold: fingerprint_files([], corpus=corpus, fold=fold) for fold in SESSIONS}
     if all(manifests.is_prepared(folders[fold], fingerprints[fold]) for fold in SESSIONS):
         logger.info(f"{manifest_folder} is up to date: nothing has changed since it was prepared.")
         return {fold: manifests.find_manifests(folder) for fold, folder in folders.items()}
@@ -181,15 +184,15 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     warn_partial(evaluations, len(label_files))
     warn_unmatched(evaluations, texts, recorded)
     warn_unread(evaluations)
-    warn_contradicted(evaluations)
+    check_raters(evaluations)
     label_range = apply_scale(evaluations, clip_labels)
 
     paths = [data_folder / evaluation.wav for evaluation in evaluations]
     audio = map_files(inspect_audio, paths)
-    manifests.refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
-    manifests.make_folder(manifest_folder)
+    refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
+    make_folder(manifest_folder)
     side_files = [manifest_folder / name for name in ("raters.csv", "excluded.csv", "converted.csv")]
-    manifests.write_csv(side_files[0], RATER_COLUMNS, map(rater_statistics, evaluations))
+    write_csv(side_files[0], RATER_COLUMNS, map(rater_statistics, evaluations))
     report_excluded(evaluations, audio, side_files[1])
     report_converted(evaluations, audio, side_files[2])
 
@@ -297,7 +300,7 @@ def read_evaluations(path):
         outside 0.5 to 5.5, a rater who rates an utterance twice, or a file without utterances.
     """
     evaluations = []
-    for line, text in manifests.read_lines(path):
+    for line, text in read_lines(path):
         where, text = f"{path}, line {line}", text.strip()
         if not text or text.startswith("%"):  # the header
             continue
@@ -394,7 +397,7 @@ def rater_categories(match):
 
 def in_order(valence, activation, dominance):
     """Bring numbers as text, or None, from the release's order into that of `DIMENSIONS`."""
-    return tuple(None if value is None else manifests.parse_number(value) for value in (activation, valence, dominance))
+    return tuple(None if value is None else parse_number(value) for value in (activation, valence, dominance))
 
 
 def damaged(where, text, expected):
@@ -419,7 +422,7 @@ def read_transcripts(paths):
     """
     texts = {}
     for path in paths:
-        for line, text in manifests.read_lines(path):
+        for line, text in read_lines(path):
             match = TRANSCRIPT_LINE.fullmatch(text.strip())
             if match:
                 id, said = match[1], match[2].strip()
@@ -456,7 +459,7 @@ def drop_unrated(evaluations, texts, recorded):
         texts.pop(id, None)
         recorded.discard(id)
     if unrated:
-        logger.info(f"Left out {len(unrated)} turns that are not numbered: {manifests.first_few(unrated)}.")
+        logger.info(f"Left out {len(unrated)} turns that are not numbered: {first_few(unrated)}.")
     return [evaluation for evaluation in evaluations if not UNRATED_ID.fullmatch(evaluation.id)]
 
 
@@ -490,7 +493,7 @@ def warn_unmatched(evaluations, texts, recorded):
         (texts.keys() - labelled, "transcribed turns have no labels"),
     ):
         if ids:
-            logger.warning(f"{len(ids)} {what}: {manifests.first_few(sorted(ids))}.")
+            logger.warning(f"{len(ids)} {what}: {first_few(sorted(ids))}.")
 
 
 def warn_unread(evaluations):
@@ -499,18 +502,18 @@ def warn_unread(evaluations):
     if unread:
         logger.warning(
             f"{len(unread)} lines of raters are not what the release has there and are missing in raters.csv: "
-            f"{manifests.first_few(unread)}."
+            f"{first_few(unread)}."
         )
 
 
-def warn_contradicted(evaluations):
+def check_raters(evaluations):
     """Warn of labels that are not the mean of their external raters' numbers, where all of these could be read."""
     whole = [evaluation for evaluation in evaluations if not evaluation.unread]
     means = [
         [np.mean(values) if values else np.nan for values in by_dimension(split_self_reports(evaluation.ratings)[0])]
         for evaluation in whole
     ]
-    manifests.warn_contradicted(
+    warn_contradicted(
         [evaluation.id for evaluation in whole],
         [evaluation.labels for evaluation in whole],
         means,
@@ -627,7 +630,7 @@ def report_excluded(evaluations, audio, file):
         raise InputError(
             f"None of the audio of {', '.join(useless)} can be used ({reasons}). Unpack the release completely."
         )
-    manifests.list_utterances(
+    list_utterances(
         file,
         ("ID", "session", "reason"),
         excluded,
@@ -642,7 +645,7 @@ def report_converted(evaluations, audio, file):
         for evaluation, info in zip(evaluations, audio, strict=True)
         if info.problem is None and (info.sample_rate, info.channels) != (SAMPLE_RATE, 1)
     ]
-    manifests.list_utterances(
+    list_utterances(
         file,
         ("ID", "session", "sample_rate", "channels"),
         converted,

@@ -33,9 +33,12 @@ import numpy as np
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.audio import inspect_audio
-from ser_ts_lobes.errors import InputError, plain_errors
-from ser_ts_lobes.files import map_files
+from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, spelt_otherwise, warn_contradicted
+from ser_ts_lobes.errors import InputError, first_few, plain_errors
+from ser_ts_lobes.files import make_folder, map_files
+from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.results.metrics import UNKNOWN_SPEAKER
+from ser_ts_lobes.text_files import parse_json, parse_number, read_lines, read_rows, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +185,7 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
 
     # This script is among the inputs: another reading of the corpus must not pass for an up-to-date one.
     inputs = [__file__, *vars(files).values(), transcripts if transcripts.is_file() else None]
-    fingerprint = manifests.fingerprint_files(filter(None, inputs), data_folder=str(data_folder), release=release)
+    fingerprint = fingerprint_files(filter(None, inputs), data_folder=str(data_folder), release=release)
     if manifests.is_prepared(manifest_folder, fingerprint):
         logger.info(f"{manifest_folder} is up to date: nothing has changed since it was prepared.")
         return manifests.find_manifests(manifest_folder)
@@ -193,8 +196,8 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
     texts = read_transcripts(transcripts, files.transcripts, {entry.id for entry in entries})
     paths = [os.path.join(files.audio, entry.file_name) for entry in entries]
     audio = map_files(inspect_audio, paths)
-    manifests.refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
-    manifests.make_folder(manifest_folder)
+    refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
+    make_folder(manifest_folder)
     kept = exclude(entries, audio, files.audio, manifest_folder)
     report_converted(kept, manifest_folder)
     side_files = [manifest_folder / "excluded.csv", manifest_folder / "converted.csv"]
@@ -243,7 +246,7 @@ def find_files(data_folder):
             if os.path.lexists(data_folder / place):
                 raise InputError(f"{data_folder / place} is a link that leads nowhere. Restore what it links to.")
         for place in places:
-            if found := manifests.spelt_otherwise(data_folder, place):
+            if found := spelt_otherwise(data_folder, place):
                 raise InputError(
                     f"{found} is there, but its name should be {place}, in upper and lower case. Rename it."
                 )
@@ -257,7 +260,7 @@ def find_files(data_folder):
     audio = first(AUDIO_FOLDERS, "audio folder")
     if not any(map(is_audio, inside := os.listdir(audio))):
         if nested := [name for name in sorted(inside) if (audio / name).is_dir()]:
-            named = manifests.first_few(nested)
+            named = first_few(nested)
             raise InputError(f"{audio} has no *.wav files, but folders: {named}. Move their files up into it.")
     return CorpusFiles(
         labels=first([Path(folder, name) for folder in LABEL_FOLDERS for name in LABEL_FILES], "label file"),
@@ -319,7 +322,7 @@ def read_entries(files):
     elif unspoken:
         logger.warning(
             f"{files.speakers} names no speaker of {len(unspoken)} utterances, which count as unknown: "
-            f"{manifests.first_few(unspoken)}."
+            f"{first_few(unspoken)}."
         )
     for name, split in partitions.items():
         entries.setdefault(name, Entry(name, split))
@@ -345,7 +348,7 @@ def read_label_rows(path, columns):
         Where the row is, for error messages, and the row by column.
     """
     if path.suffix == ".csv":
-        rows = ((f"{path}, line {line}", row) for line, row in manifests.read_rows(path, columns, key="FileName"))
+        rows = ((f"{path}, line {line}", row) for line, row in read_rows(path, columns, key="FileName"))
     elif path.suffix == ".json":
         rows = ((f"{path}, line {line}", row) for line, row in read_json(path))
     else:
@@ -377,11 +380,9 @@ def read_json(path):
             raise InputError(f"{path}: {twice} occurs twice; keep one.")
         return dict(pairs)
 
-    text = "".join(line for _, line in manifests.read_lines(path))
+    text = "".join(line for _, line in read_lines(path))
     # Numbers stay text: all label files have theirs read by `parse_label`.
-    content = manifests.parse_json(
-        text, path, object_pairs_hook=unique, parse_int=str, parse_float=str, parse_constant=str
-    )
+    content = parse_json(text, path, object_pairs_hook=unique, parse_int=str, parse_float=str, parse_constant=str)
     if not isinstance(content, dict):
         raise InputError(f"{path}, line 1: not a JSON object with a key for each file name.")
     line, position = 1, 0
@@ -421,7 +422,7 @@ def read_blocks(path):
     first_lines = {}
     ratings = {}  # as numbers, by what is written: millions of lines say the same few hundred things
     file = str(path)  # once, not for the place of each of millions of lines
-    for number, line in manifests.read_lines(path):
+    for number, line in read_lines(path):
         if not line.strip():
             if block:
                 yield block
@@ -486,7 +487,7 @@ def read_partitions(path):
         File name → manifest.
     """
     partitions, places = {}, {}
-    for number, line in manifests.read_lines(path):
+    for number, line in read_lines(path):
         if not line.strip(" \t\r\n;"):
             continue
         split, _, name = (part.strip() for part in line.partition(";"))
@@ -518,7 +519,7 @@ def read_speakers(path):
     """
     genders, speakers = {}, {}
     number, below_asterisks = 0, False
-    for number, line in manifests.read_lines(path, warn_if_cut=True):
+    for number, line in read_lines(path, warn_if_cut=True):
         line = line.strip()
         if not line:
             continue
@@ -541,7 +542,7 @@ def read_speakers(path):
         raise InputError(f"{path}, line {number}: the end, without a line of asterisks. Unpack the corpus again.")
     genderless = sorted({value for value in speakers.values() if f"Speaker_{value}" not in genders} - {UNKNOWN_SPEAKER})
     if genderless:
-        logger.warning(f"{path} has no gender of {len(genderless)} speakers: {manifests.first_few(genderless)}.")
+        logger.warning(f"{path} has no gender of {len(genderless)} speakers: {first_few(genderless)}.")
     return {name: (number, genders.get(f"Speaker_{number}") or "Unknown") for name, number in speakers.items()}
 
 
@@ -588,7 +589,7 @@ def refuse_mixed_tests(places):
 def parse_label(text, column, where):
     """Read one label, a number on the corpus's scale."""
     low, high = LABEL_RANGE
-    label = manifests.parse_number(text)
+    label = parse_number(text)
     if label is None:
         raise InputError(f"{where} has {column} {reprlib.repr(text)}, which is not a number.")
     if not low <= label <= high:
@@ -642,11 +643,11 @@ def read_transcripts(transcripts, transcript_folder, ids):
     """
     texts = {}
     if transcripts.is_file():
-        rows = manifests.read_rows(transcripts, manifests.TRANSCRIPT_COLUMNS, "ID")
+        rows = read_rows(transcripts, manifests.TRANSCRIPT_COLUMNS, "ID")
         texts = {row["ID"]: row["transcript"] for _, row in rows}
         unknown = [id for id in texts if id not in ids]
         if unknown:
-            logger.warning(f"{transcripts}: {len(unknown)} ids are not in the corpus: {manifests.first_few(unknown)}.")
+            logger.warning(f"{transcripts}: {len(unknown)} ids are not in the corpus: {first_few(unknown)}.")
     if transcript_folder:
         names = [name for name in os.listdir(transcript_folder) if name.endswith(".txt") and name[:-4] in ids]
         texts.update(map_files(read_text, [os.path.join(transcript_folder, name) for name in names]))
@@ -698,7 +699,7 @@ def exclude(entries, audio, audio_folder, manifest_folder):
             f"None of the {len(entries)} utterances has a label, a split and usable audio in {audio_folder} "
             f"({reasons}). Check that the corpus was unpacked completely."
         )
-    manifests.list_utterances(
+    list_utterances(
         manifest_folder / "excluded.csv",
         ("ID", "split", "reason"),
         excluded,
@@ -714,7 +715,7 @@ def report_converted(kept, manifest_folder):
         for entry, info in kept
         if (info.sample_rate, info.channels) != (SAMPLE_RATE, 1)
     ]
-    manifests.list_utterances(
+    list_utterances(
         manifest_folder / "converted.csv",
         ("ID", "split", "sample_rate", "channels"),
         converted,
@@ -747,12 +748,12 @@ def write_raters(ratings, file, labels):
         (id, count, *(None if math.isnan(value) else value for value in row.tolist()))
         for id, count, row in zip(ids, counts, statistics, strict=True)
     )
-    manifests.write_csv(file, ("ID", "raters", *columns), rows)
+    write_csv(file, ("ID", "raters", *columns), rows)
     unlabelled = (math.nan,) * len(DIMENSIONS)
     used = np.array([labels.get(id) or unlabelled for id in ids]).reshape(means.shape)
     # labels.txt prints six decimals; other forms, from which zeros at the end are gone, may print fewer.
     printed = {len(repr(label).partition(".")[2]) for label in np.unique(used[~np.isnan(used)]).tolist()}
-    manifests.warn_contradicted(ids, used, means, min(6, max(printed, default=0)))
+    warn_contradicted(ids, used, means, min(6, max(printed, default=0)))
 
 
 def rater_statistics(ratings, counts):

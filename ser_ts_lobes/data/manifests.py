@@ -6,10 +6,7 @@ were made from. Nothing here knows a corpus: a recipe's ``*_prepare.py`` reads i
 `write_manifests`; everything else calls `read_manifest`.
 """
 
-import csv
-import functools
 import hashlib
-import io
 import itertools
 import json
 import logging
@@ -17,7 +14,6 @@ import math
 import os
 import re
 import reprlib
-import stat
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,9 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from ser_ts_lobes import DIMENSIONS, __version__
-from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import replacing
+from ser_ts_lobes.errors import InputError, first_few
+from ser_ts_lobes.files import make_folder, replacing
+from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.results.metrics import UNKNOWN_SPEAKER
+from ser_ts_lobes.text_files import parse_json, parse_number, read_rows, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +46,6 @@ _ENTRY_TYPES = {"file": str, "sha256": str, "missing_transcripts": list}
 
 # What stands for nobody in the files of corpora and of the programs that export them (pandas writes nan, JSON null).
 NO_SPEAKER = ("", "unknown", "nan", "null", "none")
-# Python's float also takes 0_5 for 5, ٣ for 3, and nan and inf, which are no labels.
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -238,7 +234,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range, 
         "data_root": data_root,
         "label_range": [float(bound) for bound in label_range],
         "splits": entries,
-        "side_files": {os.path.relpath(file, folder): _sha256(file) for file in side_files},
+        "side_files": {os.path.relpath(file, folder): fingerprint_file(file) for file in side_files},
     }
     with replacing(folder / SIDECAR) as temporary:
         temporary.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
@@ -274,7 +270,7 @@ def read_manifest(path, data_root=None):
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist. Prepare the corpus first, or name a manifest that exists.")
-    fingerprint = _sha256(path)
+    fingerprint = fingerprint_file(path)
     sidecar = _read_sidecar(path.parent)
     entry = sidecar["splits"].get(path.stem) if sidecar else None
     if entry and entry["sha256"] != fingerprint:
@@ -336,255 +332,7 @@ def is_prepared(folder, inputs_fingerprint):
         return False
     files = [(Path(folder) / entry["file"], entry["sha256"]) for entry in sidecar["splits"].values()]
     files += [(Path(folder) / name, sha256) for name, sha256 in sidecar.get("side_files", {}).items()]
-    return all(file.is_file() and _sha256(file) == sha256 for file, sha256 in files)
-
-
-def fingerprint_files(paths, **options):
-    """Digest the inputs of a preparation, so that a change of any of them is noticed.
-
-    A file counts with its content: label files are small, and a copy with another date must not matter. A
-    folder, whose audio is too much to read, counts with the relative name, size and modification time of each
-    file under it.
-
-    Arguments
-    ---------
-    paths : iterable of str or Path
-        Files and folders that exist.
-    **options
-        Anything else that the result depends on, fit for JSON.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal.
-
-    Raises
-    ------
-    InputError
-        When a path does not exist.
-
-    Example
-    -------
-    >>> from pathlib import Path
-    >>> labels = Path(getfixture("tmp_path")) / "labels.csv"
-    >>> _ = labels.write_text("FileName")
-    >>> fingerprint_files([labels], data_folder="/data") == fingerprint_files([labels], data_folder="/data")
-    True
-    >>> fingerprint_files([labels], data_folder="/data") == fingerprint_files([labels], data_folder="/other")
-    False
-    """
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    for path in map(Path, paths):
-        if path.is_dir():
-            content = sorted(
-                f"{name}/{status and (status.st_size, status.st_mtime_ns)}" for name, status in walk_files(path)
-            )
-        elif path.is_file():
-            content = _sha256(path)
-        else:
-            raise InputError(f"{path} does not exist.")
-        digest.update(json.dumps([path.name, content]).encode())
-    return digest.hexdigest()
-
-
-def walk_files(folder):
-    """Find all files under a folder, in no order.
-
-    Links are followed, but not round in circles.
-
-    Parameters
-    ----------
-    folder : str or pathlib.Path
-        The folder.
-
-    Yields
-    ------
-    tuple of str and os.stat_result or None
-        The name relative to the folder, and the status; None for a link that leads nowhere.
-
-    Raises
-    ------
-    InputError
-        When a folder can't be read, or a name is not text in UTF-8, which is what manifests are written in.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "link.wav").symlink_to("nowhere.wav")
-    >>> list(walk_files(folder))
-    [('link.wav', None)]
-    """
-    pending = [(folder, "", ())]
-    while pending:
-        path, prefix, above = pending.pop()
-        try:
-            status = os.stat(path)
-            identity = status.st_dev, status.st_ino
-            entries = () if identity in above else os.scandir(path)  # no list: each keeps its status
-            for entry in entries:
-                name = prefix + entry.name
-                try:
-                    name.encode()
-                    status = entry.stat()
-                except UnicodeEncodeError:
-                    named = os.fsencode(entry.name)
-                    raise InputError(f"{path} has a file whose name is not UTF-8, {named}. Rename it.") from None
-                except OSError:
-                    status = None
-                if status and stat.S_ISDIR(status.st_mode):
-                    pending.append((entry.path, f"{name}/", (*above, identity)))
-                else:
-                    yield name, status
-        except OSError as error:
-            raise InputError(f"{path} can't be read: {error.strerror}.") from error
-
-
-def make_folder(folder):
-    """Make a folder, and those that it is in, where there is none yet; refuse one that can't be."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {folder} can't be made ({error.strerror}). Name another one.") from error
-
-
-def read_lines(path, warn_if_cut=False):
-    """Read a text file in UTF-8 line by line, for readers that must say where something is wrong.
-
-    A byte order mark and CRLF are fine.
-
-    Arguments
-    ---------
-    path : str or Path
-        The text file.
-    warn_if_cut : bool
-        Whether to warn of a last line without a line break, for formats whose lines don't show that they were cut.
-
-    Yields
-    ------
-    tuple of int and str
-        The number of the line, from 1, and the line with its line break.
-
-    Raises
-    ------
-    InputError
-        When the file can't be read, or a line is not UTF-8.
-    """
-    number, text = 0, "\n"
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield number, text
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}, line {number}: not text in UTF-8 ({error.reason}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.") from error
-    if warn_if_cut and not text.endswith("\n"):
-        logger.warning(f"{path}, line {number}: no line break at the end; is the file cut short?")
-
-
-def read_rows(path, columns, key=None):
-    """Read a CSV with a header, telling lines apart, for readers that must say where something is wrong.
-
-    A byte order mark, CRLF, another order of the columns and further columns are all fine, and so are blanks around a
-    key, which is given without them.
-
-    Arguments
-    ---------
-    path : str or Path
-        The CSV, in UTF-8.
-    columns : iterable of str
-        Columns that it must have.
-    key : str, optional
-        Column whose values must be unique.
-
-    Yields
-    ------
-    tuple of int and dict
-        The line of the file (the header is line 1), and the row with all its columns.
-
-    Raises
-    ------
-    InputError
-        When the file can't be read, lacks a column or has one twice, has a row of another length, or repeats a key.
-    """
-    lines_of_keys = {}
-    reader = csv.DictReader(
-        (text for _, text in read_lines(path, warn_if_cut=True)), skipinitialspace=True, strict=True
-    )
-    try:
-        absent = [column for column in columns if column not in (reader.fieldnames or ())]
-        if absent:
-            raise InputError(
-                f"{path}, line 1: no column {', '.join(absent)}; it must have {', '.join(columns)}, "
-                f"separated by commas."
-            )
-        named = [name.strip() for name in reader.fieldnames or ()]
-        if twice := sorted({name for name in named if name and named.count(name) > 1}):
-            raise InputError(f"{path}, line 1: the column {', '.join(twice)} is there twice; keep one.")
-        for row in reader:
-            line = reader.line_num
-            if None in row or None in row.values():
-                raise InputError(f"{path}, line {line}: not the {len(reader.fieldnames)} values of the header.")
-            if key:
-                row[key] = row[key].strip()
-            if key and (first := lines_of_keys.setdefault(row[key], line)) != line:
-                raise InputError(f"{path}, lines {first} and {line}: {key} {row[key]} occurs twice; keep one.")
-            yield line, row
-    except csv.Error as error:
-        # line_num is the end of the last good row.
-        raise InputError(f"{path}, line {reader.line_num + 1}: not CSV ({error}).") from error
-
-
-def parse_json(text, path, **options):
-    """Parse JSON that somebody else may have written.
-
-    Parameters
-    ----------
-    text : str
-        The JSON.
-    path : str or pathlib.Path
-        Where it is from, for errors.
-    **options
-        Of `json.loads`.
-
-    Returns
-    -------
-    dict, list, str, float, int, bool or None
-        What it says.
-
-    Raises
-    ------
-    InputError
-        When it is not JSON, nested too deeply, or has an integer of thousands of digits.
-    """
-    try:
-        return json.loads(text, **options)
-    except json.JSONDecodeError as error:
-        where, problem = f"{path}, line {error.lineno}", error.msg
-    except RecursionError:
-        where, problem = path, "nested too deeply"
-    except InputError:  # of a hook among the options
-        raise
-    except ValueError:  # Python reads no integer of more than 4,300 digits
-        where, problem = path, "a number has too many digits"
-    raise InputError(f"{where}: not JSON that can be used ({problem}). Restore the file.")
-
-
-@functools.lru_cache(4096)  # of millions of answers most are the same few
-def parse_number(text):
-    """Read a number that is written as people and programs write one; None for any other text.
-
-    Example
-    -------
-    >>> parse_number("4.25"), parse_number("1e-05 ")
-    (4.25, 1e-05)
-    >>> [parse_number(text) for text in ("", "0_5", "nan", "inf", "9" * 5000)]
-    [None, None, None, None, None]
-    """
-    text = text.strip()
-    number = float(text) if NUMBER.fullmatch(text) else math.inf
-    return number if math.isfinite(number) else None
+    return all(file.is_file() and fingerprint_file(file) == sha256 for file, sha256 in files)
 
 
 def known_speaker(spk_id):
@@ -597,146 +345,6 @@ def known_speaker(spk_id):
     """
     name = _one_line(spk_id)
     return UNKNOWN_SPEAKER if name.lower() in NO_SPEAKER else name
-
-
-def write_csv(path, columns, rows):
-    """Write a CSV whole or not at all.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file; its folder exists.
-    columns : iterable of str
-        The header.
-    rows : iterable of sequence
-        The values.
-
-    Returns
-    -------
-    str
-        SHA-256 of the file, in hexadecimal.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    try:
-        content = text.getvalue().encode()
-    except UnicodeEncodeError as error:  # JSON can name half a character
-        near = error.object[max(0, error.start - 20) : error.end + 20]
-        raise InputError(f"{path} can't be written: {near!r} is not text. Correct it where it is from.") from error
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def spelt_otherwise(folder, place):
-    """Find a file that differs from the wanted one in upper and lower case, there or in a folder above it.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to look.
-    place : str or Path
-        What is wanted and not there, relative to the folder.
-
-    Returns
-    -------
-    Path or None
-        What is there.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "labels").mkdir()
-    >>> (folder / "labels" / "A.csv").touch()
-    >>> spelt_otherwise(folder, "Labels/a.csv").relative_to(folder).as_posix()
-    'labels/A.csv'
-    """
-    for part in Path(place).parts:
-        names = [name for name in (os.listdir(folder) if folder.is_dir() else ()) if name.lower() == part.lower()]
-        if not names:
-            return None
-        folder = folder / (part if part in names else names[0])
-    return folder
-
-
-def refuse_other_case(missing):
-    """Refuse audio that is there under a name in other upper and lower case, as ``a.WAV`` for ``a.wav``.
-
-    Parameters
-    ----------
-    missing : iterable of str or Path
-        Files that the labels name and that are not there.
-    """
-    names = functools.cache(lambda folder: {name.lower(): name for name in os.listdir(folder)})
-    found = []
-    for folder, name in map(os.path.split, missing):
-        there = names(folder).get(name.lower(), name) if os.path.isdir(folder) else name
-        if there != name:
-            found.append(f"{there} for {name}")
-    if found:
-        raise InputError(
-            f"{len(found)} audio files in {folder} have names in other upper and lower case than the labels say: "
-            f"{first_few(found)}. Rename them."
-        )
-
-
-def warn_contradicted(ids, labels, means, digits):
-    """Warn of labels that are not the mean of what their own raters said.
-
-    Parameters
-    ----------
-    ids : sequence of str
-        The utterances.
-    labels, means : array_like
-        (utterances, 3) each; NaN where there are no raters.
-    digits : int
-        Decimals that the corpus prints: a label may be off by one unit of the last, whether it was rounded or cut.
-    """
-    labels, means = np.asarray(labels, dtype=float), np.asarray(means, dtype=float)
-    # A float is a little off its decimals, too.
-    rows, columns = np.nonzero(np.abs(labels - means) > 1.001 * 10.0**-digits)
-    if len(rows):
-        named = [
-            f"{ids[row]} ({DIMENSIONS[column]} {labels[row, column]:g}, its raters' mean is {means[row, column]:g})"
-            for row, column in zip(rows, columns, strict=True)
-        ]
-        logger.warning(f"{len(named)} labels are not the mean of what their raters said: {first_few(named)}.")
-
-
-def first_few(names, number=3):
-    """Name the first few of many.
-
-    Example
-    -------
-    >>> first_few(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    >>> first_few(["a", "b"])
-    'a, b'
-    """
-    names = list(names)
-    rest = f" and {len(names) - number} more" if len(names) > number else ""
-    return ", ".join(names[:number]) + rest
-
-
-def list_utterances(file, columns, rows, what):
-    """List utterances in a CSV file, and warn of them where there are any.
-
-    Parameters
-    ----------
-    file : str or pathlib.Path
-        Is written with its header in any case, so that it never speaks of an earlier preparation.
-    columns : sequence of str
-        Its header; the first is the utterance id.
-    rows : list of sequence
-        One an utterance.
-    what : str
-        What is said of them in the warning.
-    """
-    write_csv(file, columns, rows)
-    if rows:
-        logger.warning(f"{what}: {first_few(row[0] for row in rows)}. All are listed in {file}.")
 
 
 def _split_order(name):
@@ -881,11 +489,3 @@ def _earlier_files(folder):
     except InputError:  # Preparing again is what the damaged file asks for.
         return set()
     return {entry["file"] for entry in sidecar["splits"].values()} if sidecar else set()
-
-
-def _sha256(path):
-    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from ser_ts_lobes.data.audio import read_audio
-from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, find_manifests, read_manifest, read_rows, write_csv
+from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, find_manifests, read_manifest
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.text_files import read_rows, write_csv
 
 #: The recogniser on a GPU: the strongest open one.
 GPU_ASR = "openai/whisper-large-v3"

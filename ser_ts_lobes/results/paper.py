@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.data.manifests import read_rows
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.text_files import read_rows
 
 _SPLITS = ("train", "valid", "test")
 _COLUMNS = ("table", "row", "release", *_SPLITS, "split", "system", "statistic", *DIMENSIONS)

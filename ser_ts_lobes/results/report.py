@@ -9,9 +9,9 @@ import numpy as np
 
 import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.data.manifests import write_csv
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results import metrics
+from ser_ts_lobes.text_files import write_csv
 from ser_ts_lobes.training.residuals import keep_mask
 
 # Fewer clusters than this make percentile intervals of a cluster bootstrap far too narrow.

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.data.manifests import parse_number, read_rows
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
+from ser_ts_lobes.text_files import parse_number, read_rows
 
 _LABELS = tuple(f"label_{dimension}" for dimension in DIMENSIONS)
 # Predictions are written with six decimals.

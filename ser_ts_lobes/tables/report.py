@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.data.manifests import write_csv
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results.paper import read_figures
@@ -13,6 +12,7 @@ from ser_ts_lobes.results.report import ccc_cell, gap_cell, markdown_table, plot
 from ser_ts_lobes.tables.plan import known_systems, make_plan, results_folder
 from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, run_jobs
 from ser_ts_lobes.tables.runs import find_runs, paper_order, summarise, training_hours
+from ser_ts_lobes.text_files import write_csv
 
 _REFERENCE = "ft"
 #: The dimension that lives in the words, in which a teacher who reads is ahead.

@@ -14,19 +14,13 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.data.audio import inspect_audio
-from ser_ts_lobes.data.manifests import (
-    fingerprint_files,
-    make_folder,
-    parse_number,
-    read_rows,
-    walk_files,
-    write_csv,
-)
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import map_files, replacing
+from ser_ts_lobes.files import make_folder, map_files, replacing, walk_files
+from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 from ser_ts_lobes.seeds import derive_seed
+from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 
 logger = get_logger(__name__)

@@ -13,21 +13,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
-from ser_ts_lobes.data.manifests import (
-    COLUMNS,
-    Utterance,
-    find_manifests,
-    fingerprint_files,
-    first_few,
-    is_prepared,
-    read_lines,
-    read_manifest,
-    read_rows,
-    walk_files,
-    write_csv,
-    write_manifests,
-)
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.data.manifests import COLUMNS, Utterance, find_manifests, is_prepared, read_manifest, write_manifests
+from ser_ts_lobes.errors import InputError, first_few
+from ser_ts_lobes.files import walk_files
+from ser_ts_lobes.fingerprint import fingerprint_files
+from ser_ts_lobes.text_files import read_lines, read_rows, write_csv
 
 SCALE = (1.0, 7.0)
 
