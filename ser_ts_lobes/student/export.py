@@ -213,7 +213,7 @@ def _check_free(out, force):
 @contextlib.contextmanager
 def _where_it_was_trained(run):
     """Load a run's hyper-parameters, and stay in the folder to which their relative paths belong."""
-    text = (run / "hyperparams.yaml").read_text(encoding="utf-8")
+    text = RunFolder(run).hyperparams_file.read_text(encoding="utf-8")
     written = ruamel.yaml.YAML().load(text)  # nothing is made yet
     if "speech_encoder" not in written["modules"] or "text_encoder" in written["modules"]:
         raise InputError(
@@ -240,7 +240,7 @@ def _load_network(run, hparams, report):
                 f"{run}: the {type(part).__name__} of the system {report['system']} can't travel; students with a "
                 "HuBERT, wav2vec 2.0, WavLM or Whisper encoder and GRU or transformer pooling can be exported."
             )
-    checkpoint = Checkpointer(run / "save", modules).recover_if_possible(min_key="valid_loss")
+    checkpoint = Checkpointer(RunFolder(run).checkpoints, modules).recover_if_possible(min_key="valid_loss")
     if checkpoint is None:
         raise InputError(f"{run / 'save'} holds no checkpoint: train this system again.")
     if checkpoint.meta["epoch"] != report["best"]["epoch"]:
@@ -265,14 +265,14 @@ def _find_residuals(hparams):
     """Find the plot of the teacher's residuals; None for a student that learnt alone, or whose teacher is gone."""
     if "teacher_folder" not in hparams:
         return None
-    path = Path(hparams["teacher_folder"], "residuals.png").resolve()
+    path = RunFolder(hparams["teacher_folder"]).residuals_plot.resolve()
     return path if path.is_file() else None
 
 
 def _find_test_sets(run, hparams):
     """Find the labelled test sets, to measure what 8-bit integers cost; none if they are gone."""
     try:
-        test_sets = read_test_sets(run, hparams["manifest_folder"], hparams["data_folder"])
+        test_sets = read_test_sets(RunFolder(run), hparams["manifest_folder"], hparams["data_folder"])
         gone = [path for test_set in test_sets.values() for path in test_set.paths if not path.is_file()]
         if gone:
             raise InputError(f"{gone[0]} does not exist")

@@ -1,7 +1,6 @@
 """Pretraining of CPC on any folder of audio: manifests, windows, the Brain."""
 
 import hashlib
-import json
 import math
 import zlib
 from pathlib import Path
@@ -23,9 +22,10 @@ from ser_ts_lobes.data.manifests import (
     write_csv,
 )
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import map_files, replacing
+from ser_ts_lobes.files import map_files
 from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 
@@ -259,8 +259,8 @@ class CPCBrain(ReproducibleBrain):
             return
         if not sb.utils.distributed.if_main_process():
             return
-        folder = Path(self.hparams.output_folder)
-        save_cpc(self.hparams.cpc, folder / "cpc.pt")
+        run = RunFolder(self.hparams.output_folder)
+        save_cpc(self.hparams.cpc, run.path / "cpc.pt")
         report = {
             "system": self.hparams.system,
             "seed": self.hparams.seed,
@@ -268,5 +268,4 @@ class CPCBrain(ReproducibleBrain):
             **{key: checkpoint.meta[key] for key in _REPORTED},
             "valid_loss_of_chance": math.log(1 + self.hparams.n_negatives),
         }
-        with replacing(folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        run.write_report(report)

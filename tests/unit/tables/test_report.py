@@ -15,10 +15,10 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.cli import main
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.report import write_metrics, write_predictions
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.tables.plan import Sweep
 from ser_ts_lobes.tables.report import make_tables
-from ser_ts_lobes.tables.runs import find_runs, summarise, training_hours
+from ser_ts_lobes.tables.runs import find_runs, summarise
 from ser_ts_lobes.training.brains import Outputs
 from tests.integration.programs import ROOT
 
@@ -54,8 +54,7 @@ def write_run(
         name: SimpleNamespace(utterances=members, labelled=True, fingerprints=fingerprints_of(name, fold))
         for name, members in sets.items()
     }
-    write_predictions(folder / "predictions.csv", outputs, manifests)
-    write_metrics(folder / "metrics.json", outputs, manifests, reads=False, system=system, seed=seed)
+    RunFolder(folder).write(outputs, manifests, reads=False, system=system, seed=seed)
     settings = {"system": system, "seed": seed, "batch_size": 32, **settings} | ({key: value} if key else {})
     (folder / "hyperparams.yaml").write_text(json.dumps(settings))
     (folder / "log.txt").write_text(LOG)
@@ -183,11 +182,6 @@ def test_a_seed_without_all_folds_does_not_count(tmp_path):
     write_run(tmp_path, "ft", 1, 1)
     summary = summarise(by_row(find_runs(tmp_path)))
     assert summary["cts"]["seeds"] == [1] and "ft" not in summary
-
-
-def test_hours_are_those_of_all_sessions(tmp_path):
-    assert training_hours(write_run(tmp_path, "ft", 1)) == pytest.approx(0.5 + 0.25)
-    assert training_hours(tmp_path) is None
 
 
 def report(recipe, results, **choices):
