@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ser_ts_lobes.results.run_folder
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.cli import main
 from ser_ts_lobes.errors import InputError
@@ -90,6 +91,16 @@ def test_results_of_a_shorter_training_are_refused(tmp_path):
     path.write_text(json.dumps(report | {"settings": settings | {"number_of_epochs": 10}}))
     with pytest.raises(InputError, match="cts/1: its results are of a training with number_of_epochs 10, not 20"):
         find_runs(tmp_path)
+
+
+def test_each_run_is_read_once(tmp_path, monkeypatch):
+    for seed in (1, 2):
+        write_run(tmp_path, "cts", seed)
+    read_rows, reads = ser_ts_lobes.results.run_folder.read_rows, []
+    monkeypatch.setattr(
+        ser_ts_lobes.results.run_folder, "read_rows", lambda *args: reads.append(args) or read_rows(*args)
+    )
+    assert summarise(by_row(find_runs(tmp_path)))["cts"]["seeds"] == [1, 2] and len(reads) == 2
 
 
 def test_one_seed_is_what_its_metrics_say(tmp_path):
