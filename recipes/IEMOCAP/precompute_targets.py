@@ -16,9 +16,10 @@ from iemocap_prepare import prepare_iemocap
 
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
-from ser_ts_lobes.results.report import report_teacher
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.targets import save_targets
+from ser_ts_lobes.training.teacher_report import report_teacher
 
 if __name__ == "__main__":
     with plain_errors():
@@ -31,3 +32,4 @@ if __name__ == "__main__":
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
         report_teacher(hparams["output_folder"], targets)
+        save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

@@ -18,9 +18,10 @@ from msp_podcast_prepare import prepare_msp_podcast
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
 from ser_ts_lobes.results.paper import figures_of_run
-from ser_ts_lobes.results.report import report_teacher
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.targets import save_targets
+from ser_ts_lobes.training.teacher_report import report_teacher
 
 if __name__ == "__main__":
     with plain_errors():
@@ -34,3 +35,4 @@ if __name__ == "__main__":
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
         paper = figures_of_run(Path(__file__).parent, hparams, manifests)
         report_teacher(hparams["output_folder"], targets, paper=paper)
+        save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

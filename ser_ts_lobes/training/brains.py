@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import speechbrain as sb
@@ -15,7 +14,7 @@ from speechbrain.utils.logger import get_logger
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.report import write_metrics, write_predictions
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.distributed import gather_batch
 from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
@@ -253,10 +252,7 @@ class EmotionBrain(ReproducibleBrain):
         if self.debug:
             logger.info("Debug mode saw a few batches only: no metrics.json and predictions.csv are written.")
         elif sb.utils.distributed.if_main_process():
-            folder = Path(self.hparams.output_folder)
-            write_predictions(folder / "predictions.csv", outputs, self.manifests)
-            write_metrics(
-                folder / "metrics.json",
+            RunFolder(self.hparams.output_folder).write(
                 outputs,
                 self.manifests,
                 self.reads,

@@ -1,7 +1,5 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -149,14 +147,14 @@ def load_teacher(manifest, hparams):
     """
     if "teacher_folder" not in hparams:
         return None
-    folder = Path(hparams["teacher_folder"])
-    if not RunFolder(folder).finished:
+    teacher = RunFolder(hparams["teacher_folder"])
+    if not teacher.finished:
         raise InputError(
-            f"{folder} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
+            f"{teacher.path} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
             "`python precompute_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
         )
-    targets = TeacherTargets.load(folder / "targets" / f"{manifest.name}.safetensors")
-    targets.check(manifest.fingerprint, RunFolder(folder).report()["fingerprint"])
+    targets = TeacherTargets.load(teacher.targets_path(manifest.name))
+    targets.check(manifest.fingerprint, teacher.fingerprint)
     return targets
 
 
