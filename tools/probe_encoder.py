@@ -95,7 +95,7 @@ def layer_outputs(encoder, wavs, lens):
 
     hooks = [layer.register_forward_hook(keep) for layer in encoder.layers]
     try:
-        frames, frame_lens = encoder.frozen_forward_together(wavs, lens)
+        frames, frame_lens = encoder.frozen_forward(wavs, lens)
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,7 +10,7 @@ from scipy.fft import dct
 from transformers import PretrainedConfig
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.lobes.encoder import Encoder, n_valid, side_by_side, valid_mask
+from ser_ts_lobes.lobes.encoder import Encoder, n_valid, valid_mask
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 
 
@@ -28,6 +28,8 @@ class DescriptorEncoder(Encoder):
     **settings : str or float
         For the fingerprint.
     """
+
+    always_on_cpu = True
 
     def __init__(self, output_size, trainable_layers=0, **settings):
         self._config = PretrainedConfig(hidden_size=output_size, **settings)
@@ -49,8 +51,7 @@ class DescriptorEncoder(Encoder):
 
     def _embed(self, inputs, lens):
         wavs = [wav[:n] for wav, n in zip(inputs.cpu(), n_valid(lens, inputs.shape[1]).tolist(), strict=True)]
-        with side_by_side(len(wavs)) as map_wavs:
-            utterances = list(map_wavs(self._describe, wavs))
+        utterances = [self._describe(wav) for wav in wavs]
         frames = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
         n_frames = torch.tensor([len(utterance) for utterance in utterances])
         return frames.to(inputs.device), (n_frames / frames.shape[1]).to(inputs.device)

@@ -14,6 +14,7 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.report import write_metrics, write_predictions
 from ser_ts_lobes.training.distributed import gather_batch
@@ -134,7 +135,8 @@ class EmotionBrain(ReproducibleBrain):
         batch = batch.to(self.device)
         inputs = {}
         if "speech_encoder" in self.modules:
-            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*batch.speech)
+            frozen = compute_frozen(self.hparams.modules["speech_encoder"], *batch.speech)
+            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*frozen)
         if "text_encoder" in self.modules:
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
         return self.modules.model(**inputs)

@@ -426,6 +426,15 @@ def test_a_baseline_says_the_same_from_audio_as_from_kept_features(make_brain, m
     assert (kept.prediction.std(axis=0) > 0).all()
 
 
+def test_a_cpu_hears_the_clips_of_a_batch_one_by_one(make_brain, monkeypatch):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, feature_folder=None)
+    encoder, sizes = hparams["speech_encoder"], []
+    forward = encoder.frozen_forward
+    monkeypatch.setattr(encoder, "frozen_forward", lambda wavs, lens: sizes.append(len(wavs)) or forward(wavs, lens))
+    brain.compute_forward(first_batch(brain, datasets, hparams), torch_stage("TRAIN"))
+    assert sizes == [1] * 8
+
+
 def test_descriptors_are_standardised_on_the_whole_training_set(make_brain):
     brain, hparams, datasets = make_brain("attn", number_of_epochs=0)
     brain.train(datasets)
