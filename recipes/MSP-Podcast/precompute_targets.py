@@ -21,6 +21,7 @@ from ser_ts_lobes.results.paper import figures_of_run
 from ser_ts_lobes.results.report import report_teacher
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
 
 if __name__ == "__main__":
     with plain_errors():
@@ -29,6 +30,8 @@ if __name__ == "__main__":
 
         prepare_msp_podcast(**hparams["prepare_opts"])
         manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
+
+        learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)

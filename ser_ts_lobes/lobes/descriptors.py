@@ -168,15 +168,9 @@ class LowLevelDescriptors(DescriptorEncoder):
         """torch.nn.ModuleList : the standardisation, as the one layer that learns from the training set."""
         return torch.nn.ModuleList([self.scale])
 
-    def fit(self, batches):
+    def fit(self, training_set):
         """Take the statistics of the training set; see `Encoder.fit`."""
-
-        def valid_frames():
-            for inputs, lens in batches:
-                hidden, lens = self.frozen_forward(inputs, lens) if inputs.dim() == 2 else (inputs, lens)
-                yield hidden[valid_mask(lens, hidden.shape[1])]
-
-        self.scale.fit(valid_frames())
+        self.scale.fit(hidden[valid_mask(lens, hidden.shape[1])] for hidden, lens in training_set)
 
     def _describe(self, wav):
         # openSMILE hears 16 bits, of which full scale would be one step too loud; and one whole frame at least.

@@ -229,13 +229,13 @@ class Encoder(torch.nn.Module):
             inputs, lens = self.frozen_forward(inputs, lens)
         return self.trainable_forward(inputs, lens), lens
 
-    def fit(self, batches):
-        """Take what an encoder needs to know of the training set before its frames are used; here nothing.
+    def fit(self, training_set):
+        """Take what an encoder needs to know of the training set before it is used; here nothing.
 
         Parameters
         ----------
-        batches : iterable of tuple[torch.Tensor, torch.Tensor]
-            What `forward` takes, once for the whole training set.
+        training_set : iterable of str, or of tuple[torch.Tensor, torch.Tensor]
+            For an encoder that reads the transcripts; for one that hears what `frozen_forward` gives, in batches.
         """
 
     def train(self, mode=True):
