@@ -18,6 +18,7 @@ from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.targets import save_targets
 from ser_ts_lobes.training.teacher_report import report_teacher
 
@@ -28,6 +29,8 @@ if __name__ == "__main__":
 
         prepare_iemocap(**hparams["prepare_opts"])
         manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
+
+        learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)

@@ -4,11 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.errors import InputError
-
-#: Speaker id of utterances whose speaker isn't known (MSP-Podcast): they don't share a speaker.
-UNKNOWN_SPEAKER = "Unknown"
 
 # Fewer clusters than this make percentile intervals of a cluster bootstrap far too narrow.
 _MIN_SPEAKERS = 10

@@ -12,9 +12,9 @@ import yaml
 from ser_ts_lobes.data.manifests import find_manifests, read_manifest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, parse_arguments, split_options
+from ser_ts_lobes.provenance import MAY_GROW, made_from
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.settings import difference, read_settings
-from ser_ts_lobes.training.checkpoints import MAY_GROW, made_from
 from ser_ts_lobes.training.targets import TeacherTargets
 
 #: The system whose run a student's ``teacher_folder`` names by default.

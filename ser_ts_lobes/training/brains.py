@@ -13,6 +13,7 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.distributed import gather_batch
@@ -89,18 +90,17 @@ class EmotionBrain(ReproducibleBrain):
         ----------
         datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
             ``train``, ``valid``; others are left alone.
-        """
-        self.modules.label_scale.fit(self.manifests["train"].labels())
-        for key in ("speech", "text"):
-            if f"{key}_encoder" in self.modules:
-                encoder = self.hparams.modules[f"{key}_encoder"]  # not wrapped for distributed training
-                encoder.fit(self._inputs(datasets["train"], key))
-        self.fit_datasets(datasets)
 
-    def _inputs(self, dataset, key):
-        """Iterate once over one input of a dataset, in batches and on the Brain's device."""
-        for batch in self.make_dataloader(dataset, sb.Stage.VALID, **self.hparams.valid_dataloader_opts):
-            yield batch.to(self.device)[key]
+        Raises
+        ------
+        InputError
+            If `ser_ts_lobes.training.fitting.learn_from_training_set` has not been called.
+        """
+        if not self.modules.label_scale.fitted:
+            raise InputError(
+                "The networks have not seen the training set: call learn_from_training_set before make_datasets."
+            )
+        self.fit_datasets(datasets)
 
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
         """Make the loader of a dataset: padded inputs; test sets sorted by length."""
@@ -133,7 +133,8 @@ class EmotionBrain(ReproducibleBrain):
         batch = batch.to(self.device)
         inputs = {}
         if "speech_encoder" in self.modules:
-            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*batch.speech)
+            frozen = compute_frozen(self.hparams.modules["speech_encoder"], *batch.speech)
+            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*frozen)
         if "text_encoder" in self.modules:
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
         return self.modules.model(**inputs)

@@ -22,6 +22,7 @@ from ser_ts_lobes.student.export import export, push
 from ser_ts_lobes.student.inference import EmotionRegressor
 from ser_ts_lobes.training.brains import StudentBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
 from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT
 from tests.unit.training.test_datasets import msp_podcast_prepare
@@ -61,6 +62,7 @@ def trained(tiny_hubert, tmp_path_factory):
         sb.create_experiment_directory(hparams["output_folder"], str(HPARAMS), overrides, save_env_desc=False)
         msp_podcast_prepare.prepare_msp_podcast(**hparams["prepare_opts"])
         manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"])
+        learn_from_training_set(manifests["train"], hparams, RUN_OPTS)
         datasets = make_datasets(manifests, hparams, RUN_OPTS)
         brain = StudentBrain(hparams, RUN_OPTS, manifests)
         brain.train(datasets)
