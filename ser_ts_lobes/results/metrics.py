@@ -7,7 +7,7 @@ import numpy as np
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 
-#: Speaker id of utterances whose speaker isn't known (MSP-Podcast): they don't share a speaker.
+#: Speaker id of utterances whose speaker isn't known: they don't share a speaker.
 UNKNOWN_SPEAKER = "Unknown"
 
 _MAX_COUNTS = 2**21  # resampling counts held at once, 16 MiB of float64

@@ -13,13 +13,8 @@ from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.report import resampling_groups
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.settings import difference, flatten, read_settings
-from ser_ts_lobes.tables.plan import TEACHER
+from ser_ts_lobes.tables.plan import TEACHER, in_order
 
-# As in the paper's tables; other systems follow.
-_ORDER = (
-    *("attn", "atmaja", "cpc", "modified_cpc", "wav2vec2_base", "wav2vec2_large", "hubert_base", "hubert_large"),
-    *("bert_base", "teacher", "ft", "ts", "cts"),
-)
 _RUN = re.compile(r"(?:(?P<key>[A-Za-z_]\w*)/(?P<value>[^/]+)/)?(?:fold(?P<fold>\d+)/)?(?P<seed>\d+)")
 _LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - (.*)")
 _TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
@@ -69,7 +64,7 @@ class Run:
         return {split: self.metrics["manifests"][split] for split in self.metrics["test"]}
 
 
-def find_runs(results, systems=None, seeds=None, folds=None):
+def find_runs(results, systems=None, seeds=None, folds=None, rows=()):
     """Find the finished runs below a results folder.
 
     Parameters
@@ -80,6 +75,8 @@ def find_runs(results, systems=None, seeds=None, folds=None):
         In the order of the rows; None for all.
     seeds, folds : sequence of int
         None for all.
+    rows : sequence of str
+        The order of all systems, where `systems` gives none; others follow by name.
 
     Returns
     -------
@@ -92,9 +89,7 @@ def find_runs(results, systems=None, seeds=None, folds=None):
         were trained differently, or runs of one fold tested on different data.
     """
     if systems is None:
-        systems = sorted(
-            {path.relative_to(results).parts[0] for path in results.glob("*/**/metrics.json")}, key=paper_order
-        )
+        systems = in_order({path.relative_to(results).parts[0] for path in results.glob("*/**/metrics.json")}, rows)
     runs = []
     for system in systems:
         for path in sorted((results / system).glob("**/metrics.json")):
@@ -258,8 +253,3 @@ def training_hours(folder):
         if match:
             session.append(datetime.fromisoformat(match[1]))
     return seconds / 3600
-
-
-def paper_order(system):
-    """Sort key of systems: as in the paper's tables; others follow by name."""
-    return (_ORDER.index(system) if system in _ORDER else len(_ORDER), system)
