@@ -2,7 +2,7 @@
 
 To run, from the repository's root: ``python -m benchmarks.prepare_msp_podcast`` (about two minutes; the corpus is
 release 1.6 as it was published, with its 50,362 files and odd ones, in which only the audio is short). With
-``--release 2.0`` it has 267,905 files, about 4 GB on the disk for as long as it runs, and takes about five minutes.
+``--release 2.0`` it has 267,905 files, about 4 GB on the disk for as long as it runs, and takes about ten minutes.
 
 Each step is a program of its own, so that its time has Python's start and all imports in it, and its memory nothing
 of the other steps, not even of writing the corpus: a program's peak has that of the one which starts it.

@@ -6,6 +6,8 @@ fingerprint of all that made it, and is refused or rebuilt when that has changed
 
 import hashlib
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from ser_ts_lobes import __version__
@@ -103,17 +105,30 @@ def fingerprint_files(paths, **options):
     False
     """
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    for path in map(Path, paths):
-        if path.is_dir():
-            content = sorted(
-                f"{name}/{status and (status.st_size, status.st_mtime_ns)}" for name, status in walk_files(path)
-            )
-        elif path.is_file():
-            content = fingerprint_file(path)
-        else:
-            raise InputError(f"{path} does not exist.")
-        digest.update(json.dumps([path.name, content]).encode())
+    paths = [Path(path) for path in paths]
+    if sum(path.is_dir() for path in paths) > 1:
+        # Side by side: of a folder with 100,000 files half a second is Python's, which threads would have to share.
+        with ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
+            described = list(pool.map(_describe, paths))
+    else:
+        described = map(_describe, paths)
+    for text in described:
+        digest.update(text.encode())
     return digest.hexdigest()
+
+
+def _describe(path):
+    """Write down what a path holds, as JSON."""
+    if path.is_dir():
+        content = sorted(
+            f"{name}/({status.st_size}, {status.st_mtime_ns})" if status else f"{name}/None"
+            for name, status in walk_files(path)
+        )
+    elif path.is_file():
+        content = fingerprint_file(path)
+    else:
+        raise InputError(f"{path} does not exist.")
+    return json.dumps([path.name, content])
 
 
 def fingerprint_file(path):

@@ -258,8 +258,10 @@ def find_files(data_folder):
         return None
 
     audio = first(AUDIO_FOLDERS, "audio folder")
-    if not any(map(is_audio, inside := os.listdir(audio))):
-        if nested := [name for name in sorted(inside) if (audio / name).is_dir()]:
+    with os.scandir(audio) as inside:  # not a list: mostly the first of hundreds of thousands tells
+        has_audio = any(is_audio(entry.name) for entry in inside)
+    if not has_audio:
+        if nested := [name for name in sorted(os.listdir(audio)) if (audio / name).is_dir()]:
             named = first_few(nested)
             raise InputError(f"{audio} has no *.wav files, but folders: {named}. Move their files up into it.")
     return CorpusFiles(
@@ -657,8 +659,8 @@ def read_transcripts(transcripts, transcript_folder, ids):
 def read_text(path):
     """Read one transcript file; return its id and its text."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return stem(path), file.read()
+        with open(path, "rb", buffering=0) as file:  # a third of the time of a text file, for hundreds of thousands
+            return stem(path), file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The transcript {path} can't be read as UTF-8 text: {error}.") from error
 

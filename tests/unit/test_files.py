@@ -5,16 +5,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from ser_ts_lobes import files
 from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, try_lock
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
 def test_many_files_come_in_their_order(count):
     assert map_files(str, range(count)) == [str(index) for index in range(count)]
+
+
+@pytest.mark.parametrize(("seconds_a_file", "n_threads"), [(1e-5, 1), (1e-3, 2)])
+def test_threads_are_for_files_that_take_long(monkeypatch, seconds_a_file, n_threads):
+    threads, clock = [], iter([0.0, 256 * seconds_a_file])
+    monkeypatch.setattr(files.time, "perf_counter", lambda: next(clock))
+    map_files(lambda _: threads.append(threading.current_thread() is threading.main_thread()), range(512))
+    assert len(set(threads)) == n_threads
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

@@ -12,6 +12,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ser_ts_lobes.data import audio
 from ser_ts_lobes.data.audio import inspect_audio, read_audio, stream_audio
 from ser_ts_lobes.errors import InputError
 
@@ -215,6 +216,35 @@ def test_what_is_accepted_can_be_read_and_nothing_else(tmp_path_factory, intact,
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(content[:end] + data.draw(st.sampled_from([b"", b"\0", b"RIFF" * 10])))
     judged_alike(path)
+
+
+@pytest.mark.parametrize("name", ["wav PCM_U8", "wav PCM_16", "wav PCM_24", "wav PCM_32"])
+@settings(max_examples=300)
+@given(data=st.data())
+def test_the_common_header_is_read_as_libsndfile_reads_it(tmp_path_factory, intact, name, data):
+    content = bytearray(intact[name])
+    words = st.dictionaries(st.integers(0, 21), st.integers(0, 255) | st.integers(0, 65535), max_size=3)
+    for place, word in data.draw(words).items():
+        content[2 * place : 2 * place + 2] = word.to_bytes(2, "little")
+    n_bytes = data.draw(st.just(len(content)) | st.integers(0, 60) | st.integers(len(content) - 20, len(content)))
+    content = content[:n_bytes]
+    if data.draw(st.booleans()):  # sizes that agree with one another
+        content[4:8] = max(0, n_bytes - 8).to_bytes(4, "little")
+        content[40:44] = max(0, n_bytes - 44).to_bytes(4, "little")
+    path = tmp_path_factory.getbasetemp() / data.draw(st.sampled_from(["common.wav", "common.WAV", "common", "x.RAW"]))
+    path.write_bytes(content)
+    read = inspect_audio(path)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(audio, "_read_common_header", lambda *_: None)
+        assert inspect_audio(path) == read
+
+
+@pytest.mark.parametrize("name", ["wav PCM_U8", "wav PCM_16", "wav PCM_24", "wav PCM_32"])
+def test_files_of_the_common_header_are_not_opened_by_libsndfile(tmp_path, intact, name, monkeypatch):
+    path = tmp_path / "clip.wav"
+    path.write_bytes(intact[name])
+    monkeypatch.setattr(audio.soundfile, "SoundFile", None)
+    assert inspect_audio(path) == audio.AudioInfo(1.0, 16000, 1)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -397,6 +397,21 @@ def test_interrupted_writing_leaves_no_prepared_folder(tmp_path, monkeypatch):
     assert (tmp_path / "valid.csv").read_text().splitlines()[1].startswith("b,")
 
 
+def test_fingerprint_of_several_folders(tmp_path):
+    described = []
+    for name in ("Audios", "Transcripts"):
+        (tmp_path / name).mkdir()
+        for file in ("b", "a"):
+            (tmp_path / name / file).write_text(name)
+            os.utime(tmp_path / name / file, ns=(0, 5))
+        described.append([name, [f"{file}/({len(name)}, 5)" for file in ("a", "b")]])
+    text = '{"release": "2.0"}' + "".join(map(json.dumps, described))
+    folders = [tmp_path / name for name, _ in described]
+    assert fingerprint_files(folders, release="2.0") == hashlib.sha256(text.encode()).hexdigest()
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        fingerprint_files([*folders, tmp_path / "nowhere"])
+
+
 def test_fingerprint_notices_every_change(tmp_path):
     folder, label_file = tmp_path / "Audios", tmp_path / "labels.csv"
     (folder / "deep").mkdir(parents=True)
