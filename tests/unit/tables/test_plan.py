@@ -105,6 +105,15 @@ def test_a_recipe_says_its_scripts_rows_and_folds(tmp_path):
         plan(tmp_path, "ts", recipe=recipe, folds=[1, 2])
 
 
+def test_the_template_runs_all_systems_of_the_others(tmp_path):
+    template = ROOT / "recipes" / "Template"
+    assert known_systems(template) == known_systems(MSP)
+    systems, options = " ".join(known_systems(template)), ["--word_vectors=vectors.txt"]
+    jobs = plan(tmp_path, systems, *options, recipe=template)
+    assert jobs.keys() == plan(tmp_path, systems, *options).keys()
+    assert all((template / job.script).is_file() for job in jobs.values())
+
+
 def test_a_file_without_scripts_is_refused(tmp_path):
     recipe = tmp_path / "Another"
     shutil.copytree(MSP / "hparams", recipe / "hparams")
