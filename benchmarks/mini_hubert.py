@@ -9,7 +9,7 @@ from transformers import HubertConfig, HubertModel
 
 import ser_ts_lobes
 from ser_ts_lobes.lobes.speech import SpeechEncoder
-from tools.probe_encoder import forward_ms
+from tools.encoder_research.probe_encoder import forward_ms
 
 
 def main():

@@ -94,8 +94,8 @@ def _add_table(commands):
         epilog="Options of the training scripts follow `--`, as they are in the recipe's folder; each goes to the\n"
         "systems that have such a key, --SYSTEM.KEY=VALUE to that system alone.\n\n"
         "examples:\n"
-        "  ser-ts table --recipe recipes/MSP-Podcast --seeds 1,2,3 --gpus 0,1 -- --data_folder /path/to/MSP-Podcast\n"
-        "  ser-ts table --recipe recipes/IEMOCAP --systems teacher,ts,cts -- --data_folder /path/to/IEMOCAP\n"
+        "  ser-ts table --recipe recipes/Template --seeds 1,2,3 --gpus 0,1 -- --data_folder /path/to/recordings\n"
+        "  ser-ts table --systems teacher,ts,cts --folds 1,2 -- --data_folder /path/to/corpus\n"
         "  ser-ts table --systems cts --sweep residual_threshold=1.5,2,2.5,none -- --data_folder /path/to/corpus\n"
         "  ser-ts table --slurm partition=gpu,time=24:00:00,gpus_per_node=1 -- --data_folder /path/to/corpus\n"
         "  ser-ts table --report-only",
@@ -104,7 +104,7 @@ def _add_table(commands):
     parser.add_argument("--recipe", metavar="DIR", default=".", help="a folder of recipes/ (default: this folder)")
     parser.add_argument("--systems", metavar="A,B", type=_names, help="stems of hparams/*.yaml (default: all)")
     parser.add_argument("--seeds", metavar="N,N", type=_numbers, help="default: the one in the hparams")
-    parser.add_argument("--folds", metavar="K,K", type=_numbers, help="of IEMOCAP (default: all five)")
+    parser.add_argument("--folds", metavar="K,K", type=_numbers, help="of a corpus that has folds (default: all)")
     parser.add_argument("--sweep", metavar="KEY=V,V", help="a table of these values of a setting; none is YAML's null")
     parser.add_argument("--against", metavar="ROW", help="row that p-values compare with (default: ft)")
     places = parser.add_mutually_exclusive_group()
@@ -134,7 +134,7 @@ def _add_export(commands):
         description="Write a finished run of a system that only hears as a folder that loads without the run, a\n"
         "download or this package: weights (safetensors), configuration, model card, interface for SpeechBrain.",
         epilog="examples:\n"
-        "  ser-ts export results/cts/1986 --out my-student --corpus MSP-Podcast-1.6\n"
+        "  ser-ts export results/cts/1986 --out my-student --corpus my-corpus-1.6\n"
         "  ser-ts export results/cts/1986 --out my-student --half --force\n"
         "  ser-ts export results/cts/1986 --out my-student --onnx --int8",
         formatter_class=argparse.RawDescriptionHelpFormatter,

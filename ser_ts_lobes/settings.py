@@ -7,8 +7,11 @@ from hyperpyyaml import resolve_references
 
 from ser_ts_lobes.errors import InputError
 
-# Where things are, how fast they are read and how long training goes on make no other model.
+# What a recipe is like, where things are, how fast they are read and how long training goes on make no other model.
 _NO_MATTER = {
+    "scripts",
+    "rows",
+    "folds",
     "data_folder",
     "results_folder",
     "output_folder",

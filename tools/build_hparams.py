@@ -101,11 +101,11 @@ def compose(corpus, system):
                     text = earlier[: _KEY_LINE.search(earlier).start()] + text
             merged[key] = (section, text)
     lines = [
+        "# Written by `make hparams` from the files below: edit those, not this one.",
+        *(f"#   {source}" for source in sources),
+        "#",
         *head[1:],
         f"# On {corpus}. Every key can be overridden on the command line: --key=value.",
-        "#",
-        "# Written by tools/build_hparams.py; do not edit it, but its sources:",
-        *(f"#   {source}" for source in sources),
     ]
     for name in SECTIONS:
         lines += ["", f"# {'-' * 70} {name}"]

@@ -27,9 +27,9 @@ from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.results.plots import plot_comparison
 from ser_ts_lobes.results.text_tables import ccc_table, gap_cell, markdown_table
 from ser_ts_lobes.tables.runs import find_runs, summarise
+from tools.encoder_research.probe_encoder import untrained
+from tools.encoder_research.train_mini_hubert import export
 from tools.make_demo_corpus import VOCABULARIES, make_demo_corpus
-from tools.probe_encoder import untrained
-from tools.train_mini_hubert import export
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "MSP-Podcast"

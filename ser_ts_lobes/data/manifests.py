@@ -160,8 +160,8 @@ class Manifest:
             first = next(id for id in self.utterances if id in self.missing_transcripts)
             raise InputError(
                 f"{self.path.name}: {len(self.missing_transcripts)} of {len(self.utterances)} utterances "
-                f"have no transcript (first: {first}). Complete the corpus's own transcripts or, on MSP-Podcast, run "
-                f"`ser-ts transcribe {self.path.parent}`; then this command again."
+                f"have no transcript (first: {first}). Complete the corpus's own transcripts or, where its recipe "
+                f"takes a recogniser's, run `ser-ts transcribe {self.path.parent}`; then this command again."
             )
 
 
@@ -313,8 +313,8 @@ def find_manifests(folder):
     paths = [path for path in Path(folder).glob("*.csv") if SPLIT_NAME.fullmatch(path.stem)]
     if not paths:
         raise InputError(
-            f"{folder} has no manifests (train.csv, valid.csv, test.csv, test1.csv, ...). Run the corpus's "
-            f"prepare script first, such as `python msp_podcast_prepare.py DATA_FOLDER {folder}`."
+            f"{folder} has no manifests (train.csv, valid.csv, test.csv, test1.csv, ...). Run the recipe's prepare "
+            f"script first: `python <corpus>_prepare.py DATA_FOLDER {folder}`."
         )
     return {path.stem: path for path in sorted(paths, key=lambda path: _split_order(path.stem))}
 

@@ -223,7 +223,7 @@ def load_cpc(source, sha256=None):
     except Exception as error:  # of any type: torch.load's depends on the byte at which it gives up
         raise InputError(
             f"{path} is not a CPC checkpoint: it must hold `config` and `weights`, as CPC_audio's 60k_epoch4 and "
-            "what recipes/LibriSpeech/CPC writes do."
+            "the cpc.pt of a pretraining here do."
         ) from error
     for key, supported in _SUPPORTED.items():
         if config.get(key, supported[0]) not in supported:
@@ -292,8 +292,7 @@ def _local_copy(source, sha256):
             _download(source, path, sha256)
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist: name a CPC checkpoint, such as the cpc.pt that "
-            "`python train_cpc.py hparams/cpc.yaml` of recipes/LibriSpeech/CPC writes."
+            f"{path} does not exist: name a CPC checkpoint, such as the cpc.pt that the recipe for pretraining writes."
         )
     if sha256 is not None:
         found = hashlib.sha256(path.read_bytes()).hexdigest()

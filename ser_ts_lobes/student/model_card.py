@@ -185,7 +185,7 @@ def _licences(config):
 
 Trained on {config["corpus"]} (utterances: {sets}). No recording and no single label is in this folder: only label
 statistics (range, mean, standard deviation, a histogram). Whether a model trained on it may be shared, and what it may
-be used for, is said by the licence of the corpus (those of MSP-Podcast and IEMOCAP allow research) and by that of the
+be used for, is said by the licence of the corpus (that of many allows research alone) and by that of the
 pretrained encoder, {config["encoder"]["source"]}. **Check both before you publish or use this model.** The code in
 `custom_interface.py` is licensed under Apache 2.0."""
 

@@ -19,13 +19,12 @@ from ser_ts_lobes.training.targets import TeacherTargets
 
 #: The system whose run a student's ``teacher_folder`` names by default.
 TEACHER = "teacher"
-#: IEMOCAP's; a recipe whose hparams have a ``fold`` has so many.
-FOLDS = (1, 2, 3, 4, 5)
 
 # Keys that tell runs apart, and what sets them here.
 _SET_BY_PLAN = {
     "seed": "use --seeds",
     "fold": "use --folds",
+    "folds": "use --folds",
     "debug": "such runs leave no results",
     **dict.fromkeys(
         ("system", "run", "output_folder", "save_folder", "train_log"), "the runs of a table have their own"
@@ -167,7 +166,7 @@ class Job:
 
 
 class TargetsJob(Job):
-    """A run of precompute_targets.py. Its files are replaced when they are another teacher's, so never stale."""
+    """A run of the targets script. Its files are replaced when they are another teacher's, so never stale."""
 
     @property
     def finished(self):
@@ -195,7 +194,7 @@ def make_plan(recipe, systems, seeds=None, folds=None, options=(), sweep=None):
     seeds : sequence of int
         Each system is trained once a seed; None for the hparams' own.
     folds : sequence of int
-        And once a fold; None for all that the recipe has.
+        And once a fold; None for all ``folds`` of the hparams.
     options : sequence of str
         Options of the scripts, ``--key=value`` or ``--key value``, for each system that has the key;
         ``--system.key`` is for that system alone.
@@ -218,12 +217,10 @@ def make_plan(recipe, systems, seeds=None, folds=None, options=(), sweep=None):
             known = ", ".join(known_systems(recipe))
             raise InputError(f"{recipe} has no hparams/{system}.yaml; choose systems of {known}.")
     planner = _Planner(recipe, _parse_options(options), sweep)
-    has_folds = "fold" in planner.keys(systems[0])
-    if folds and not has_folds:
-        raise InputError(f"{recipe} has no folds: leave --folds out.")
     planner.check_options(systems)
-    seeds = seeds or [read_settings(hparams_path(recipe, systems[0]))["seed"]]
-    for fold in (folds or FOLDS) if has_folds else (None,):
+    settings = read_settings(hparams_path(recipe, systems[0]))
+    seeds = seeds or [settings["seed"]]
+    for fold in _choose_folds(recipe, settings.get("folds"), folds):
         for seed in seeds:
             for system in sorted(systems, key=lambda name: name != TEACHER):
                 for value in sweep.values if sweep else (None,):
@@ -235,6 +232,15 @@ def make_plan(recipe, systems, seeds=None, folds=None, options=(), sweep=None):
         more = f" ({len(stale) - 1} more runs don't fit)" if stale[1:] else ""
         raise InputError(f"{stale[0]}: delete it to train it anew, or give another --results_folder{more}.")
     return jobs
+
+
+def _choose_folds(recipe, there, wanted):
+    """Give the folds that are wanted of those that are there; one that is None for a recipe without."""
+    if wanted and not there:
+        raise InputError(f"{recipe} has no folds: leave --folds out.")
+    if unknown := sorted(set(wanted or ()) - set(there or ())):
+        raise InputError(f"{recipe} has no fold {unknown[0]}: choose --folds of {', '.join(map(str, there))}.")
+    return wanted or there or (None,)
 
 
 class _Planner:
@@ -262,7 +268,9 @@ class _Planner:
         name = Path(settings["output_folder"]).relative_to(settings["results_folder"]).as_posix()
         if name in self.jobs:
             return self.jobs[name]
-        script = "train_teacher.py" if "text_encoder" in settings["modules"] else "train_student.py"
+        if "scripts" not in settings:
+            raise InputError(f"{hparams_path(self.recipe, system)} has no `scripts`: copy that key from another.")
+        script = settings["scripts"]["teacher" if "text_encoder" in settings["modules"] else "student"]
         job = Job(name, self.recipe, script, self._arguments(system, options), settings, makes)
         if not job.finished and "teacher_folder" in settings:
             teacher, _ = self._settings(TEACHER, {**self._options_of(TEACHER), **chosen})
@@ -276,7 +284,7 @@ class _Planner:
         job = TargetsJob(
             f"{teacher.name}/targets",
             self.recipe,
-            "precompute_targets.py",
+            teacher.settings["scripts"]["targets"],
             teacher.arguments,
             teacher.settings,
             teacher.makes,
@@ -332,11 +340,23 @@ def hparams_path(recipe, system):
 
 
 def known_systems(recipe):
-    """Return the names of a recipe's systems, sorted."""
+    """Return the names of a recipe's systems in the order of a table's rows, which its hparams give."""
     systems = sorted(path.stem for path in Path(recipe).glob("hparams/*.yaml"))
     if not systems:
-        raise InputError(f"{recipe} has no hparams/*.yaml: --recipe names a folder such as recipes/MSP-Podcast.")
-    return systems
+        raise InputError(f"{recipe} has no hparams/*.yaml: --recipe names a folder of recipes/.")
+    rows = read_settings(hparams_path(recipe, systems[0])).get("rows", [])
+    return in_order(systems, rows)
+
+
+def in_order(systems, rows):
+    """Sort systems as their rows stand; those that aren't among the rows follow by name.
+
+    Example
+    -------
+    >>> in_order(["a", "ft", "attn", "cts"], ["attn", "ft", "cts", "ts"])
+    ['attn', 'ft', 'cts', 'a']
+    """
+    return sorted(systems, key=lambda name: (rows.index(name) if name in rows else len(rows), name))
 
 
 def _parse_options(tokens):

@@ -12,7 +12,7 @@ from ser_ts_lobes.results.plots import plot_comparison, plot_sweep
 from ser_ts_lobes.results.text_tables import ccc_cell, gap_cell, latex_table, markdown_table
 from ser_ts_lobes.tables.plan import known_systems, make_plan, results_folder
 from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, run_jobs
-from ser_ts_lobes.tables.runs import find_runs, paper_order, summarise
+from ser_ts_lobes.tables.runs import find_runs, summarise
 from ser_ts_lobes.text_files import write_csv
 
 _REFERENCE = "ft"
@@ -71,14 +71,14 @@ def make_tables(
     recipe = Path(recipe).resolve()
     results = recipe / results_folder(recipe, options)
     if report_only:
-        runs = find_runs(results, systems, seeds, folds)
+        runs = find_runs(results, systems, seeds, folds, known_systems(recipe))
         if not runs:
             raise InputError(f"{results} has no finished run of these systems, seeds and folds: run some first.")
         for key in [sweep.key] if sweep else [None, *sorted({run.key for run in runs if run.key})]:
             write_report(results / "table" / (key or ""), runs, recipe, against, key)
         return
 
-    systems = systems or sorted(known_systems(recipe), key=paper_order)
+    systems = systems or known_systems(recipe)
     if against and not sweep and against not in systems:
         raise InputError(f"--against {against} is none of the systems {', '.join(systems)}.")
     plan = make_plan(recipe, systems, seeds, folds, options, sweep)

@@ -10,13 +10,8 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.settings import difference, flatten
-from ser_ts_lobes.tables.plan import TEACHER
+from ser_ts_lobes.tables.plan import TEACHER, in_order
 
-# As in the paper's tables; other systems follow.
-_ORDER = (
-    *("attn", "atmaja", "cpc", "modified_cpc", "wav2vec2_base", "wav2vec2_large", "hubert_base", "hubert_large"),
-    *("bert_base", "teacher", "ft", "ts", "cts"),
-)
 _RUN = re.compile(r"(?:(?P<key>[A-Za-z_]\w*)/(?P<value>[^/]+)/)?(?:fold(?P<fold>\d+)/)?(?P<seed>\d+)")
 _TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
 
@@ -74,7 +69,7 @@ class Run:
         return {split: self.metrics["manifests"][split] for split in self.metrics["test"]}
 
 
-def find_runs(results, systems=None, seeds=None, folds=None):
+def find_runs(results, systems=None, seeds=None, folds=None, rows=()):
     """Find the finished runs below a results folder.
 
     Parameters
@@ -85,6 +80,8 @@ def find_runs(results, systems=None, seeds=None, folds=None):
         In the order of the rows; None for all.
     seeds, folds : sequence of int
         None for all.
+    rows : sequence of str
+        The order of all systems, where `systems` gives none; others follow by name.
 
     Returns
     -------
@@ -97,8 +94,7 @@ def find_runs(results, systems=None, seeds=None, folds=None):
         were trained differently, or runs of one fold tested on different data.
     """
     if systems is None:
-        folders = [folder for folder in results.glob("*") if RunFolder.finished_below(folder)]
-        systems = sorted((folder.name for folder in folders), key=paper_order)
+        systems = in_order({folder.name for folder in results.glob("*") if RunFolder.finished_below(folder)}, rows)
     runs = []
     for system in systems:
         for run_folder in RunFolder.finished_below(results / system):
@@ -232,8 +228,3 @@ def _bootstrap(runs, split, seed):
     ccc = metrics.ccc(predictions, labels).reshape(len(runs), -1)
     samples = metrics.resample(predictions, labels, groups, seed=seed)
     return len(labels), "utterances" if groups is None else "speakers", ccc, samples.reshape(-1, *ccc.shape)
-
-
-def paper_order(system):
-    """Sort key of systems: as in the paper's tables; others follow by name."""
-    return (_ORDER.index(system) if system in _ORDER else len(_ORDER), system)

@@ -197,10 +197,7 @@ class EmotionBrain(ReproducibleBrain):
         """Load the best checkpoint; an untrained model is not tested."""
         checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
         if checkpoint is None:
-            raise InputError(
-                f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train this system first, with "
-                "train_teacher.py or train_student.py."
-            )
+            raise InputError(f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train this system first.")
         self.best = {"epoch": checkpoint.meta["epoch"], "valid_loss": checkpoint.meta["valid_loss"]}
 
     def predict(self, dataset):

@@ -134,7 +134,7 @@ def load_teacher(manifest, hparams):
     manifest : ser_ts_lobes.data.manifests.Manifest
         Of the training set.
     hparams : dict
-        ``teacher_folder``: the teacher's run; a system without that key learns alone.
+        ``teacher_folder``: the teacher's run; a system without that key learns alone. ``scripts``: what makes it.
 
     Returns
     -------
@@ -143,18 +143,25 @@ def load_teacher(manifest, hparams):
     Raises
     ------
     InputError
-        If an earlier step is missing, or the targets were made by another teacher or for another manifest.
+        If an earlier step is missing, or the targets were made by another teacher or for another manifest; it names
+        the commands to run.
     """
     if "teacher_folder" not in hparams:
         return None
     teacher = RunFolder(hparams["teacher_folder"])
+    train, make_targets = (
+        f"`python {hparams['scripts'][step]} hparams/teacher.yaml`" for step in ("teacher", "targets")
+    )
     if not teacher.finished:
         raise InputError(
-            f"{teacher.path} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
-            "`python precompute_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
+            f"{teacher.path} has no trained teacher: run {train} and {make_targets} first, or name another "
+            "--teacher_folder."
         )
-    targets = TeacherTargets.load(teacher.targets_path(manifest.name))
-    targets.check(manifest.fingerprint, teacher.fingerprint)
+    try:
+        targets = TeacherTargets.load(teacher.targets_path(manifest.name))
+        targets.check(manifest.fingerprint, teacher.fingerprint)
+    except InputError as error:
+        raise InputError(f"{error} The command is {make_targets}.") from error
     return targets
 
 

@@ -14,8 +14,6 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results.run_folder import RunFolder
 
-_COMMAND = "python precompute_targets.py hparams/teacher.yaml"
-
 _DTYPES = {"embedding": np.float32, "prediction": np.float64, "label": np.float64, "residual": np.float64}
 
 
@@ -75,11 +73,11 @@ class TeacherTargets:
         Raises
         ------
         InputError
-            If the file is missing or damaged; it names the command that makes it.
+            If the file is missing or damaged.
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"{path}: there are no teacher targets; make them with `{_COMMAND}`.")
+            raise InputError(f"{path}: there are no teacher targets: make them.")
         try:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in _DTYPES}
@@ -89,7 +87,7 @@ class TeacherTargets:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             problem = f"it can't be read ({error})"
         if problem:
-            raise InputError(f"{path} is damaged: {problem}; delete it and run `{_COMMAND}`.")
+            raise InputError(f"{path} is damaged: {problem}. Delete it and make the teacher targets again.")
         return cls(ids, **tensors, made_from=made_from, path=path)
 
     def check(self, manifest_fingerprint, teacher_fingerprint=None):
@@ -105,7 +103,7 @@ class TeacherTargets:
         Raises
         ------
         InputError
-            If either differs; it says which and what to run.
+            If either differs; it says which.
         """
         expected = {"manifest": manifest_fingerprint}
         if teacher_fingerprint is not None:
@@ -116,9 +114,7 @@ class TeacherTargets:
             if self.made_from.get(name) != fingerprint
         ]
         if differences:
-            raise InputError(
-                f"{self._where}: made from {' and '.join(differences)}; make them again with `{_COMMAND}`."
-            )
+            raise InputError(f"{self._where}: made from {' and '.join(differences)}: make the teacher targets again.")
 
     def rows(self, ids):
         """Return the row of each utterance.
@@ -142,8 +138,8 @@ class TeacherTargets:
             return np.array([self._row_of[utterance] for utterance in ids], dtype=np.int64)
         except KeyError as error:
             raise InputError(
-                f"{self._where}: utterance {error.args[0]!r} has no teacher target; make targets for the "
-                f"manifest that holds it with `{_COMMAND}`."
+                f"{self._where}: utterance {error.args[0]!r} has no teacher target: make the teacher targets for the "
+                "manifest that holds it."
             ) from None
 
     @cached_property

@@ -19,6 +19,14 @@ def test_the_flat_file_is_up_to_date(path):
     assert path.is_file() and path.read_text(encoding="utf-8") == FILES[path], "run `make hparams`"
 
 
+@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
+def test_a_flat_file_says_first_what_it_is_written_from(path):
+    first, *sources = FILES[path].split("\n#\n")[0].splitlines()
+    assert first.startswith("# Written by `make hparams` from")
+    sources = [source.removeprefix("#   ") for source in sources]
+    assert f"hparams/systems/{path.stem}.yaml" in sources and all((ROOT / source).is_file() for source in sources)
+
+
 def test_no_flat_file_is_left_over():
     assert set((ROOT / "recipes").glob("*/hparams/*.yaml")) == set(FILES)
 

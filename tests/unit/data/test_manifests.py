@@ -124,7 +124,7 @@ def test_splits_come_in_order_and_stale_ones_go(tmp_path):
 
 
 def test_no_manifests_names_the_prepare_script(tmp_path):
-    with pytest.raises(InputError, match="msp_podcast_prepare.py DATA_FOLDER"):
+    with pytest.raises(InputError, match="python <corpus>_prepare.py DATA_FOLDER"):
         find_manifests(tmp_path / "nowhere")
 
 
@@ -363,8 +363,8 @@ def test_require_transcripts_names_the_command(tmp_path):
     with pytest.raises(InputError) as error:
         read_manifest(path["train"]).require_transcripts()
     assert str(error.value) == (
-        "train.csv: 1 of 3 utterances have no transcript (first: b). Complete the corpus's own transcripts or, on "
-        f"MSP-Podcast, run `ser-ts transcribe {tmp_path}`; then this command again."
+        "train.csv: 1 of 3 utterances have no transcript (first: b). Complete the corpus's own transcripts or, "
+        f"where its recipe takes a recogniser's, run `ser-ts transcribe {tmp_path}`; then this command again."
     )
     read_manifest(write(tmp_path, train=[utterance("c", transcript="")])["train"]).require_transcripts()
 

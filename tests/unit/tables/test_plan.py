@@ -1,6 +1,7 @@
 """Plans of the real recipes; nothing is run, what runs leave is written by hand."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from ser_ts_lobes.data.manifests import read_manifest
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.tables.plan import Sweep, make_plan, results_folder
+from ser_ts_lobes.tables.plan import Sweep, known_systems, make_plan, results_folder
 from ser_ts_lobes.training.targets import TeacherTargets
 from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT
@@ -72,6 +73,61 @@ def test_each_fold_has_its_teacher(tmp_path):
     assert jobs["ts/fold4/7"].needs == ["teacher/fold4/7/targets"]
     assert "--fold=4" in jobs["ts/fold4/7"].arguments
     assert list(plan(tmp_path, "bert_base", recipe=IEMOCAP, folds=[2])) == ["bert_base/fold2/1986"]
+
+
+def test_a_recipe_says_its_scripts_rows_and_folds(tmp_path):
+    recipe = tmp_path / "Another"
+    shutil.copytree(IEMOCAP / "hparams", recipe / "hparams")
+    for path in recipe.glob("hparams/*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        for old, new in (
+            ("train_student.py", "learn.py"),
+            ("train_teacher.py", "teach.py"),
+            ("precompute_targets.py", "note.py"),
+            ("rows: [attn, atmaja, ", "rows: [ts, "),
+            ("folds: [1, 2, 3, 4, 5]", "folds: [2, 7]"),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+    jobs = plan(tmp_path, "ts", recipe=recipe, seeds=[1])
+    assert {job.name: job.script for job in jobs.values()} == {
+        f"{run}/fold{fold}/1{part}": script
+        for fold in (2, 7)
+        for run, part, script in (
+            ("teacher", "", "teach.py"),
+            ("teacher", "/targets", "note.py"),
+            ("ts", "", "learn.py"),
+        )
+    }
+    assert known_systems(recipe)[:3] == ["ts", "cpc", "modified_cpc"]
+    assert known_systems(recipe)[-3:] == ["cts", "atmaja", "attn"]
+    with pytest.raises(InputError, match="Another has no fold 1: choose --folds of 2, 7"):
+        plan(tmp_path, "ts", recipe=recipe, folds=[1, 2])
+
+
+def test_the_template_runs_all_systems_of_the_others(tmp_path):
+    template = ROOT / "recipes" / "Template"
+    assert known_systems(template) == known_systems(MSP)
+    systems, options = " ".join(known_systems(template)), ["--word_vectors=vectors.txt"]
+    jobs = plan(tmp_path, systems, *options, recipe=template)
+    assert jobs.keys() == plan(tmp_path, systems, *options).keys()
+    assert all((template / job.script).is_file() for job in jobs.values())
+
+
+def test_a_file_without_scripts_is_refused(tmp_path):
+    recipe = tmp_path / "Another"
+    shutil.copytree(MSP / "hparams", recipe / "hparams")
+    path = recipe / "hparams" / "ft.yaml"
+    path.write_text(re.sub(r"scripts:\n( .*\n)+", "", path.read_text()))
+    with pytest.raises(InputError, match="ft.yaml has no `scripts`"):
+        plan(tmp_path, "ft", recipe=recipe)
+
+
+def test_what_a_recipe_is_like_makes_no_other_model(tmp_path):
+    job = plan(tmp_path, "ft", recipe=IEMOCAP, folds=[1])["ft/fold1/1986"]
+    assert {"folds", "rows", "scripts"} < job.settings.keys()
+    assert not {"folds", "rows", "scripts"} & {name.split(".")[0] for name in job.makes}
 
 
 def test_folders_are_those_of_the_scripts(tmp_path):

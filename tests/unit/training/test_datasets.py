@@ -84,11 +84,14 @@ def make_targets(manifest, teacher="teacher"):
     )
 
 
+SCRIPTS = {"teacher": "train_it.py", "targets": "make_its_targets.py"}
+
+
 def save_teacher(folder, targets, fingerprint="teacher"):
     (folder / "targets").mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"fingerprint": fingerprint, "test": {}}))
     targets.save(folder / "targets" / "train.safetensors")
-    return {"teacher_folder": folder}
+    return {"teacher_folder": folder, "scripts": SCRIPTS}
 
 
 def test_a_dataset_gives_what_the_manifest_says(manifests, tiny_bert):
@@ -212,23 +215,23 @@ def test_the_teachers_targets_are_loaded(manifests, tmp_path):
 
 def test_a_missing_teacher_names_the_commands(manifests, tmp_path):
     with pytest.raises(InputError) as error:
-        load_teacher(manifests["train"], {"teacher_folder": tmp_path / "nobody"})
+        load_teacher(manifests["train"], {"teacher_folder": tmp_path / "nobody", "scripts": SCRIPTS})
     assert str(error.value) == (
-        f"{tmp_path / 'nobody'} has no trained teacher: run `python train_teacher.py hparams/teacher.yaml` and "
-        "`python precompute_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
+        f"{tmp_path / 'nobody'} has no trained teacher: run `python train_it.py hparams/teacher.yaml` and "
+        "`python make_its_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
     )
 
 
 def test_missing_targets_name_the_command(manifests, tmp_path):
     hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]))
     (tmp_path / "teacher" / "targets" / "train.safetensors").unlink()
-    with pytest.raises(InputError, match=r"`python precompute_targets.py hparams/teacher.yaml`"):
+    with pytest.raises(InputError, match=r"`python make_its_targets.py hparams/teacher.yaml`"):
         load_teacher(manifests["train"], hparams)
 
 
 def test_targets_of_a_teacher_that_was_trained_again_are_refused(manifests, tmp_path):
     hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]), fingerprint="trained again")
-    with pytest.raises(InputError, match="another teacher"):
+    with pytest.raises(InputError, match="another teacher.*`python make_its_targets.py hparams/teacher.yaml`"):
         load_teacher(manifests["train"], hparams)
 
 

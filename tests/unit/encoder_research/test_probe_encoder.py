@@ -11,7 +11,7 @@ from transformers import HubertModel
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from tests.tiny_models import save_tiny_ssl, save_tiny_whisper
-from tools import probe_encoder as tool
+from tools.encoder_research import probe_encoder as tool
 
 
 def test_ridge_agrees_with_the_normal_equations():

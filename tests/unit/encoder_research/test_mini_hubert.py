@@ -15,9 +15,9 @@ import ser_ts_lobes
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.speech import SpeechEncoder
 from tests.tiny_models import save_tiny_whisper
-from tools import train_mini_hubert as tool
+from tools.encoder_research import train_mini_hubert as tool
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = Path(ser_ts_lobes.__file__).parent / "mini_hubert"
 
 

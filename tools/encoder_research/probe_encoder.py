@@ -1,6 +1,6 @@
 """Say how much activation, valence and dominance can be read linearly from each layer of a speech encoder.
 
-    python tools/probe_encoder.py SOURCE [SOURCE ...] --corpus FOLDER [--random]
+    python -m tools.encoder_research.probe_encoder SOURCE [SOURCE ...] --corpus FOLDER [--random]
 
 SOURCE is a hub name or a folder; FOLDER has the shape of MSP-Podcast (``Labels/labels_consensus.csv``, ``Audios/``).
 The frames of a layer are averaged over each utterance, and ridge regression predicts the labels of speakers that it

@@ -1,6 +1,7 @@
 """Distil Whisper tiny.en's encoder into the small HuBERT that `ser_ts_lobes/mini_hubert` ships.
 
-    python -m tools.train_mini_hubert [--teacher openai/whisper-tiny.en] [--recordings FOLDER ...] [--steps 6000]
+    python -m tools.encoder_research.train_mini_hubert [--teacher openai/whisper-tiny.en] [--recordings FOLDER ...]
+        [--steps 6000]
 
 The student hears eSpeak NG read random words in many voices, accents, rooms and levels, and learns to predict the
 teacher's frames with linear heads that are dropped afterwards (Chang et al., DistilHuBERT, ICASSP 2022). No clip is
@@ -25,10 +26,10 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, WhisperEncoder
+from tools.encoder_research.probe_encoder import layer_outputs
 from tools.make_demo_corpus import ESpeak, read_lexicon, require
-from tools.probe_encoder import layer_outputs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # ----------------------------------------------------------------------------------------------- the student
 

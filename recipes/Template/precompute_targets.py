@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Write down what a trained teacher knows of each utterance, on recordings of one's own.
+
+To run this recipe, with the options that the teacher was trained with::
+
+    > python precompute_targets.py hparams/teacher.yaml --data_folder /path/to/recordings
+
+Into ``results/teacher/<seed>/targets`` go the teacher's embedding, prediction and residual of each utterance, for
+the students ``ts`` and ``cts``; how well it fits its training set is printed and written to ``table1.md``;
+``residuals.png`` and ``predictions_<split>.png`` show where the teacher can be trusted.
+"""
+
+import sys
+
+from template_prepare import prepare_template
+
+from ser_ts_lobes.errors import plain_errors
+from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.training.brains import TeacherBrain
+from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
+from ser_ts_lobes.training.targets import save_targets
+from ser_ts_lobes.training.teacher_report import report_teacher
+
+if __name__ == "__main__":
+    with plain_errors():
+        hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
+        hparams = load_experiment(hparams_file, run_opts, overrides)
+
+        prepare_template(**hparams["prepare_opts"])
+        manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
+
+        learn_from_training_set(manifests["train"], hparams, run_opts)
+        datasets = make_datasets(manifests, hparams, run_opts)
+
+        targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
+        report_teacher(hparams["output_folder"], targets)
+        save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Train a system that reads the transcript: the teacher, or text alone, on recordings of one's own.
+
+To run this recipe::
+
+    > python train_teacher.py hparams/teacher.yaml --data_folder /path/to/recordings
+
+The best validation checkpoint, test predictions and metrics go to ``results/<system>/<seed>``; the same command
+resumes an interrupted run. Next: ``python precompute_targets.py hparams/teacher.yaml`` with the same options.
+"""
+
+import sys
+
+import speechbrain as sb
+from template_prepare import prepare_template
+
+from ser_ts_lobes.errors import plain_errors
+from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.training.brains import TeacherBrain
+from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
+
+if __name__ == "__main__":
+    with plain_errors():
+        hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
+        hparams = load_experiment(hparams_file, run_opts, overrides)
+        sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+
+        sb.utils.distributed.run_on_main(prepare_template, kwargs=hparams["prepare_opts"])
+        manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
+
+        learn_from_training_set(manifests["train"], hparams, run_opts)
+        datasets = make_datasets(manifests, hparams, run_opts)
+
+        brain = TeacherBrain(hparams, run_opts, manifests)
+        brain.train(datasets)
+        brain.test(datasets)
