@@ -13,6 +13,7 @@ import torch
 from speechbrain.integrations.huggingface.hubert import HuBERT
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
+from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder
 
 SECONDS = (11.0, 8.5, 7.0, 6.0, 5.0, 4.0, 3.0, 2.75)  # MSP-Podcast's clips last 2.75 to 11 s
@@ -60,7 +61,9 @@ def main():
         ours = SpeechEncoder(folder)
         peer = HuBERT(folder, folder, freeze=True).eval()
     results = {
-        "ser_ts_lobes SpeechEncoder": measure(lambda wavs, lens: ours(wavs, lens)[0], wavs, lens, arguments.repeats),
+        "ser_ts_lobes SpeechEncoder": measure(
+            lambda wavs, lens: compute_frozen(ours, wavs, lens)[0], wavs, lens, arguments.repeats
+        ),
         "speechbrain HuBERT": measure(peer, wavs, lens, arguments.repeats),
     }
     print(f"{sum(SECONDS):.0f} s of audio in a batch of {len(SECONDS)}, {torch.get_num_threads()} threads\n")

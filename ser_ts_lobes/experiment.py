@@ -11,8 +11,8 @@ from speechbrain.utils.run_opts import RunOptions
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import hold_lock
+from ser_ts_lobes.provenance import refuse_other_settings
 from ser_ts_lobes.settings import flatten, plain_hparams_errors, read_settings
-from ser_ts_lobes.training.checkpoints import refuse_other_settings
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
 RUN_OPTIONS = frozenset(field.name for field in dataclasses.fields(RunOptions)) - {"param_file", "overridden_args"}

@@ -20,7 +20,8 @@ import yaml
 import ser_ts_lobes
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.speech import load_speech_encoder
-from ser_ts_lobes.results.report import ccc_table, gap_cell, markdown_table, plot_comparison
+from ser_ts_lobes.results.plots import plot_comparison
+from ser_ts_lobes.results.text_tables import ccc_table, gap_cell, markdown_table
 from ser_ts_lobes.tables.plan import make_plan
 from ser_ts_lobes.tables.report import print_commands
 from ser_ts_lobes.tables.runner import LocalPool, raise_failures, run_jobs
@@ -152,18 +153,18 @@ def compare(folder, seeds, kinds):
         summary = summarise(rows, against="ft")
         figure = results / "comparison.png"
         plot_comparison(figure, summary, "test1", f"Synthetic speech, {kind} encoder, test CCC, {_mean_of(seeds)}")
-        teacher = rows["teacher"][0]
+        teacher = rows["teacher"][0].run_folder
         print(f"\n{kind.capitalize()} speech encoder: the teacher on its training set (the paper's Table 1)\n")
-        print((teacher.folder / "table1.md").read_text(encoding="utf-8"))
+        print(teacher.table1_file.read_text(encoding="utf-8"))
         print(
             f"Test CCC, {_mean_of(seeds)} [95 % bootstrap interval]. SYNTHETIC speech: it shows that everything\n"
             "runs and what the method does, not how well it does on people.\n"
         )
         print(ccc_table(summary, "test1"))
         gaps[kind] = {system: summary[system]["test"]["test1"]["valence"] for system in ("ts", "cts")}
-        runs = [run.folder for members in rows.values() for run in members]
-        written += [figure, *sorted(teacher.folder.glob("*.png"))]
-        written += [run / name for run in runs for name in ("predictions.csv", "metrics.json")]
+        runs = [run.run_folder for members in rows.values() for run in members]
+        written += [figure, *sorted(teacher.path.glob("*.png"))]
+        written += [path for run in runs for path in (run.predictions_file, run.metrics_file)]
     print("\nShare of the valence gap between ft and the teacher that a student closes [95 % bootstrap interval]\n")
     cells = [[system, *(gap_cell(gaps[kind][system]) for kind in kinds)] for system in ("ts", "cts")]
     print(markdown_table(["", *(f"{kind} encoder" for kind in kinds)], cells))

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from ser_ts_lobes.errors import InputError, plain_errors
-from ser_ts_lobes.results.report import markdown_table
+from ser_ts_lobes.results.text_tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "mutants"

@@ -19,6 +19,7 @@ from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
 from ser_ts_lobes.training.brains import StudentBrain
 from ser_ts_lobes.training.datasets import load_manifests, load_teacher, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
 
 if __name__ == "__main__":
     with plain_errors():
@@ -29,6 +30,8 @@ if __name__ == "__main__":
         sb.utils.distributed.run_on_main(prepare_iemocap, kwargs=hparams["prepare_opts"])
         manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"])
         targets = load_teacher(manifests["train"], hparams)
+
+        learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts, targets)
 
         brain = StudentBrain(hparams, run_opts, manifests, targets)

@@ -30,14 +30,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.audio import inspect_audio
 from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, spelt_otherwise, warn_contradicted
 from ser_ts_lobes.errors import InputError, first_few, plain_errors
 from ser_ts_lobes.files import make_folder, map_files
 from ser_ts_lobes.fingerprint import fingerprint_files
-from ser_ts_lobes.results.metrics import UNKNOWN_SPEAKER
 from ser_ts_lobes.text_files import parse_json, parse_number, read_lines, read_rows, write_csv
 
 logger = logging.getLogger(__name__)

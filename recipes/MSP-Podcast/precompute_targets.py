@@ -18,9 +18,11 @@ from msp_podcast_prepare import prepare_msp_podcast
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments
 from ser_ts_lobes.results.paper import figures_of_run
-from ser_ts_lobes.results.report import report_teacher
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
+from ser_ts_lobes.training.targets import save_targets
+from ser_ts_lobes.training.teacher_report import report_teacher
 
 if __name__ == "__main__":
     with plain_errors():
@@ -29,8 +31,11 @@ if __name__ == "__main__":
 
         prepare_msp_podcast(**hparams["prepare_opts"])
         manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
+
+        learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
         paper = figures_of_run(Path(__file__).parent, hparams, manifests)
         report_teacher(hparams["output_folder"], targets, paper=paper)
+        save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_ts_lobes import DIMENSIONS, __version__
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER, __version__
 from ser_ts_lobes.errors import InputError, first_few
 from ser_ts_lobes.files import make_folder, replacing
 from ser_ts_lobes.fingerprint import fingerprint_file
-from ser_ts_lobes.results.metrics import UNKNOWN_SPEAKER
 from ser_ts_lobes.text_files import parse_json, parse_number, read_rows, write_csv
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from scipy.fft import dct
 from transformers import PretrainedConfig
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.lobes.encoder import Encoder, n_valid, side_by_side, valid_mask
+from ser_ts_lobes.lobes.encoder import Encoder, n_valid, valid_mask
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 
 
@@ -28,6 +28,8 @@ class DescriptorEncoder(Encoder):
     **settings : str or float
         For the fingerprint.
     """
+
+    always_on_cpu = True
 
     def __init__(self, output_size, trainable_layers=0, **settings):
         self._config = PretrainedConfig(hidden_size=output_size, **settings)
@@ -49,8 +51,7 @@ class DescriptorEncoder(Encoder):
 
     def _embed(self, inputs, lens):
         wavs = [wav[:n] for wav, n in zip(inputs.cpu(), n_valid(lens, inputs.shape[1]).tolist(), strict=True)]
-        with side_by_side(len(wavs)) as map_wavs:
-            utterances = list(map_wavs(self._describe, wavs))
+        utterances = [self._describe(wav) for wav in wavs]
         frames = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
         n_frames = torch.tensor([len(utterance) for utterance in utterances])
         return frames.to(inputs.device), (n_frames / frames.shape[1]).to(inputs.device)
@@ -167,15 +168,9 @@ class LowLevelDescriptors(DescriptorEncoder):
         """torch.nn.ModuleList : the standardisation, as the one layer that learns from the training set."""
         return torch.nn.ModuleList([self.scale])
 
-    def fit(self, batches):
+    def fit(self, training_set):
         """Take the statistics of the training set; see `Encoder.fit`."""
-
-        def valid_frames():
-            for inputs, lens in batches:
-                hidden, lens = self.frozen_forward(inputs, lens) if inputs.dim() == 2 else (inputs, lens)
-                yield hidden[valid_mask(lens, hidden.shape[1])]
-
-        self.scale.fit(valid_frames())
+        self.scale.fit(hidden[valid_mask(lens, hidden.shape[1])] for hidden, lens in training_set)
 
     def _describe(self, wav):
         # openSMILE hears 16 bits, of which full scale would be one step too loud; and one whole frame at least.

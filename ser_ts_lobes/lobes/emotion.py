@@ -91,6 +91,11 @@ class LabelScale(torch.nn.Module):
 
     Mean and standard deviation are of the training set and live in the checkpoint.
 
+    Attributes
+    ----------
+    fitted : bool
+        Whether `fit` has been called.
+
     Example
     -------
     >>> scale = LabelScale()
@@ -107,6 +112,7 @@ class LabelScale(torch.nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(DIMENSIONS)))
         self.register_buffer("std", torch.ones(len(DIMENSIONS)))
+        self.fitted = False
 
     def fit(self, labels):
         """Take mean and (population) standard deviation from the labels of the training set.
@@ -127,6 +133,7 @@ class LabelScale(torch.nn.Module):
                 raise InputError(f"All {len(labels)} training labels of {dimension} are the same.")
         self.mean.copy_(labels.mean(0))
         self.std.copy_(labels.std(0, correction=0))
+        self.fitted = True
 
     def standardise(self, labels):
         """Bring labels on the corpus's scale, (B, 3), to what networks learn."""

@@ -1,8 +1,6 @@
 """What speech and text encoders have in common: a frozen part, a trainable part, a checkpoint."""
 
-import contextlib
 import inspect
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -90,60 +88,6 @@ def valid_mask(lens, size):
     return torch.arange(size, device=lens.device) < n_valid(lens, size).unsqueeze(1)
 
 
-@contextlib.contextmanager
-def side_by_side(n_jobs):
-    """Share PyTorch's CPU threads out among jobs.
-
-    Cores that hear a waveform each do not wait for each other at every operation, as cores that share one do.
-
-    Parameters
-    ----------
-    n_jobs : int
-        How many calls there will be.
-
-    Yields
-    ------
-    callable
-        A `map` of which as many calls go on at a time as there are threads.
-
-    Example
-    -------
-    >>> with side_by_side(3) as map_jobs:
-    ...     list(map_jobs(abs, [-1, -2, 3]))
-    [1, 2, 3]
-    """
-    n_threads = torch.get_num_threads()
-    n_workers = min(n_jobs, n_threads)
-    if n_workers < 2:
-        yield map
-        return
-    share = n_threads // n_workers
-    try:
-        with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(n_threads)  # part of this setting is the whole process's
-
-
-def goes_one_by_one(inputs):
-    """Whether the frozen part of an encoder should take the utterances of a batch one by one.
-
-    A CPU's caches hold the activations of one waveform but not of many, and alone it has no padding: eight of mixed
-    length take HuBERT base less than half the time. Token sequences are short; they are faster together.
-
-    Parameters
-    ----------
-    inputs : torch.Tensor
-        (B, N), waveforms (floating point) or token ids.
-
-    Returns
-    -------
-    bool
-        False also while the encoder is exported: batches of any size are to run through what comes of it.
-    """
-    return inputs.device.type == "cpu" and inputs.is_floating_point() and not torch.compiler.is_compiling()
-
-
 @register_checkpoint_hooks
 class Encoder(torch.nn.Module):
     """A pretrained transformer of which only the top layers may learn.
@@ -162,6 +106,9 @@ class Encoder(torch.nn.Module):
     trainable_layers : int
         How many transformer layers, counted from the top, learn (0: none).
     """
+
+    #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
+    always_on_cpu = False
 
     def __init__(self, source, trainable_layers=0):
         super().__init__()
@@ -215,7 +162,9 @@ class Encoder(torch.nn.Module):
 
     @torch.no_grad()
     def frozen_forward(self, inputs, lens):
-        """From the input up to the first trainable layer.
+        """From the input up to the first trainable layer, all utterances at once.
+
+        `ser_ts_lobes.lobes.parallel.compute_frozen` does the same faster on a CPU.
 
         Parameters
         ----------
@@ -231,32 +180,11 @@ class Encoder(torch.nn.Module):
         hidden_lens : torch.Tensor
             (B,), relative lengths of `hidden`.
         """
-        if goes_one_by_one(inputs):
-            wavs = [wav[None, :n] for wav, n in zip(inputs, n_valid(lens, inputs.shape[1]), strict=True)]
-            with side_by_side(len(wavs)) as map_wavs:
-                rows = list(map_wavs(lambda wav: self.frozen_forward_together(wav, lens.new_ones(1))[0][0], wavs))
-            n_frames = torch.tensor([len(row) for row in rows])
-            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), n_frames / n_frames.max()
-        hidden, lens = self.frozen_forward_together(inputs, lens)
-        return hidden * valid_mask(lens, hidden.shape[1]).unsqueeze(-1), lens
-
-    @torch.no_grad()  # which holds for the calling thread alone
-    def frozen_forward_together(self, inputs, lens):
-        """Do what `frozen_forward` does, all utterances at once; beyond the valid positions is anything.
-
-        Parameters
-        ----------
-        inputs, lens : torch.Tensor
-            As in `frozen_forward`.
-
-        Returns
-        -------
-        tuple[torch.Tensor, torch.Tensor]
-            (B, T, output_size), and relative lengths (B,).
-        """
         hidden, lens = self._embed(inputs, lens)
         hidden = self._run_layers(hidden, lens, self.layers[: self.n_frozen])
-        return self._finish(hidden) if self.n_frozen == len(self.layers) else hidden, lens
+        if self.n_frozen == len(self.layers):
+            hidden = self._finish(hidden)
+        return hidden * valid_mask(lens, hidden.shape[1]).unsqueeze(-1), lens
 
     def trainable_forward(self, hidden, lens):
         """From the first trainable layer to the top; with none, `hidden` as it is.
@@ -301,13 +229,13 @@ class Encoder(torch.nn.Module):
             inputs, lens = self.frozen_forward(inputs, lens)
         return self.trainable_forward(inputs, lens), lens
 
-    def fit(self, batches):
-        """Take what an encoder needs to know of the training set before its frames are used; here nothing.
+    def fit(self, training_set):
+        """Take what an encoder needs to know of the training set before it is used; here nothing.
 
         Parameters
         ----------
-        batches : iterable of tuple[torch.Tensor, torch.Tensor]
-            What `forward` takes, once for the whole training set.
+        training_set : iterable of str, or of tuple[torch.Tensor, torch.Tensor]
+            For an encoder that reads the transcripts; for one that hears what `frozen_forward` gives, in batches.
         """
 
     def train(self, mode=True):

@@ -48,15 +48,6 @@ class TextEncoder(Encoder):
         """torch.nn.ModuleList : the transformer layers, bottom first."""
         return self.model.encoder.layer
 
-    def learn_words(self, transcripts):
-        """Take the words of the training transcripts, where the tokens are words; here they are not.
-
-        Parameters
-        ----------
-        transcripts : iterable of str
-            Of the training set.
-        """
-
     def tokenize(self, text):
         """Token ids of one transcript, with the special tokens; a longer one is cut at `max_tokens`.
 

@@ -20,7 +20,7 @@ _SEPARATORS = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 class WordEncoder(Encoder):
     r"""A vector for each word of a transcript, in the place of a pretrained text encoder.
 
-    The words are those of the training transcripts (`learn_words`). One that the file has no vector for starts at zero
+    The words are those of the training transcripts (`fit`). One that the file has no vector for starts at zero
     and learns; one that training does not know is left out of a transcript, as by Keras' Tokenizer; what is left
     without a word is one zero vector. Case and punctuation do not count.
 
@@ -36,7 +36,7 @@ class WordEncoder(Encoder):
     >>> path = getfixture("tmp_path") / "vectors.txt"
     >>> _ = path.write_text("good 1 0\nday 0 1\nnight 1 1\n")
     >>> encoder = WordEncoder(path, size=2)
-    >>> encoder.learn_words(["A good day!", "Good."])
+    >>> encoder.fit(["A good day!", "Good."])
     >>> ids = encoder.tokenize("good day, good night")
     >>> ids  # of 1: a, 2: day, 3: good
     tensor([3, 2, 3])
@@ -66,20 +66,20 @@ class WordEncoder(Encoder):
         """torch.nn.ModuleList : the vectors, as the one layer that learns."""
         return torch.nn.ModuleList([self.model.embedding])
 
-    def learn_words(self, transcripts):
+    def fit(self, training_set):
         """Take the words of the training transcripts, and their vectors from the file.
 
         Parameters
         ----------
-        transcripts : iterable of str
-            Of the training set.
+        training_set : iterable of str
+            Its transcripts.
 
         Raises
         ------
         InputError
             If there are no words, or the file holds something else than vectors of this size or knows none of them.
         """
-        words = sorted({word for transcript in transcripts for word in _words(transcript)})
+        words = sorted({word for transcript in training_set for word in _words(transcript)})
         if not words:
             raise InputError("There is no word in the training transcripts: prepare and transcribe the corpus again.")
         self._id_of = {word: id for id, word in enumerate(words, _PADDING + 1)}
@@ -102,7 +102,14 @@ class WordEncoder(Encoder):
         -------
         torch.Tensor
             (T,), int64; T >= 1, for nothing is one zero vector.
+
+        Raises
+        ------
+        InputError
+            If the encoder has no words yet.
         """
+        if not self._id_of:
+            raise InputError(f"The encoder of {self.source} knows no words yet: fit it to the training transcripts.")
         ids = [self._id_of[word] for word in _words(text) if word in self._id_of]
         return torch.tensor(ids or [_PADDING], dtype=torch.long)
 

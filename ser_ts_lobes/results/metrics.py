@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.errors import InputError
 
-#: Speaker id of utterances whose speaker isn't known: they don't share a speaker.
-UNKNOWN_SPEAKER = "Unknown"
-
+# Fewer clusters than this make percentile intervals of a cluster bootstrap far too narrow.
+_MIN_SPEAKERS = 10
 _MAX_COUNTS = 2**21  # resampling counts held at once, 16 MiB of float64
 
 
@@ -213,6 +212,26 @@ def resample(predictions, targets, groups=None, statistic="ccc", n_resamples=200
             row[:] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
         np.matmul(counts, sums, out=out)
     return of_moments(_moments_from_sums(resampled_sums, origin))
+
+
+def resampling_groups(speakers):
+    """Decide what a bootstrap over a test set draws.
+
+    Speakers, since utterances of one speaker are not independent; utterances, if there are fewer than 10 known
+    speakers.
+
+    Parameters
+    ----------
+    speakers : sequence of str
+        One id an utterance.
+
+    Returns
+    -------
+    sequence of str or None
+        ``groups`` of `bootstrap_ci`; None draws utterances.
+    """
+    known = set(speakers) - {UNKNOWN_SPEAKER}
+    return speakers if len(known) >= _MIN_SPEAKERS else None
 
 
 def percentile_interval(resampled, confidence=0.95):

@@ -1,24 +1,57 @@
-"""A finished run on disk, read by whoever needs its numbers."""
+"""The folder of a run: the one place that knows its files."""
 
+import importlib.metadata
 import json
 import math
+import platform
+import re
 import reprlib
+import sys
+from collections import defaultdict
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.text_files import parse_number, read_rows
+from ser_ts_lobes.settings import read_settings
+from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 
 _LABELS = tuple(f"label_{dimension}" for dimension in DIMENSIONS)
+_COLUMNS = ("ID", "split", "spk_id", *DIMENSIONS, *_LABELS)
 # Predictions are written with six decimals.
 _TOLERANCE = 1e-4
+_PACKAGES = ("speechbrain", "torch", "transformers", "numpy")
+_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - (.*)")
+
+
+class Predictions(NamedTuple):
+    """What a run predicted on one test set, in the order of the file.
+
+    Attributes
+    ----------
+    ids, speakers : list of str
+        Of the N utterances.
+    prediction, label : numpy.ndarray
+        (N, 3), on the corpus's scale; the labels of an unlabelled set are NaN.
+    """
+
+    ids: list
+    speakers: list
+    prediction: np.ndarray
+    label: np.ndarray
 
 
 class RunFolder:
-    """The output folder of a run, ``results/<system>/<run>``.
+    """The output folder of a run, ``results/<system>/<run>``, which any script may be writing in.
+
+    What it has read it keeps: another one reads afresh.
 
     Parameters
     ----------
@@ -29,10 +62,110 @@ class RunFolder:
     def __init__(self, path):
         self.path = Path(path)
 
+    @classmethod
+    def finished_below(cls, folder):
+        """Find all finished runs in a folder, at any depth.
+
+        Parameters
+        ----------
+        folder : pathlib.Path
+            It need not be there.
+
+        Returns
+        -------
+        list[RunFolder]
+            Sorted by path.
+        """
+        return [cls(path.parent) for path in sorted(folder.glob(f"**/{cls(folder).metrics_file.name}"))]
+
+    # ------------------------------------------------------------------ files
+
+    @property
+    def hyperparams_file(self):
+        """Its settings, as SpeechBrain writes them."""
+        return self.path / "hyperparams.yaml"
+
+    @property
+    def log_file(self):
+        """What its scripts logged."""
+        return self.path / "log.txt"
+
+    @property
+    def train_log_file(self):
+        """One line an epoch."""
+        return self.path / "train_log.txt"
+
+    @property
+    def checkpoints(self):
+        """The folder of its checkpoints."""
+        return self.path / "save"
+
+    @property
+    def predictions_file(self):
+        """The predictions on all test sets."""
+        return self.path / "predictions.csv"
+
+    @property
+    def metrics_file(self):
+        """The scores; written last."""
+        return self.path / "metrics.json"
+
+    def targets_path(self, split):
+        """Return the file of a teacher's targets of one split."""
+        return self.path / "targets" / f"{split}.safetensors"
+
+    def targets_paths(self):
+        """Return the files of all targets that a teacher has, a list of pathlib.Path."""
+        of_any_split = self.targets_path("*")
+        return sorted(of_any_split.parent.glob(of_any_split.name))
+
+    @property
+    def table1_file(self):
+        """The paper's Table 1, of a teacher with targets."""
+        return self.path / "table1.md"
+
+    @property
+    def residuals_plot(self):
+        """A teacher's residuals."""
+        return self.path / "residuals.png"
+
+    def predictions_plot(self, split):
+        """Return the plot of a teacher's predictions of one split."""
+        return self.path / f"predictions_{split}.png"
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def started(self):
+        """Whether it has come to train."""
+        return self.train_log_file.is_file()
+
     @property
     def finished(self):
-        """Whether the run has been tested: what it writes last is there."""
-        return (self.path / "metrics.json").is_file()
+        """Whether it has been tested: what is written last is there."""
+        return self.metrics_file.is_file()
+
+    @cached_property
+    def settings(self):
+        """Its hparams, as `ser_ts_lobes.settings.read_settings` gives them."""
+        return read_settings(self.hyperparams_file)
+
+    @cached_property
+    def working_folder(self):
+        """The folder to which relative paths in the settings belong, a pathlib.Path.
+
+        It is the one that the script ran in, if the run still lies there where its ``output_folder`` says; otherwise
+        the current one.
+        """
+        here, written = self.path.resolve(), Path(self.settings["output_folder"])
+        if not written.is_absolute() and here.parts[-len(written.parts) :] == written.parts:
+            return here.parents[len(written.parts) - 1]
+        return Path.cwd()
+
+    @property
+    def fingerprint(self):
+        """Fingerprint of the model that was tested; of a finished run."""
+        return self.report()["fingerprint"]
 
     def report(self):
         """Read the run's metrics, and check that they are of its predictions and of all utterances.
@@ -52,15 +185,20 @@ class RunFolder:
                 f"{self.path} has no metrics.json, so it isn't a finished run: name a folder like results/cts/1986, or "
                 "train and test there first."
             )
-        report = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return self._report
+
+    @cached_property
+    def _report(self):
+        report = json.loads(self.metrics_file.read_text(encoding="utf-8"))
         for split, scores in report["test"].items():
             expected = report["counts"][split]
-            _, prediction, label = self.predictions(split)
-            for name, n in (("metrics.json", scores["utterances"]), ("predictions.csv", len(label))):
+            tested = self.predictions(split)
+            for name, n in (("metrics.json", scores["utterances"]), ("predictions.csv", len(tested.ids))):
                 if n != expected:
                     raise self._refused(f"{name} has {n} of the {expected} utterances of {split}")
+            ccc = metrics.ccc(tested.prediction, tested.label)
             written = [scores[dimension]["ccc"] for dimension in DIMENSIONS]
-            if not np.allclose(metrics.ccc(prediction, label), written, rtol=0, atol=_TOLERANCE, equal_nan=True):
+            if not np.allclose(ccc, written, rtol=0, atol=_TOLERANCE, equal_nan=True):
                 raise self._refused(f"metrics.json and predictions.csv do not agree on {split}")
         return report
 
@@ -74,31 +212,31 @@ class RunFolder:
 
         Returns
         -------
-        tuple of list of str, numpy.ndarray and numpy.ndarray
-            Speakers; predictions and labels, (N, 3), in the order of the file.
-        """
-        rows = [(row["spk_id"], *numbers) for row, *numbers in self.read_predictions() if row["split"] == split]
-        speakers, prediction, label = zip(*rows, strict=True) if rows else ((), (), ())
-        return list(speakers), *(np.array(numbers, dtype=float).reshape(-1, 3) for numbers in (prediction, label))
-
-    def read_predictions(self):
-        """Read ``predictions.csv`` row by row.
-
-        Yields
-        ------
-        tuple of dict, list of float and list of float
-            The row, its predictions and its labels; NaN for those of an unlabelled set, whose cells are empty.
+        Predictions
+            Of no utterance if there is no such set.
 
         Raises
         ------
         InputError
             Where something else than a number stands, with its line and utterance.
         """
-        columns = ["ID", "split", "spk_id", *DIMENSIONS, *_LABELS]
-        for line, row in read_rows(self.path / "predictions.csv", columns):
+        return self._predictions.get(split, Predictions([], [], *np.empty((2, 0, len(DIMENSIONS)))))
+
+    @cached_property
+    def _predictions(self):
+        """All predictions, by test set."""
+        rows = defaultdict(list)
+        for line, row in read_rows(self.predictions_file, _COLUMNS):
             labelled = any(row[name] for name in _LABELS)
             label = [self._number(row, name, line) for name in _LABELS] if labelled else [math.nan] * len(_LABELS)
-            yield row, [self._number(row, name, line) for name in DIMENSIONS], label
+            prediction = [self._number(row, name, line) for name in DIMENSIONS]
+            # The runs of a table have the same names, and share them.
+            rows[row["split"]].append((sys.intern(row["ID"]), sys.intern(row["spk_id"]), prediction, label))
+        predictions = {}
+        for split, columns in ((split, zip(*of_split, strict=True)) for split, of_split in rows.items()):
+            ids, speakers, prediction, label = columns
+            predictions[split] = Predictions(list(ids), list(speakers), np.array(prediction), np.array(label))
+        return predictions
 
     def _number(self, row, column, line):
         number = parse_number(row[column])
@@ -109,3 +247,108 @@ class RunFolder:
 
     def _refused(self, problem):
         return InputError(f"{self.path}: {problem}: run its training command again, which tests it.")
+
+    @cached_property
+    def training_hours(self):
+        """Wall-clock time of the run's sessions in its log, added up; None without a log.
+
+        Each is from the first to the last line that it logged, which is before testing; computing frozen features is in
+        it.
+        """
+        if not self.log_file.is_file():
+            return None
+        seconds, session = 0.0, []
+        for line in [*self.log_file.read_text(encoding="utf-8", errors="replace").splitlines(), None]:
+            match = line and _LOG_LINE.match(line)
+            if line is None or (match and match[2].endswith("Beginning experiment!")):
+                seconds += (session[-1] - session[0]).total_seconds() if session else 0
+                session = []
+            if match:
+                session.append(datetime.fromisoformat(match[1]))
+        return seconds / 3600
+
+    # ------------------------------------------------------------------ writing
+
+    def write(self, outputs, manifests, reads, **run):
+        """Write the predictions on all test sets, then the scores.
+
+        Of each labelled test set and dimension these are CCC with its 95 % bootstrap interval, Pearson's rho and RMSE.
+        Intervals resample speakers or utterances (``"resampled"``), as `metrics.resampling_groups` decides.
+
+        Parameters
+        ----------
+        outputs : dict[str, ser_ts_lobes.training.brains.Outputs]
+            Test sets by name.
+        manifests : dict[str, ser_ts_lobes.data.manifests.Manifest]
+            All manifests of the run.
+        reads : bool
+            Whether the system reads the transcripts, so that these have made its numbers too.
+        **run
+            What else to record of the run: system, seed, ...
+        """
+        self._write_predictions(outputs, manifests)
+        fingerprints = {}
+        for manifest in manifests.values():
+            fingerprints |= manifest.fingerprints(reads)
+        self.write_report(
+            {
+                **run,
+                "counts": {name: len(manifest.utterances) for name, manifest in manifests.items()},
+                "manifests": fingerprints,
+                "test": {
+                    split: _scores(output, manifests[split])
+                    for split, output in outputs.items()
+                    if manifests[split].labelled
+                },
+                "versions": {"ser_ts_lobes": ser_ts_lobes.__version__, "python": platform.python_version()}
+                | {package: importlib.metadata.version(package) for package in _PACKAGES},
+            }
+        )
+
+    def _write_predictions(self, outputs, manifests):
+        """Write ``predictions.csv``, on the corpus's scale; labels are empty in an unlabelled set."""
+        rows = []
+        for split, output in outputs.items():
+            utterances = manifests[split].utterances
+            for utterance, prediction, label in zip(output.ids, output.prediction, output.label, strict=True):
+                values = ["" if np.isnan(value) else f"{value:.6f}" for value in (*prediction, *label)]
+                rows.append([utterance, split, utterances[utterance]["spk_id"], *values])
+        write_csv(self.predictions_file, _COLUMNS, sorted(rows))
+
+    def write_report(self, report):
+        """Write ``metrics.json``, with which the run is finished.
+
+        Parameters
+        ----------
+        report : dict
+            Fit for JSON.
+        """
+        with replacing(self.metrics_file) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        self._forget_results()
+
+    def remove_results(self):
+        """Remove what `write` left, for the run is not finished any more."""
+        for path in (self.metrics_file, self.predictions_file):
+            path.unlink(missing_ok=True)
+        self._forget_results()
+
+    def _forget_results(self):
+        for name in ("_report", "_predictions"):
+            vars(self).pop(name, None)
+
+
+def _scores(output, manifest):
+    """Score one test set."""
+    # In the order of predictions.csv, so that intervals made from there are the same.
+    order = np.argsort(output.ids)
+    groups = metrics.resampling_groups([manifest.utterances[output.ids[row]]["spk_id"] for row in order])
+    intervals = metrics.bootstrap_ci(output.prediction[order], output.label[order], groups)
+    scores = metrics.evaluate(output.prediction, output.label)
+    for j, dimension in enumerate(DIMENSIONS):
+        scores[dimension]["ccc_95"] = intervals[:, j].tolist()
+    return {
+        "utterances": len(output.ids),
+        "resampled": "utterances" if groups is None else "speakers",
+        **scores,
+    }

@@ -1,9 +1,9 @@
 """From a finished run to a folder that anyone can load, and to the Hugging Face Hub."""
 
 import contextlib
+import io
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -113,18 +113,19 @@ def export(run, out, corpus=None, half=False, force=False, onnx=False, int8=Fals
     InputError
         If the run isn't finished, isn't a student that can travel, or `out` is taken.
     """
-    run, out = Path(run).resolve(), Path(out).resolve()
+    run, out = RunFolder(Path(run).resolve()), Path(out).resolve()
     _check_free(out, force)
-    report = RunFolder(run).report()
-    with _where_it_was_trained(run) as hparams:
-        network = _load_network(run, hparams, report)
-        manifest = _read_train_manifest(hparams, report)
-        residuals = _find_residuals(hparams)
-        test_sets = _find_test_sets(run, hparams) if int8 else None
+    report, hparams = run.report(), _load_hparams(run)
+    network = _load_network(run, hparams["modules"])
+    data_folder = run.working_folder / run.settings["data_folder"]
+    manifest_folder = run.working_folder / run.settings["manifest_folder"]
+    manifest = _read_train_manifest(manifest_folder, data_folder, report)
+    residuals = _find_residuals(run)
+    test_sets = _find_test_sets(run, manifest_folder, data_folder) if int8 else None
     config = {
         "format": FORMAT,
         "system": report["system"],
-        "corpus": corpus or Path(hparams["data_folder"]).name,
+        "corpus": corpus or data_folder.name,
         "dimensions": DIMENSIONS,
         "sample_rate": SAMPLE_RATE,
         **describe_network(network),
@@ -210,50 +211,56 @@ def _check_free(out, force):
         raise InputError(f"{out} already holds a student: --force replaces it.")
 
 
-@contextlib.contextmanager
-def _where_it_was_trained(run):
-    """Load a run's hyper-parameters, and stay in the folder to which their relative paths belong."""
-    text = (run / "hyperparams.yaml").read_text(encoding="utf-8")
-    written = ruamel.yaml.YAML().load(text)  # nothing is made yet
+def _load_hparams(run):
+    """Load the hyper-parameters of a run that a student is made from, and no others.
+
+    Others may name what an earlier version had, or look where the run was when it was trained.
+    """
+    yaml = ruamel.yaml.YAML()
+    written = yaml.load(run.hyperparams_file)  # nothing is made yet
     if "speech_encoder" not in written["modules"] or "text_encoder" in written["modules"]:
         raise InputError(
-            f"{run}: the system {written['system']} reads text; only those that hear alone can be exported."
+            f"{run.path}: the system {written['system']} reads text; only those that hear alone can be exported."
         )
-    before = Path.cwd()
-    parts = Path(written["output_folder"]).parts
-    if run.parts[-len(parts) :] == parts and not Path(*parts).is_absolute():
-        os.chdir(run.parents[len(parts) - 1])
-    try:
-        # The checkpointer would look where the run was when it was trained.
-        yield load_hyperpyyaml(text, "checkpointer: null")
-    finally:
-        os.chdir(before)
+    _resolve_sources(written["modules"], run.working_folder)
+    text = io.StringIO()
+    yaml.dump({key: written[key] for key in ("modules", *_TRAINING_KEYS) if key in written}, text)
+    return load_hyperpyyaml(text.getvalue())
 
 
-def _load_network(run, hparams, report):
+def _resolve_sources(settings, folder):
+    """Let pretrained networks be found that are files or folders on disk, relative to a folder."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _resolve_sources(value, folder)
+        elif key == "source" and isinstance(value, str) and (folder / value).exists():
+            settings[key] = str(folder / value)
+
+
+def _load_network(run, modules):
     """Make the network with the weights that were tested."""
-    modules = hparams["modules"]
+    report = run.report()
     encoder, pooling = modules["speech_encoder"], getattr(modules["model"], "speech_pooling", modules["model"])
     for part, kinds in (encoder, (SpeechEncoder, WhisperEncoder)), (pooling, (GRUPooling, TransformerPooling)):
         if not isinstance(part, kinds):
             raise InputError(
-                f"{run}: the {type(part).__name__} of the system {report['system']} can't travel; students with a "
+                f"{run.path}: the {type(part).__name__} of the system {report['system']} can't travel; students with a "
                 "HuBERT, wav2vec 2.0, WavLM or Whisper encoder and GRU or transformer pooling can be exported."
             )
-    checkpoint = Checkpointer(run / "save", modules).recover_if_possible(min_key="valid_loss")
+    checkpoint = Checkpointer(run.checkpoints, modules).recover_if_possible(min_key="valid_loss")
     if checkpoint is None:
-        raise InputError(f"{run / 'save'} holds no checkpoint: train this system again.")
+        raise InputError(f"{run.checkpoints} holds no checkpoint: train this system again.")
     if checkpoint.meta["epoch"] != report["best"]["epoch"]:
         raise InputError(
-            f"{run}: metrics.json is of epoch {report['best']['epoch']}, the best checkpoint now of epoch "
+            f"{run.path}: metrics.json is of epoch {report['best']['epoch']}, the best checkpoint now of epoch "
             f"{checkpoint.meta['epoch']}: run the training command again, which tests it."
         )
     return StudentNetwork(**modules).eval()
 
 
-def _read_train_manifest(hparams, report):
-    path = Path(hparams["manifest_folder"]) / "train.csv"
-    manifest = read_manifest(path, hparams["data_folder"])
+def _read_train_manifest(manifest_folder, data_folder, report):
+    path = manifest_folder / "train.csv"
+    manifest = read_manifest(path, data_folder)
     if manifest.audio_fingerprint != report["manifests"]["train"]:
         raise InputError(f"{path} is no longer what the student was trained on: train it again.")
     if manifest.label_range is None:
@@ -261,18 +268,18 @@ def _read_train_manifest(hparams, report):
     return manifest
 
 
-def _find_residuals(hparams):
+def _find_residuals(run):
     """Find the plot of the teacher's residuals; None for a student that learnt alone, or whose teacher is gone."""
-    if "teacher_folder" not in hparams:
+    if "teacher_folder" not in run.settings:
         return None
-    path = Path(hparams["teacher_folder"], "residuals.png").resolve()
+    path = RunFolder(run.working_folder / run.settings["teacher_folder"]).residuals_plot
     return path if path.is_file() else None
 
 
-def _find_test_sets(run, hparams):
+def _find_test_sets(run, manifest_folder, data_folder):
     """Find the labelled test sets, to measure what 8-bit integers cost; none if they are gone."""
     try:
-        test_sets = read_test_sets(run, hparams["manifest_folder"], hparams["data_folder"])
+        test_sets = read_test_sets(run, manifest_folder, data_folder)
         gone = [path for test_set in test_sets.values() for path in test_set.paths if not path.is_file()]
         if gone:
             raise InputError(f"{gone[0]} does not exist")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ser_ts_lobes.data.audio import read_header, stream_audio
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 from ser_ts_lobes.student.network import CONFIG_FILE, WEIGHTS_FILE, load_network, read_config
 
@@ -196,7 +197,8 @@ class EmotionRegressor(Pretrained):
         if wavs.dim() != 2 or wavs.numel() == 0 or not wavs.isfinite().all():
             raise InputError(f"wavs of shape {tuple(wavs.shape)} aren't a batch (B, N) of finite samples.")
         wav_lens = torch.ones(len(wavs)) if wav_lens is None else torch.as_tensor(wav_lens)
-        return self.network(wavs.to(self.device), wav_lens.to(self.device)).prediction
+        frozen = compute_frozen(self.network.speech_encoder, wavs.to(self.device), wav_lens.to(self.device))
+        return self.network(*frozen).prediction
 
     def predict_file(self, path):
         """Predict one audio file.

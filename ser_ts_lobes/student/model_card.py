@@ -5,7 +5,7 @@ import re
 import huggingface_hub
 
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.results.report import ccc_table
+from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.student import space
 from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, cost_table
 

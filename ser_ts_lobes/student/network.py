@@ -68,9 +68,9 @@ class StudentNetwork(torch.nn.Module):
         Parameters
         ----------
         wavs : torch.Tensor
-            (B, N), 16 kHz waveforms in -1..1.
+            (B, N), 16 kHz waveforms in -1..1; or what the frozen part of the speech encoder makes of them, (B, T, D).
         wav_lens : torch.Tensor
-            (B,), relative lengths.
+            (B,), relative lengths of `wavs`.
 
         Returns
         -------

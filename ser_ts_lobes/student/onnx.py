@@ -13,9 +13,7 @@ import contextlib
 import copy
 import importlib
 import logging
-import math
 import warnings
-from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +28,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.lobes.pooling import GRUPooling
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.results.text_tables import markdown_table
 
 ONNX_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 
@@ -212,8 +210,8 @@ def read_test_sets(run, manifest_folder, data_folder):
 
     Parameters
     ----------
-    run : str or pathlib.Path
-        Its folder, with ``predictions.csv``.
+    run : ser_ts_lobes.results.run_folder.RunFolder
+        Of a finished run.
     manifest_folder, data_folder : str or pathlib.Path
         As in the run's hyper-parameters.
 
@@ -227,21 +225,16 @@ def read_test_sets(run, manifest_folder, data_folder):
     InputError
         If a manifest is gone, or no longer holds the utterances.
     """
-    by_split = defaultdict(list)
-    for row, prediction, label in RunFolder(run).read_predictions():
-        if not any(map(math.isnan, label)):
-            by_split[row["split"]].append((row["ID"], prediction, label))
     test_sets = {}
-    for split, rows in by_split.items():
+    for split in run.report()["test"]:
+        tested = run.predictions(split)
         path = Path(manifest_folder) / f"{split}.csv"
         utterances = read_manifest(path, data_folder).utterances
-        ids, predictions, labels = zip(*rows, strict=True)
-        missing = [id for id in ids if id not in utterances]
+        missing = [id for id in tested.ids if id not in utterances]
         if missing:
             raise InputError(f"{path} has no {missing[0]}, which the run was tested on: prepare the corpus again.")
-        test_sets[split] = LabelledSet(
-            [Path(utterances[id]["wav"]).absolute() for id in ids], np.array(predictions), np.array(labels)
-        )
+        paths = [Path(utterances[id]["wav"]).absolute() for id in tested.ids]
+        test_sets[split] = LabelledSet(paths, tested.prediction, tested.label)
     return test_sets
 
 
@@ -322,11 +315,11 @@ def cost_table(onnx, split):
     | float32 | 0.750 | 0.750 | 0.750 | 14.4 MB |
     | int8 | 0.748 | 0.748 | 0.748 | 6.2 MB |
     """
-    lines = [f"| CCC on {split} | {' | '.join(DIMENSIONS)} | size |", "| --- |" + " --- |" * (len(DIMENSIONS) + 1)]
+    rows = []
     for kind, name in (("float32", ONNX_FILE), ("int8", INT8_FILE)):
         cells = [f"{onnx['ccc'][split][dimension][kind]:.3f}" for dimension in DIMENSIONS]
-        lines.append(f"| {kind} | {' | '.join(cells)} | {onnx['bytes'][name] / 1e6:.1f} MB |")
-    return "\n".join(lines)
+        rows.append([kind, *cells, f"{onnx['bytes'][name] / 1e6:.1f} MB"])
+    return markdown_table([f"CCC on {split}", *DIMENSIONS, "size"], rows)
 
 
 def _require(package):

@@ -12,9 +12,9 @@ import yaml
 from ser_ts_lobes.data.manifests import find_manifests, read_manifest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, parse_arguments, split_options
+from ser_ts_lobes.provenance import MAY_GROW, made_from
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.settings import difference, read_settings
-from ser_ts_lobes.training.checkpoints import MAY_GROW, made_from
 from ser_ts_lobes.training.targets import TeacherTargets
 
 #: The system whose run a student's ``teacher_folder`` names by default.
@@ -100,6 +100,11 @@ class Job:
         return self.recipe / self.settings["output_folder"]
 
     @property
+    def run_folder(self):
+        """The files there, read afresh at each use, for its script may have run since the last."""
+        return RunFolder(self.folder)
+
+    @property
     def command(self):
         """The command line, a list of str; it runs in the recipe's folder."""
         return [sys.executable, self.script, *self.arguments]
@@ -118,35 +123,42 @@ class Job:
     @property
     def past_start(self):
         """Whether it has come to train, so that what it shares is there."""
-        return (self.folder / "train_log.txt").is_file()
+        return self.run_folder.started
 
     @property
     def finished(self):
         """Whether what it writes last is there."""
-        return RunFolder(self.folder).finished
+        return self.run_folder.finished
 
-    def stale(self):
+    def stale(self, open_run=RunFolder):
         """Say in what an earlier run in its folder, whole or partial, was another one than it would be.
+
+        Parameters
+        ----------
+        open_run : callable
+            Gives the `RunFolder` of a path; jobs that look at the same runs can share it.
 
         Returns
         -------
         str or None
         """
-        saved = made_from(self.folder / "save")
-        if saved is None and not self.finished:
+        run = open_run(self.folder)
+        saved, finished = made_from(run.checkpoints), run.finished
+        if saved is None and not finished:
             return None
         saved = saved or {}
         settings, data = saved.get("settings", {}), saved.get("data", {})
-        if self.finished:
-            report = RunFolder(self.folder).report()
+        if finished:
+            report = run.report()
             settings = report.get("settings", settings)
             data = data | report["manifests"]
-        if problem := difference(settings, self.makes, leave_out=() if self.finished else MAY_GROW):
+        if problem := difference(settings, self.makes, leave_out=() if finished else MAY_GROW):
             return f"{self.folder} was trained with {problem}"
         today = _fingerprints(self.recipe / self.settings["manifest_folder"])
-        teacher = RunFolder(self.recipe / self.settings.get("teacher_folder", ""))
-        if teacher.finished and "teacher_folder" in self.settings:
-            today["teacher"] = teacher.report()["fingerprint"]
+        if "teacher_folder" in self.settings:
+            teacher = open_run(self.recipe / self.settings["teacher_folder"])
+            if teacher.finished:
+                today["teacher"] = teacher.fingerprint
         for name, fingerprint in data.items():
             if today.get(name, fingerprint) != fingerprint:
                 return f"{self.folder} was made from another {name} than today's"
@@ -159,14 +171,14 @@ class TargetsJob(Job):
     @property
     def finished(self):
         """Whether what it writes last is there, and is of the teacher as it is now."""
-        splits = list(self.folder.glob("targets/*.safetensors"))
-        if not (splits and RunFolder(self.folder).finished):
+        run = self.run_folder
+        paths = run.targets_paths()
+        if not (paths and run.finished):
             return False
         # They are written after the tables and plots that belong to them.
-        teacher = RunFolder(self.folder).report()["fingerprint"]
-        return all(TeacherTargets.load(path).made_from.get("teacher") == teacher for path in splits)
+        return all(TeacherTargets.load(path).made_from.get("teacher") == run.fingerprint for path in paths)
 
-    def stale(self):
+    def stale(self, open_run=RunFolder):
         """Return None."""
 
 
@@ -214,7 +226,8 @@ def make_plan(recipe, systems, seeds=None, folds=None, options=(), sweep=None):
                 for value in sweep.values if sweep else (None,):
                     planner.add(system, seed, fold, value)
     jobs = list(planner.jobs.values())
-    stale = [problem for problem in (job.stale() for job in jobs) if problem]
+    open_run = functools.cache(RunFolder)  # students share a teacher
+    stale = [problem for problem in (job.stale(open_run) for job in jobs) if problem]
     if stale:
         more = f" ({len(stale) - 1} more runs don't fit)" if stale[1:] else ""
         raise InputError(f"{stale[0]}: delete it to train it anew, or give another --results_folder{more}.")

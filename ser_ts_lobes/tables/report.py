@@ -8,10 +8,11 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results.paper import read_figures
-from ser_ts_lobes.results.report import ccc_cell, gap_cell, markdown_table, plot_comparison, plot_sweep
+from ser_ts_lobes.results.plots import plot_comparison, plot_sweep
+from ser_ts_lobes.results.text_tables import ccc_cell, gap_cell, latex_table, markdown_table
 from ser_ts_lobes.tables.plan import known_systems, make_plan, results_folder
 from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, raise_failures, run_jobs
-from ser_ts_lobes.tables.runs import find_runs, summarise, training_hours
+from ser_ts_lobes.tables.runs import find_runs, summarise
 from ser_ts_lobes.text_files import write_csv
 
 _REFERENCE = "ft"
@@ -238,46 +239,6 @@ def _caption(report, split, corpus, against, has_gap, paper):
     return " ".join(sentences)
 
 
-def latex_table(header, rows, caption):
-    r"""Format a table in LaTeX, for the package booktabs.
-
-    Example
-    -------
-    >>> print(latex_table(["system", "CCC"], [["hubert_base", "0.5 ± 0.1"]], "95 % intervals"))
-    \begin{table}
-    \caption{95 \% intervals}
-    \begin{tabular}{lr}
-    \toprule
-    system & CCC \\
-    \midrule
-    hubert\_base & 0.5 $\pm$ 0.1 \\
-    \bottomrule
-    \end{tabular}
-    \end{table}
-    """
-    body = [" & ".join(map(_escape, cells)) + r" \\" for cells in (header, *rows)]
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{_escape(caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-        r"\toprule",
-        body[0],
-        r"\midrule",
-        *body[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--", **{character: rf"\{character}" for character in "&%$#_{}"}}
-
-
-def _escape(text):
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
 def _write_results(path, rows):
     """Write one line a row, seed, fold, test set and dimension."""
     columns = ("row", "system", "seed", "fold", "test_set", "dimension", "utterances", "ccc", "ccc_low", "ccc_high")
@@ -285,7 +246,7 @@ def _write_results(path, rows):
         [row, run.system, run.seed, run.fold, split, dimension, scores["utterances"]]
         + [scores[dimension]["ccc"], *scores[dimension]["ccc_95"]]
         + [scores[dimension]["pearson"], scores[dimension]["rmse"], scores["resampled"]]
-        + [training_hours(run.folder), run.folder]
+        + [run.run_folder.training_hours, run.folder]
         for row, runs in rows.items()
         for run in runs
         for split, scores in run.metrics["test"].items()

@@ -2,21 +2,17 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.report import resampling_groups
 from ser_ts_lobes.results.run_folder import RunFolder
-from ser_ts_lobes.settings import difference, flatten, read_settings
+from ser_ts_lobes.settings import difference, flatten
 from ser_ts_lobes.tables.plan import TEACHER, in_order
 
 _RUN = re.compile(r"(?:(?P<key>[A-Za-z_]\w*)/(?P<value>[^/]+)/)?(?:fold(?P<fold>\d+)/)?(?P<seed>\d+)")
-_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - (.*)")
 _TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
 
 
@@ -34,21 +30,30 @@ class Run:
         Of the run.
     fold : int or None
         Of a recipe with folds.
-    folder : pathlib.Path
-        Where it is.
-    metrics : dict
-        Its ``metrics.json``.
-    settings : dict
-        Its hparams, as `ser_ts_lobes.settings.read_settings` gives them.
+    run_folder : ser_ts_lobes.results.run_folder.RunFolder
+        Its files.
     """
 
     system: str
     key: str | None
     seed: int
     fold: int | None
-    folder: Path
-    metrics: dict
-    settings: dict
+    run_folder: RunFolder
+
+    @property
+    def folder(self):
+        """Where it is, a pathlib.Path."""
+        return self.run_folder.path
+
+    @property
+    def metrics(self):
+        """Its scores, a dict, checked."""
+        return self.run_folder.report()
+
+    @property
+    def settings(self):
+        """Its hparams, as `ser_ts_lobes.settings.read_settings` gives them."""
+        return self.run_folder.settings
 
     def value(self, key):
         """Name the value that a setting has in this run; ``none`` is YAML's null."""
@@ -89,30 +94,29 @@ def find_runs(results, systems=None, seeds=None, folds=None, rows=()):
         were trained differently, or runs of one fold tested on different data.
     """
     if systems is None:
-        systems = in_order({path.relative_to(results).parts[0] for path in results.glob("*/**/metrics.json")}, rows)
+        systems = in_order({folder.name for folder in results.glob("*") if RunFolder.finished_below(folder)}, rows)
     runs = []
     for system in systems:
-        for path in sorted((results / system).glob("**/metrics.json")):
-            match = _RUN.fullmatch(path.parent.relative_to(results / system).as_posix())
+        for run_folder in RunFolder.finished_below(results / system):
+            match = _RUN.fullmatch(run_folder.path.relative_to(results / system).as_posix())
             if not match:
                 continue
             seed, fold = int(match["seed"]), int(match["fold"]) if match["fold"] else None
             if (seeds is None or seed in seeds) and (folds is None or fold in folds):
-                report = RunFolder(path.parent).report()
-                settings = read_settings(path.with_name("hyperparams.yaml"))
-                _check_settings(path.parent, report.get("settings", {}), flatten(settings))
-                runs.append(Run(system, match["key"], seed, fold, path.parent, report, settings))
+                runs.append(Run(system, match["key"], seed, fold, run_folder))
+                _check_settings(runs[-1])
     _check_alike(runs)
     return runs
 
 
-def _check_settings(folder, tested, settings):
+def _check_settings(run):
     """Refuse results of an earlier training, such as a shorter one that was to go on and was cut."""
+    tested, settings = run.metrics.get("settings", {}), flatten(run.settings)
     problem = difference({key: value for key, value in tested.items() if key in settings}, settings)
     if tested and problem:  # an earlier version wrote none
         raise InputError(
-            f"{folder}: its results are of a training with {problem}, as hyperparams.yaml there says: run its training "
-            "command again, which tests it."
+            f"{run.folder}: its results are of a training with {problem}, as hyperparams.yaml there says: run its "
+            "training command again, which tests it."
         )
 
 
@@ -163,7 +167,7 @@ def summarise(rows, against=None):
     summary = {row: {"seeds": [seed for name, seed in whole if name == row], "folds": folds} for row in rows}
     summary = {row: report for row, report in summary.items() if report["seeds"]}
     for row, report in summary.items():
-        hours = [[training_hours(runs[row, seed, fold].folder) for fold in folds] for seed in report["seeds"]]
+        hours = [[runs[row, seed, fold].run_folder.training_hours for fold in folds] for seed in report["seeds"]]
         report["hours"] = None if None in sum(hours, []) else float(np.mean([sum(of_seed) for of_seed in hours]))
         report["test"] = {}
     for split in dict.fromkeys(split for run in runs.values() for split in run.metrics["test"]):
@@ -217,39 +221,10 @@ def _bootstrap(runs, split, seed):
     tuple
         Utterances; what was resampled; CCCs, (runs, 3); resampled CCCs, (resamples, runs, 3).
     """
-    tested = [RunFolder(run.folder).predictions(split) for run in runs]
-    speakers, _, labels = tested[0]
-    groups = resampling_groups(speakers)
-    predictions = np.hstack([prediction for _, prediction, _ in tested])
-    labels = np.tile(labels, len(runs))
+    tested = [run.run_folder.predictions(split) for run in runs]
+    groups = metrics.resampling_groups(tested[0].speakers)
+    predictions = np.hstack([predicted.prediction for predicted in tested])
+    labels = np.tile(tested[0].label, len(runs))
     ccc = metrics.ccc(predictions, labels).reshape(len(runs), -1)
     samples = metrics.resample(predictions, labels, groups, seed=seed)
     return len(labels), "utterances" if groups is None else "speakers", ccc, samples.reshape(-1, *ccc.shape)
-
-
-def training_hours(folder):
-    """Add up the wall-clock time of a run's sessions, from its log.txt.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The run.
-
-    Returns
-    -------
-    float or None
-        From the first to the last line that each session logged, which is before testing; computing frozen features
-        is in it. None without a log.
-    """
-    log = folder / "log.txt"
-    if not log.is_file():
-        return None
-    seconds, session = 0.0, []
-    for line in [*log.read_text(encoding="utf-8", errors="replace").splitlines(), None]:
-        match = line and _LOG_LINE.match(line)
-        if line is None or (match and match[2].endswith("Beginning experiment!")):
-            seconds += (session[-1] - session[0]).total_seconds() if session else 0
-            session = []
-        if match:
-            session.append(datetime.fromisoformat(match[1]))
-    return seconds / 3600

@@ -1,1 +1,18 @@
 """The method: losses, residuals, targets, features, datasets and the Brains that train."""
+
+from ser_ts_lobes.lazy import give_names
+
+__getattr__, __dir__, __all__ = give_names(
+    __name__,
+    brains="EmotionBrain StudentBrain TeacherBrain",
+    checkpoints="Checkpointer",
+    datasets="load_manifests load_teacher make_dataset make_datasets",
+    distributed="GlobalBatches gather_batch",
+    features="FrozenFeatures",
+    fitting="learn_from_training_set",
+    losses="ccc_loss embedding_distance_loss",
+    pretraining="CPCBrain make_window_datasets prepare_audio_folder",
+    reproducible="ReproducibleBrain",
+    residuals="Residuals fit_residuals keep_mask",
+    targets="TeacherTargets",
+)

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import speechbrain as sb
@@ -14,8 +13,9 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.report import write_metrics, write_predictions
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.distributed import gather_batch
 from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
@@ -90,18 +90,17 @@ class EmotionBrain(ReproducibleBrain):
         ----------
         datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
             ``train``, ``valid``; others are left alone.
-        """
-        self.modules.label_scale.fit(self.manifests["train"].labels())
-        for key in ("speech", "text"):
-            if f"{key}_encoder" in self.modules:
-                encoder = self.hparams.modules[f"{key}_encoder"]  # not wrapped for distributed training
-                encoder.fit(self._inputs(datasets["train"], key))
-        self.fit_datasets(datasets)
 
-    def _inputs(self, dataset, key):
-        """Iterate once over one input of a dataset, in batches and on the Brain's device."""
-        for batch in self.make_dataloader(dataset, sb.Stage.VALID, **self.hparams.valid_dataloader_opts):
-            yield batch.to(self.device)[key]
+        Raises
+        ------
+        InputError
+            If `ser_ts_lobes.training.fitting.learn_from_training_set` has not been called.
+        """
+        if not self.modules.label_scale.fitted:
+            raise InputError(
+                "The networks have not seen the training set: call learn_from_training_set before make_datasets."
+            )
+        self.fit_datasets(datasets)
 
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
         """Make the loader of a dataset: padded inputs; test sets sorted by length."""
@@ -134,7 +133,8 @@ class EmotionBrain(ReproducibleBrain):
         batch = batch.to(self.device)
         inputs = {}
         if "speech_encoder" in self.modules:
-            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*batch.speech)
+            frozen = compute_frozen(self.hparams.modules["speech_encoder"], *batch.speech)
+            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*frozen)
         if "text_encoder" in self.modules:
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
         return self.modules.model(**inputs)
@@ -250,10 +250,7 @@ class EmotionBrain(ReproducibleBrain):
         if self.debug:
             logger.info("Debug mode saw a few batches only: no metrics.json and predictions.csv are written.")
         elif sb.utils.distributed.if_main_process():
-            folder = Path(self.hparams.output_folder)
-            write_predictions(folder / "predictions.csv", outputs, self.manifests)
-            write_metrics(
-                folder / "metrics.json",
+            RunFolder(self.hparams.output_folder).write(
                 outputs,
                 self.manifests,
                 self.reads,

@@ -11,11 +11,7 @@ from speechbrain.utils.checkpoints import Checkpointer as SpeechBrainCheckpointe
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.settings import difference
-
-_MADE_FROM = "made_from"
-#: Settings of which a run may go on with another value: how long it is trained.
-MAY_GROW = ("number_of_epochs", "epoch_counter.limit")
+from ser_ts_lobes.provenance import MADE_FROM, refuse_difference
 
 
 class Checkpointer(SpeechBrainCheckpointer):
@@ -58,7 +54,7 @@ class Checkpointer(SpeechBrainCheckpointer):
         **fingerprints : str
             Of data, by name.
         """
-        self.add_recoverable(_MADE_FROM, MadeFrom(settings, **fingerprints))
+        self.add_recoverable(MADE_FROM, MadeFrom(settings, **fingerprints))
 
     def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
         return super()._save_checkpoint_metafile(_unfinished(fpath), *args, **kwargs)
@@ -75,7 +71,8 @@ class MadeFrom:
     Parameters
     ----------
     settings : dict
-        From `ser_ts_lobes.experiment.model_settings`; those of `MAY_GROW` are not compared.
+        From `ser_ts_lobes.experiment.model_settings`; those of `ser_ts_lobes.provenance.MAY_GROW` are not
+        compared.
     **fingerprints : str
         Of data, by name, e.g. ``train="ab12..."``.
 
@@ -98,7 +95,7 @@ class MadeFrom:
     def _recover(self, path, end_of_epoch):
         del end_of_epoch
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
-        _refuse_difference(path, saved.get("settings", {}), self.settings)
+        refuse_difference(path, saved.get("settings", {}), self.settings)
         then, now = saved.get("data", saved), self.fingerprints  # an earlier version held the data's alone
         differing = sorted(name for name in then | now if then.get(name) != now.get(name))
         if differing:
@@ -106,55 +103,6 @@ class MadeFrom:
                 f"The checkpoint {path} was made from other data than today's ({', '.join(differing)} changed): "
                 "choose another output_folder, or delete this one to train anew."
             )
-
-
-def made_from(save_folder):
-    """Read what the newest whole checkpoint of a run was made from.
-
-    Parameters
-    ----------
-    save_folder : str or pathlib.Path
-        Where the run's checkpoints are.
-
-    Returns
-    -------
-    dict or None
-        ``settings`` and ``data``, as of `MadeFrom`; None if there is no checkpoint.
-    """
-    whole = [path for path in Path(save_folder).glob("CKPT*/CKPT.yaml")]
-    if not whole:
-        return None
-    newest = max(whole, key=lambda path: (path.stat().st_mtime_ns, path))
-    path = newest.with_name(f"{_MADE_FROM}.ckpt")
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def refuse_other_settings(save_folder, settings):
-    """Refuse to go on with a model that was made with other settings.
-
-    Parameters
-    ----------
-    save_folder : str or pathlib.Path
-        Where the run's checkpoints are, if there are any.
-    settings : dict
-        From `ser_ts_lobes.experiment.model_settings`.
-
-    Raises
-    ------
-    InputError
-        If one differs.
-    """
-    saved = made_from(save_folder)
-    if saved is not None:
-        _refuse_difference(save_folder, saved.get("settings", {}), settings)
-
-
-def _refuse_difference(where, then, now):
-    if problem := difference(then, now, leave_out=MAY_GROW):
-        raise InputError(
-            f"{where}: the model there was trained with {problem}: give the old value to go on with it, or choose "
-            "another output_folder, or delete this one to train anew."
-        )
 
 
 @register_checkpoint_hooks

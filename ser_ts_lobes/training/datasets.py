@@ -1,7 +1,5 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -150,17 +148,18 @@ def load_teacher(manifest, hparams):
     """
     if "teacher_folder" not in hparams:
         return None
-    folder = Path(hparams["teacher_folder"])
+    teacher = RunFolder(hparams["teacher_folder"])
     train, make_targets = (
         f"`python {hparams['scripts'][step]} hparams/teacher.yaml`" for step in ("teacher", "targets")
     )
-    if not RunFolder(folder).finished:
+    if not teacher.finished:
         raise InputError(
-            f"{folder} has no trained teacher: run {train} and {make_targets} first, or name another --teacher_folder."
+            f"{teacher.path} has no trained teacher: run {train} and {make_targets} first, or name another "
+            "--teacher_folder."
         )
     try:
-        targets = TeacherTargets.load(folder / "targets" / f"{manifest.name}.safetensors")
-        targets.check(manifest.fingerprint, RunFolder(folder).report()["fingerprint"])
+        targets = TeacherTargets.load(teacher.targets_path(manifest.name))
+        targets.check(manifest.fingerprint, teacher.fingerprint)
     except InputError as error:
         raise InputError(f"{error} The command is {make_targets}.") from error
     return targets
@@ -170,7 +169,8 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
     """Make the datasets of all manifests, as the system needs them.
 
     With ``feature_folder``, the training and validation sets give what the frozen networks compute; test sets
-    always go the whole way from the audio. A `WordEncoder` takes its words from the training set.
+    always go the whole way from the audio. The networks have learnt from the training set before
+    (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing of them changes here.
 
     Parameters
     ----------
@@ -191,26 +191,55 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
     """
     modules = hparams["modules"]
     encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
-    if "text" in encoders:
-        encoders["text"].learn_words(row["transcript"] for row in manifests["train"].utterances.values())
-    datasets = {}
-    for name, manifest in manifests.items():
-        datasets[name] = make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
-        if hparams["feature_folder"] and name in ("train", "valid"):
-            datasets[name] = use_frozen_features(
-                datasets[name],
-                manifest,
-                hparams["feature_folder"],
-                encoders,
-                dtype=hparams["feature_dtype"],
-                device=run_opts["device"] or infer_device(),
-                batch_size=hparams["batch_size"],
-                num_workers=hparams["num_workers"],
-                progressbar=not run_opts["noprogressbar"],
-            )
+    datasets = {
+        name: make_training_dataset(manifest, encoders, hparams, run_opts)
+        if name in ("train", "valid")
+        else make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
+        for name, manifest in manifests.items()
+    }
     if targets is not None:
         use_teacher(datasets["train"], manifests["train"], targets, hparams["residual_threshold"])
     return datasets
+
+
+def make_training_dataset(manifest, encoders, hparams, run_opts):
+    """Make a dataset that is read in each epoch; with ``feature_folder``, of what the frozen networks compute.
+
+    Parameters
+    ----------
+    manifest : ser_ts_lobes.data.manifests.Manifest
+        One split.
+    encoders : dict[str, ser_ts_lobes.lobes.encoder.Encoder]
+        The encoder of each item that the dataset is to give, ``speech`` or ``text``.
+    hparams : dict
+        ``feature_folder``, ``feature_dtype``, ``batch_size``, ``num_workers``.
+    run_opts : dict
+        SpeechBrain's run options: ``device``, ``noprogressbar``.
+
+    Returns
+    -------
+    speechbrain.dataio.dataset.DynamicItemDataset
+        See `make_dataset` and `use_frozen_features`.
+    """
+    dataset = make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
+    if not hparams["feature_folder"]:
+        return dataset
+    return use_frozen_features(
+        dataset,
+        manifest,
+        hparams["feature_folder"],
+        encoders,
+        dtype=hparams["feature_dtype"],
+        device=device_of(run_opts),
+        batch_size=hparams["batch_size"],
+        num_workers=hparams["num_workers"],
+        progressbar=not run_opts["noprogressbar"],
+    )
+
+
+def device_of(run_opts):
+    """Name the device that a run computes on: the one that was asked for, or the best that is there."""
+    return run_opts["device"] or infer_device()
 
 
 def use_teacher(dataset, manifest, targets, residual_threshold):

@@ -20,6 +20,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import locked, remove_leftovers, replacing
 from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import n_valid
+from ser_ts_lobes.lobes.parallel import compute_frozen
 
 logger = get_logger(__name__)
 
@@ -176,7 +177,7 @@ def _write_shards(folder, encoder, dataset, key, dtype, device, progressbar, loa
     encoder.eval()
     bar = tqdm(total=len(rest), desc=f"frozen features ({key})", unit="utt", disable=not progressbar)
     for batch in loader:
-        hidden, lens = encoder.frozen_forward(*batch.to(device)[key])
+        hidden, lens = compute_frozen(encoder, *batch.to(device)[key])
         for utterance, row, n in zip(batch.id, hidden.cpu(), n_valid(lens, hidden.shape[1]).tolist(), strict=True):
             features = row[:n].to(getattr(torch, dtype) if row.is_floating_point() else row.dtype).clone()
             if not features.isfinite().all():

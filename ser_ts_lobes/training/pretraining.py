@@ -1,7 +1,6 @@
 """Pretraining of CPC on any folder of audio: manifests, windows, the Brain."""
 
 import hashlib
-import json
 import math
 import zlib
 from pathlib import Path
@@ -15,10 +14,11 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.data.audio import inspect_audio
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import make_folder, map_files, replacing, walk_files
+from ser_ts_lobes.files import make_folder, map_files, walk_files
 from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.lobes.cpc import save_cpc
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
@@ -253,8 +253,8 @@ class CPCBrain(ReproducibleBrain):
             return
         if not sb.utils.distributed.if_main_process():
             return
-        folder = Path(self.hparams.output_folder)
-        save_cpc(self.hparams.cpc, folder / "cpc.pt")
+        run = RunFolder(self.hparams.output_folder)
+        save_cpc(self.hparams.cpc, run.path / "cpc.pt")
         report = {
             "system": self.hparams.system,
             "seed": self.hparams.seed,
@@ -262,5 +262,4 @@ class CPCBrain(ReproducibleBrain):
             **{key: checkpoint.meta[key] for key in _REPORTED},
             "valid_loss_of_chance": math.log(1 + self.hparams.n_negatives),
         }
-        with replacing(folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        run.write_report(report)

@@ -9,6 +9,7 @@ import torch
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.checkpoints import BatchMeans
 from ser_ts_lobes.training.distributed import GlobalBatches
@@ -84,8 +85,7 @@ class ReproducibleBrain(sb.Brain):
             )
         is_done = counter.current == counter.limit or getattr(counter, "should_stop", False)
         if not is_done and sb.utils.distributed.if_main_process():
-            for name in ("metrics.json", "predictions.csv"):
-                Path(self.hparams.output_folder, name).unlink(missing_ok=True)
+            RunFolder(self.hparams.output_folder).remove_results()
             _forget_epochs(Path(self.hparams.train_log), counter.current)
 
     def on_stage_start(self, stage, epoch=None):

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
+from ser_ts_lobes.results.run_folder import RunFolder
 
 _DTYPES = {"embedding": np.float32, "prediction": np.float64, "label": np.float64, "residual": np.float64}
 
@@ -148,6 +149,27 @@ class TeacherTargets:
     @property
     def _where(self):
         return self.path or "Teacher targets"
+
+
+def save_targets(folder, targets):
+    """Write a teacher's targets into its run, after all else that is made of them.
+
+    So targets never stand beside tables and plots of an earlier teacher: a script that is cut before leaves that one's
+    targets, which don't fit the teacher any more.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The teacher's run.
+    targets : dict[str, TeacherTargets]
+        By split.
+    """
+    run = RunFolder(folder)
+    for split, target in targets.items():
+        path = run.targets_path(split)
+        path.parent.mkdir(exist_ok=True)
+        target.save(path)
+    print(f"Targets and plots: {run.path}")
 
 
 def _problem(ids, tensors):

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.encoder import valid_mask
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
-from ser_ts_lobes.results.metrics import UNKNOWN_SPEAKER, ccc
+from ser_ts_lobes.results.metrics import ccc
 from ser_ts_lobes.text_files import read_rows
 
 LABEL_COLUMNS = ("EmoAct", "EmoVal", "EmoDom")  # in the order of DIMENSIONS
@@ -95,7 +95,7 @@ def layer_outputs(encoder, wavs, lens):
 
     hooks = [layer.register_forward_hook(keep) for layer in encoder.layers]
     try:
-        frames, frame_lens = encoder.frozen_forward_together(wavs, lens)
+        frames, frame_lens = encoder.frozen_forward(wavs, lens)
     finally:
         for hook in hooks:
             hook.remove()

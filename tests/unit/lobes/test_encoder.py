@@ -55,7 +55,7 @@ def save_slow(folder):
 
 def word_encoder(folder):
     encoder = WordEncoder(save_word_vectors(folder / "vectors.txt", size=3), size=3)
-    encoder.learn_words((folder / "transcripts.txt").read_text().splitlines())
+    encoder.fit((folder / "transcripts.txt").read_text().splitlines())
     return encoder
 
 

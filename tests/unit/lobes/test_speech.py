@@ -1,11 +1,10 @@
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 from transformers import AutoModel, WhisperFeatureExtractor, WhisperModel
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.lobes import encoder as encoder_module
+from ser_ts_lobes.lobes.encoder import Encoder
+from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SpeechEncoder, WhisperEncoder, load_speech_encoder
 from tests.tiny_models import save_tiny_bert, save_tiny_ssl, save_tiny_whisper
 
@@ -20,10 +19,15 @@ def source(request, tmp_path_factory):
     return save_tiny_whisper(folder) if kind == "whisper" else save_tiny_ssl(folder, kind, style)
 
 
-@pytest.fixture(params=["one by one", "together"])
-def both_ways(request, monkeypatch):
-    """Encode a batch as on a CPU, and as on a GPU."""
-    monkeypatch.setattr(encoder_module, "goes_one_by_one", lambda inputs: request.param == "one by one")
+def one_by_one(encoder, wavs, lens):
+    return encoder(*compute_frozen(encoder, wavs, lens))
+
+
+def together(encoder, wavs, lens):
+    return encoder(wavs, lens)
+
+
+both_ways = pytest.mark.parametrize("encode", [one_by_one, together], ids=["one by one", "together"])
 
 
 def speech(n_samples):
@@ -37,24 +41,26 @@ def pad(*wavs):
     return batch, torch.tensor([len(wav) / longest for wav in wavs])
 
 
+@both_ways
 @pytest.mark.parametrize("n_samples", [SECOND, SECOND + 137, 500])
-def test_frames_do_not_depend_on_the_batch(source, n_samples, both_ways):
+def test_frames_do_not_depend_on_the_batch(source, n_samples, encode):
     encoder = load_speech_encoder(source)
     short, long = speech(n_samples), 5 * speech(3 * SECOND)
-    alone, _ = encoder(*pad(short))
-    together, lens = encoder(*pad(long, short))
+    alone, _ = encode(encoder, *pad(short))
+    frames, lens = encode(encoder, *pad(long, short))
     n_frames = alone.shape[1]
-    assert round(float(lens[1] * together.shape[1])) == n_frames
-    torch.testing.assert_close(together[1, :n_frames], alone[0], rtol=0, atol=1e-4)
-    assert not together[1, n_frames:].any()
+    assert round(float(lens[1] * frames.shape[1])) == n_frames
+    torch.testing.assert_close(frames[1, :n_frames], alone[0], rtol=0, atol=1e-4)
+    assert not frames[1, n_frames:].any()
 
 
-def test_what_lies_in_the_padding_does_not_matter(source, both_ways):
+@both_ways
+def test_what_lies_in_the_padding_does_not_matter(source, encode):
     encoder = load_speech_encoder(source)
     batch, lens = pad(speech(2 * SECOND), speech(SECOND))
-    clean, _ = encoder(batch, lens)
+    clean, _ = encode(encoder, batch, lens)
     batch[1, SECOND:] = 3.0
-    dirty, _ = encoder(batch, lens)
+    dirty, _ = encode(encoder, batch, lens)
     torch.testing.assert_close(dirty, clean, rtol=0, atol=1e-5)
 
 
@@ -85,11 +91,12 @@ def test_whisper_refuses_more_than_its_window(tmp_path):
         WhisperEncoder(save_tiny_whisper(tmp_path))(*pad(speech(int(10.5 * SECOND))))
 
 
-def test_frozen_and_trainable_part_make_the_whole(source, both_ways):
+@pytest.mark.parametrize("compute", [compute_frozen, Encoder.frozen_forward], ids=["one by one", "together"])
+def test_frozen_and_trainable_part_make_the_whole(source, compute):
     batch = pad(speech(2 * SECOND), speech(SECOND))
     whole, lens = load_speech_encoder(source)(*batch)
     encoder = load_speech_encoder(source, trainable_layers=1).eval()
-    hidden, hidden_lens = encoder.frozen_forward(*batch)
+    hidden, hidden_lens = compute(encoder, *batch)
     assert not torch.allclose(hidden, whole)
     assert hidden_lens.equal(lens)
     # Frames beyond the end are anything in a trainable part: pooling never sees them.
@@ -97,47 +104,6 @@ def test_frozen_and_trainable_part_make_the_whole(source, both_ways):
     for parts in (encoder.trainable_forward(hidden, lens), encoder(hidden, lens)[0], encoder(*batch)[0]):
         torch.testing.assert_close(parts[0], whole[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(parts[1, :n_short], whole[1, :n_short], rtol=0, atol=1e-5)
-
-
-def test_a_cpu_encodes_waveforms_one_by_one(source, monkeypatch):
-    encoder = load_speech_encoder(source)
-    batch, lens = pad(speech(2 * SECOND), speech(SECOND))
-    sizes = []
-    embed = encoder._embed
-    monkeypatch.setattr(encoder, "_embed", lambda wavs, lens: sizes.append(wavs.shape) or embed(wavs, lens))
-    encoder(batch, lens)
-    assert sizes == [(1, 2 * SECOND), (1, SECOND)]
-
-
-@pytest.mark.parametrize(("n_threads", "each"), [(1, 1), (3, 1), (4, 2)])
-def test_waveforms_share_the_threads_out(tmp_path, monkeypatch, n_threads, each):
-    encoder = load_speech_encoder(save_tiny_ssl(tmp_path))
-    batch, lens = pad(speech(2 * SECOND), speech(SECOND))
-    expected, _ = encoder(batch, lens)
-    used = []
-    embed = encoder._embed
-    monkeypatch.setattr(encoder, "_embed", lambda *inputs: used.append(torch.get_num_threads()) or embed(*inputs))
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        frames, _ = encoder(batch, lens)
-        assert used == [each, each]
-        # A thread of its own: what a worker sets is the default of threads that come later.
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == n_threads
-    finally:
-        torch.set_num_threads(before)
-    torch.testing.assert_close(frames, expected, rtol=0, atol=1e-5)
-
-
-def test_an_error_in_a_thread_is_raised(tmp_path):
-    encoder = WhisperEncoder(save_tiny_whisper(tmp_path))
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(InputError, match="at most 10 s"):
-            encoder(*pad(speech(SECOND), speech(11 * SECOND)))
-    finally:
-        torch.set_num_threads(1)
 
 
 def test_only_the_top_layers_learn(source):

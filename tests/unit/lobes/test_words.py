@@ -23,7 +23,7 @@ def encode(encoder, *texts):
 @pytest.mark.parametrize("text", [GLOVE, "5 3\n" + GLOVE.replace("\n", " \n")], ids=["GloVe", "fastText"])
 def test_each_word_gets_its_own_vector(tmp_path, text):
     encoder = WordEncoder(write(tmp_path, text), size=3)
-    encoder.learn_words(["Good day, Zed!", "At: 5"])
+    encoder.fit(["Good day, Zed!", "At: 5"])
     vectors, lens = encode(encoder, "DAY... good", "at zed, zed")
     assert vectors[0].tolist() == [[-1, 0, 0.5], [1, 2, 3], [0, 0, 0]]
     assert vectors[1].tolist() == [[4, 5, 6], [0, 0, 0], [0, 0, 0]]
@@ -32,7 +32,7 @@ def test_each_word_gets_its_own_vector(tmp_path, text):
 
 def test_words_that_training_does_not_know_are_left_out(tmp_path):
     encoder = WordEncoder(write(tmp_path, GLOVE), size=3)
-    encoder.learn_words(["a good day"])
+    encoder.fit(["a good day"])
     assert encoder.tokenize("good at day").equal(encoder.tokenize("good day"))
     for nothing in ("at", "", " ?! "):
         vectors, _ = encode(encoder, nothing)
@@ -41,13 +41,13 @@ def test_words_that_training_does_not_know_are_left_out(tmp_path):
 
 def test_an_apostrophe_is_part_of_its_word(tmp_path):
     encoder = WordEncoder(write(tmp_path, "don't 1 1\ndon 2 2\nt 3 3\n"), size=2)
-    encoder.learn_words(["(don't)"])
+    encoder.fit(["(don't)"])
     assert encode(encoder, "DON'T!")[0].tolist() == [[[1, 1]]]
 
 
 def test_vectors_learn_but_padding_does_not(tmp_path):
     encoder = WordEncoder(write(tmp_path, GLOVE), size=3)
-    encoder.learn_words(["good day zed"])
+    encoder.fit(["good day zed"])
     vectors, _ = encode(encoder, "zed good", "day")
     vectors.sum().backward()
     [gradient] = [parameter.grad for parameter in encoder.parameters()]
@@ -59,7 +59,7 @@ def test_what_was_learnt_is_restored(tmp_path):
     path = write(tmp_path, GLOVE)
     encoder, other = WordEncoder(path, size=3), WordEncoder(path, size=3)
     for either in (encoder, other):
-        either.learn_words(["good day zed"])
+        either.fit(["good day zed"])
     with torch.no_grad():
         encoder.model.embedding.weight[1:] += 1
     Checkpointer(tmp_path / "save", {"words": encoder}).save_checkpoint()
@@ -70,8 +70,8 @@ def test_what_was_learnt_is_restored(tmp_path):
 def test_a_checkpoint_of_other_words_is_refused(tmp_path):
     path = write(tmp_path, GLOVE)
     encoder, other = WordEncoder(path, size=3), WordEncoder(path, size=3)
-    encoder.learn_words(["good day"])
-    other.learn_words(["good at"])
+    encoder.fit(["good day"])
+    other.fit(["good at"])
     Checkpointer(tmp_path / "save", {"words": encoder}).save_checkpoint()
     with pytest.raises(InputError, match="trained on top of another encoder"):
         Checkpointer(tmp_path / "save", {"words": other}).recover_if_possible()
@@ -90,12 +90,17 @@ def test_a_checkpoint_of_other_words_is_refused(tmp_path):
 def test_a_file_of_something_else_is_refused(tmp_path, text, message):
     encoder = WordEncoder(write(tmp_path, text), size=3)
     with pytest.raises(InputError, match=message):
-        encoder.learn_words(["good day"])
+        encoder.fit(["good day"])
+
+
+def test_an_encoder_without_words_reads_nothing(tmp_path):
+    with pytest.raises(InputError, match="knows no words yet: fit it to the training transcripts"):
+        WordEncoder(write(tmp_path, GLOVE), size=3).tokenize("good day")
 
 
 def test_transcripts_without_words_are_refused(tmp_path):
     with pytest.raises(InputError, match="no word in the training transcripts"):
-        WordEncoder(write(tmp_path, GLOVE), size=3).learn_words(["", "..."])
+        WordEncoder(write(tmp_path, GLOVE), size=3).fit(["", "..."])
 
 
 def test_a_missing_file_says_where_to_get_one(tmp_path):

@@ -352,3 +352,9 @@ def test_paired_bootstrap_names_the_system_with_bad_input():
     for system, arguments in ("a", (predictions[:4], predictions)), ("b", (predictions, predictions[:4])):
         with pytest.raises(InputError, match=rf"^predictions_{system} have shape \(4, 3\)"):
             paired_bootstrap(*arguments, targets)
+
+
+@pytest.mark.parametrize(("n_known", "n_unknown", "speakers_are_drawn"), [(10, 0, True), (9, 5, False), (10, 5, True)])
+def test_speakers_are_drawn_if_enough_are_known(n_known, n_unknown, speakers_are_drawn):
+    speakers = [f"s{i}" for i in range(n_known)] * 2 + [metrics.UNKNOWN_SPEAKER] * n_unknown
+    assert metrics.resampling_groups(speakers) == (speakers if speakers_are_drawn else None)

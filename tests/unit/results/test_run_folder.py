@@ -1,19 +1,158 @@
+import ast
 import csv
 import json
 
 import numpy as np
 import pytest
 
+import ser_ts_lobes.results.run_folder
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.training.brains import Outputs
+from tests.integration.programs import ROOT
+from tests.unit.results.outputs import LABEL, OUTPUTS, PREDICTION, make_manifests, write_report
 from tests.unit.tables.test_report import write_run
+
+# Of a run; an exported student has a hyperparams.yaml of its own.
+FILES = {
+    "hyperparams.yaml",
+    "log.txt",
+    "metrics.json",
+    "predictions.csv",
+    "residuals.png",
+    "table1.md",
+    "train_log.txt",
+}
+
+
+def test_no_other_module_knows_the_files_of_a_run():
+    package = ROOT / "ser_ts_lobes"
+    spelt = {}
+    for path in sorted(package.rglob("*.py")):
+        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        for value in sorted(value for value in strings if isinstance(value, str)):
+            if value.split("/")[-1] in FILES or value.startswith("targets/"):
+                spelt.setdefault(path.relative_to(package).as_posix(), set()).add(value)
+    assert spelt.pop("results/run_folder.py") == FILES
+    assert spelt == {"student/export.py": {"hyperparams.yaml"}}
+
+
+# ------------------------------------------------------------------ what is written
+
+
+def test_predictions_hold_what_was_predicted(tmp_path):
+    write_report(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert [row["ID"] for row in rows] == OUTPUTS["test1"].ids
+    assert rows[5]["spk_id"] == "s1" and rows[5]["split"] == "test1"
+    read = [[float(row[name]) for name in ("activation", "valence", "label_dominance")] for row in rows]
+    np.testing.assert_allclose(read, np.column_stack([PREDICTION[:, :2], LABEL[:, 2]]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_speakers", "resampled"), [(20, "speakers"), (4, "utterances")])
+def test_metrics_are_of_the_whole_set_with_intervals(tmp_path, n_speakers, resampled):
+    report = write_report(tmp_path, n_speakers)
+    scores = report["test"]["test1"]
+    assert (report["system"], report["seed"], report["counts"]) == ("cts", 3, {"test1": 60})
+    assert scores["resampled"] == resampled and scores["utterances"] == 60
+    assert scores["valence"]["ccc"] == metrics.ccc(PREDICTION, LABEL)[1]
+    assert scores["valence"]["rmse"] == pytest.approx(np.sqrt(np.mean((PREDICTION - LABEL)[:, 1] ** 2)))
+    low, high = scores["valence"]["ccc_95"]
+    assert low < scores["valence"]["ccc"] < high
+
+
+def test_an_unlabelled_set_is_predicted_but_not_scored(tmp_path):
+    outputs = {"test1": Outputs(OUTPUTS["test1"].ids, OUTPUTS["test1"].embedding, PREDICTION, np.full((60, 3), np.nan))}
+    unlabelled = make_manifests(4)
+    unlabelled["test1"].labelled = False
+    RunFolder(tmp_path).write(outputs, unlabelled, reads=False)
+    row = next(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert (row["valence"], row["label_valence"]) == (f"{PREDICTION[0, 1]:.6f}", "")
+    assert json.loads((tmp_path / "metrics.json").read_text())["test"] == {}
+
+
+def test_a_run_is_not_finished_before_its_predictions_are_there(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ser_ts_lobes.results.run_folder, "write_csv", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path)
+    assert not RunFolder(tmp_path).finished
+
+
+def test_what_is_written_anew_is_read_anew(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write(OUTPUTS, make_manifests(4), reads=False, seed=1)
+    assert run.report()["seed"] == 1 and run.predictions("test1").ids == OUTPUTS["test1"].ids
+    fewer = {"test1": Outputs(*(values[:50] for values in vars(OUTPUTS["test1"]).values()))}
+    run.write(fewer, make_manifests(4), reads=False, seed=2)
+    assert len(run.predictions("test1").ids) == 50
+    run.remove_results()
+    assert not run.finished and list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ what is read
 
 
 def test_a_finished_run_is_read(tmp_path):
     run = RunFolder(write_run(tmp_path, "cts", 1))
     assert run.finished and run.report()["system"] == "cts"
-    speakers, prediction, label = run.predictions("test1")
-    assert len(speakers) == 40 and prediction.shape == label.shape == (40, 3)
+    ids, speakers, prediction, label = run.predictions("test1")
+    assert (ids[21], speakers[21]) == ("u21", "s1") and len(ids) == len(speakers) == 40
+    assert prediction.shape == label.shape == (40, 3)
+    assert run.settings == {"system": "cts", "seed": 1, "batch_size": 32}
+    assert not run.started
+    run.train_log_file.touch()
+    assert run.started
+
+
+def test_predictions_are_read_once(tmp_path, monkeypatch):
+    run, reads = RunFolder(write_run(tmp_path, "cts", 1)), []
+    read_rows = ser_ts_lobes.results.run_folder.read_rows
+    monkeypatch.setattr(
+        ser_ts_lobes.results.run_folder, "read_rows", lambda *args: reads.append(args) or read_rows(*args)
+    )
+    for _ in range(2):
+        run.report()
+        run.predictions("test1")
+    assert len(reads) == 1
+    RunFolder(run.path).report()
+    assert len(reads) == 2
+
+
+def test_finished_runs_are_found_at_any_depth(tmp_path):
+    folders = [write_run(tmp_path, "cts", 2), write_run(tmp_path, "cts", 1, fold=3), write_run(tmp_path, "ft", 1)]
+    (tmp_path / "cts" / "9").mkdir()
+    assert [run.path for run in RunFolder.finished_below(tmp_path / "cts")] == folders[:2]
+    assert [run.path for run in RunFolder.finished_below(tmp_path)] == folders
+    assert RunFolder.finished_below(tmp_path / "no") == []
+
+
+def test_hours_are_those_of_all_sessions(tmp_path):
+    assert RunFolder(write_run(tmp_path, "ft", 1)).training_hours == pytest.approx(0.5 + 0.25)
+    assert RunFolder(tmp_path).training_hours is None
+
+
+@pytest.mark.parametrize(
+    ("output_folder", "expected"),
+    [
+        ("results/ft/1", "."),
+        ("ft/1", "results"),
+        ("results/cts/1", None),  # moved since
+        ("{absolute}", None),
+    ],
+)
+def test_relative_paths_belong_where_the_script_ran(tmp_path, monkeypatch, output_folder, expected):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = tmp_path / "results" / "ft" / "1"
+    settings = {"output_folder": output_folder.format(absolute=folder)}
+    folder.mkdir(parents=True)
+    (folder / "hyperparams.yaml").write_text(json.dumps(settings))
+    for path in (folder, "../results/ft/1"):
+        assert RunFolder(path).working_folder == tmp_path / (expected or "elsewhere")
 
 
 def test_a_run_that_is_not_finished_is_one_sentence(tmp_path):
@@ -91,6 +230,6 @@ def test_empty_labels_are_an_unlabelled_set(tmp_path):
     folder = write_run(tmp_path, "cts", 1)
     for line in range(2, 42):
         edit_cells(folder, line, dict.fromkeys(("label_activation", "label_valence", "label_dominance"), ""))
-    speakers, prediction, label = RunFolder(folder).predictions("test1")
+    _, speakers, prediction, label = RunFolder(folder).predictions("test1")
     assert len(speakers) == 40 and np.isfinite(prediction).all() and np.isnan(label).all()
-    assert [part.shape for part in RunFolder(folder).predictions("test9")[1:]] == [(0, 3), (0, 3)]
+    assert [np.shape(part) for part in RunFolder(folder).predictions("test9")] == [(0,), (0,), (0, 3), (0, 3)]

@@ -22,6 +22,7 @@ from ser_ts_lobes.student.export import export, push
 from ser_ts_lobes.student.inference import EmotionRegressor
 from ser_ts_lobes.training.brains import StudentBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
 from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT
 from tests.unit.training.test_datasets import msp_podcast_prepare
@@ -61,6 +62,7 @@ def trained(tiny_hubert, tmp_path_factory):
         sb.create_experiment_directory(hparams["output_folder"], str(HPARAMS), overrides, save_env_desc=False)
         msp_podcast_prepare.prepare_msp_podcast(**hparams["prepare_opts"])
         manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"])
+        learn_from_training_set(manifests["train"], hparams, RUN_OPTS)
         datasets = make_datasets(manifests, hparams, RUN_OPTS)
         brain = StudentBrain(hparams, RUN_OPTS, manifests)
         brain.train(datasets)
@@ -220,6 +222,54 @@ def test_a_taught_student_shows_its_teachers_residuals(trained, run, tmp_path):
     card = (tmp_path / "student" / "README.md").read_text()
     assert (tmp_path / "student" / "teacher_residuals.png").read_bytes() == b"a picture"
     assert "](teacher_residuals.png)" in card and "taught by a teacher" in card and "Tones-1.0" in card
+
+
+def test_the_working_folder_stays_and_paths_belong_where_training_ran(trained, tiny_hubert, tmp_path, monkeypatch):
+    """All of it was named relative to the recipe's folder: the corpus, the manifests, the encoder and the teacher."""
+    moved = shutil.copytree(trained, tmp_path / "moved")
+    shutil.copytree(tiny_hubert, moved / "encoders" / "tiny")
+    (moved / "results" / "teacher").mkdir()
+    (moved / "results" / "teacher" / "residuals.png").write_bytes(b"a picture")
+    hyperparams = moved / "results" / "ft" / "1986" / "hyperparams.yaml"
+    text = hyperparams.read_text().replace(tiny_hubert, "encoders/tiny")
+    hyperparams.write_text(f"{text}\nteacher_folder: results/teacher\nts_weight: 30\n")
+    assert "source: encoders/tiny" in text
+
+    def refuse(path):
+        raise AssertionError(f"the working folder was changed to {path}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "chdir", refuse)
+    export("moved/results/ft/1986", "student")
+    assert (tmp_path / "student" / "teacher_residuals.png").is_file()
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["corpus"] == "toy corpus"
+
+
+def test_a_run_of_the_version_before_can_be_exported(run, trained, tmp_path):
+    """Its hyper-parameters name classes where they were then."""
+    moved = shutil.copytree(trained, tmp_path / "moved") / run.relative_to(trained)
+    now, then = "!new:ser_ts_lobes.training.checkpoints.", "!new:ser_ts_lobes.checkpoints."
+    text = (moved / "hyperparams.yaml").read_text()
+    assert now in text
+    (moved / "hyperparams.yaml").write_text(text.replace(now, then))
+    export(moved, tmp_path / "student")
+    EmotionRegressor.from_pretrained(tmp_path / "student")
+
+
+def test_exporting_twice_gives_the_same(run, student_folder, tmp_path):
+    export(run, tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (student_folder / name).read_bytes()
+
+
+def test_rates_without_a_decimal_point_are_numbers(trained, run, tmp_path):
+    """YAML 1.1, which others read, takes 5e-05 for a text."""
+    moved = shutil.copytree(trained, tmp_path / "moved") / run.relative_to(trained)
+    text = (moved / "hyperparams.yaml").read_text()
+    assert "\nlr: 0.0005" in text
+    (moved / "hyperparams.yaml").write_text(text.replace("\nlr: 0.0005", "\nlr: 5e-05"))
+    export(moved, tmp_path / "student")
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["training"]["lr"] == 5e-5
 
 
 def test_half_precision(run, student_folder, tmp_path, test_set):

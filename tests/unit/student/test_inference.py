@@ -210,21 +210,24 @@ def test_windows_that_can_not_be(student, tmp_path, window_s, hop_s):
         student.predict_timeline(tmp_path / "a.wav", window_s, hop_s)
 
 
+def test_a_cpu_hears_the_clips_of_a_batch_one_by_one(student, monkeypatch):
+    encoder, sizes = student.network.speech_encoder, []
+    forward = encoder.frozen_forward
+    monkeypatch.setattr(encoder, "frozen_forward", lambda wavs, lens: sizes.append(len(wavs)) or forward(wavs, lens))
+    student.predict_batch(0.1 * torch.randn(3, 16000), torch.tensor([1.0, 0.7, 0.5]))
+    assert sizes == [1, 1, 1]
+
+
 # What an hour adds to the memory of a process that has already heard a minute. The network is replaced by one that
 # takes no time: it is the reading and the windows whose memory is measured here.
 _HOUR = """
 import resource, sys
 import torch
 from ser_ts_lobes.student.inference import EmotionRegressor
-from ser_ts_lobes.lobes.emotion import EmotionOutput
-
-class Loudness(torch.nn.Module):
-    def forward(self, wavs, wav_lens):
-        return EmotionOutput(wavs, wavs.abs().mean(1, keepdim=True).expand(-1, 3))
 
 folder, minute, hour = sys.argv[1:]
 student = EmotionRegressor.from_pretrained(folder)
-student.mods["network"] = Loudness()
+student.predict_batch = lambda wavs, lens: wavs.abs().mean(1, keepdim=True).expand(-1, 3)
 peaks = []
 for path in minute, hour:
     timeline = student.predict_timeline(path)

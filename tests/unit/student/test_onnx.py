@@ -17,6 +17,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import EmotionModel, LabelScale
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
 from ser_ts_lobes.lobes.speech import load_speech_encoder
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.student.inference import EmotionRegressor
 from ser_ts_lobes.student.network import StudentNetwork
 from ser_ts_lobes.student.onnx import (
@@ -183,7 +184,7 @@ class TestRun:
         assert "was not measured" in (tmp_path / "student" / "README.md").read_text()
 
     def test_test_sets_are_those_that_the_run_predicted(self, trained, run):
-        test_sets = read_test_sets(run, trained / "results" / "manifests", trained / "toy corpus")
+        test_sets = read_test_sets(RunFolder(run), trained / "results" / "manifests", trained / "toy corpus")
         with open(run / "predictions.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert list(test_sets) == ["test1"]
@@ -196,7 +197,7 @@ class TestRun:
         (tmp_path / "manifests" / "manifests.json").unlink()
         shutil.copy(tmp_path / "manifests" / "valid.csv", tmp_path / "manifests" / "test1.csv")
         with pytest.raises(InputError, match="has no .*, which the run was tested on: prepare the corpus again"):
-            read_test_sets(run, tmp_path / "manifests", trained / "toy corpus")
+            read_test_sets(RunFolder(run), tmp_path / "manifests", trained / "toy corpus")
 
 
 def fake_files(folder, network, test_sets):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +169,27 @@ def test_targets_of_another_teacher_are_made_again(tmp_path):
     metrics = tmp_path / "teacher" / "1986" / "metrics.json"
     metrics.write_text(metrics.read_text().replace("model of", "another model of"))
     assert [job.finished for job in plan(tmp_path, "cts").values()] == [True, False, False]
+
+
+def test_a_teacher_is_read_once_a_plan(tmp_path, monkeypatch):
+    jobs = plan(tmp_path, "teacher cts ts")
+    for name, job in jobs.items():
+        finish(job, teacher=None if name.startswith("teacher") else "model of teacher/1986")
+    reads, read_text = [], Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *args, **kw: reads.append(path) or read_text(path, *args, **kw))
+    assert all(job.finished for job in plan(tmp_path, "teacher cts ts").values())
+    assert reads.count(jobs["teacher/1986"].folder / "metrics.json") == 1
+
+
+def test_a_job_sees_what_was_written_since_it_was_planned(tmp_path):
+    jobs = plan(tmp_path, "cts")
+    teacher, targets = jobs["teacher/1986"], jobs["teacher/1986/targets"]
+    finish(teacher)
+    finish(targets)
+    assert teacher.finished and targets.finished and not teacher.past_start
+    metrics = teacher.folder / "metrics.json"
+    metrics.write_text(metrics.read_text().replace("model of", "another model of"))
+    assert not targets.finished
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ser_ts_lobes.results.run_folder
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.cli import main
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.report import write_metrics, write_predictions
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.tables.plan import Sweep
 from ser_ts_lobes.tables.report import make_tables
-from ser_ts_lobes.tables.runs import find_runs, summarise, training_hours
+from ser_ts_lobes.tables.runs import find_runs, summarise
 from ser_ts_lobes.training.brains import Outputs
 from tests.integration.programs import ROOT
 
@@ -54,8 +55,7 @@ def write_run(
         name: SimpleNamespace(utterances=members, labelled=True, fingerprints=fingerprints_of(name, fold))
         for name, members in sets.items()
     }
-    write_predictions(folder / "predictions.csv", outputs, manifests)
-    write_metrics(folder / "metrics.json", outputs, manifests, reads=False, system=system, seed=seed)
+    RunFolder(folder).write(outputs, manifests, reads=False, system=system, seed=seed)
     settings = {"system": system, "seed": seed, "batch_size": 32, **settings} | ({key: value} if key else {})
     (folder / "hyperparams.yaml").write_text(json.dumps(settings))
     (folder / "log.txt").write_text(LOG)
@@ -91,6 +91,16 @@ def test_results_of_a_shorter_training_are_refused(tmp_path):
     path.write_text(json.dumps(report | {"settings": settings | {"number_of_epochs": 10}}))
     with pytest.raises(InputError, match="cts/1: its results are of a training with number_of_epochs 10, not 20"):
         find_runs(tmp_path)
+
+
+def test_each_run_is_read_once(tmp_path, monkeypatch):
+    for seed in (1, 2):
+        write_run(tmp_path, "cts", seed)
+    read_rows, reads = ser_ts_lobes.results.run_folder.read_rows, []
+    monkeypatch.setattr(
+        ser_ts_lobes.results.run_folder, "read_rows", lambda *args: reads.append(args) or read_rows(*args)
+    )
+    assert summarise(by_row(find_runs(tmp_path)))["cts"]["seeds"] == [1, 2] and len(reads) == 2
 
 
 def test_one_seed_is_what_its_metrics_say(tmp_path):
@@ -183,11 +193,6 @@ def test_a_seed_without_all_folds_does_not_count(tmp_path):
     write_run(tmp_path, "ft", 1, 1)
     summary = summarise(by_row(find_runs(tmp_path)))
     assert summary["cts"]["seeds"] == [1] and "ft" not in summary
-
-
-def test_hours_are_those_of_all_sessions(tmp_path):
-    assert training_hours(write_run(tmp_path, "ft", 1)) == pytest.approx(0.5 + 0.25)
-    assert training_hours(tmp_path) is None
 
 
 def report(recipe, results, **choices):

@@ -6,10 +6,12 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.emotion import LabelScale
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.losses import ccc_loss
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -67,6 +69,7 @@ def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests, feature_folder):
         hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides) | {"settings": settings or {}}
         (tmp_path / "results" / system / "1986").mkdir(parents=True, exist_ok=True)
         extra = [targets] if brain_class is StudentBrain else []
+        learn_from_training_set(manifests["train"], hparams, run_opts)
         brain = brain_class(hparams, run_opts, manifests, *extra)
         return brain, hparams, make_datasets(manifests, hparams, run_opts, targets)
 
@@ -149,14 +152,11 @@ def test_training_goes_on_with_the_optimizer_and_the_schedule_of_the_checkpoint(
     assert end_epoch(second, 4, lambda label: label + 1) == pytest.approx([0.00075, 0.00075 / 4])
 
 
-def test_labels_are_standardised_on_the_training_set(make_brain, manifests):
-    brain, hparams, datasets = make_brain("hubert_base", number_of_epochs=0)
-    brain.train(datasets)
-    labels = torch.tensor(manifests["train"].labels())
-    standardised = hparams["label_scale"].standardise(labels)
-    torch.testing.assert_close(standardised.mean(dim=0).double(), torch.zeros(3).double(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(standardised.std(dim=0, correction=0).double(), torch.ones(3).double())
-    assert not np.allclose(manifests["valid"].labels().mean(axis=0), labels.mean(dim=0), atol=0.01)
+def test_training_asks_for_the_step_before_it(make_brain):
+    brain, hparams, datasets = make_brain("hubert_base")
+    brain.modules.label_scale.fitted = LabelScale().fitted
+    with pytest.raises(InputError, match="call learn_from_training_set before make_datasets"):
+        brain.train(datasets)
 
 
 def test_constant_predictions_are_a_loss_of_1(make_brain, tmp_path):
@@ -197,7 +197,6 @@ def test_a_student_of_another_teacher_does_not_go_on(make_brain, manifests):
 def test_what_is_said_of_a_set_is_put_together(make_brain, manifests):
     brain, hparams, datasets = make_brain("hubert_base")
     manifest = manifests["valid"]
-    hparams["label_scale"].fit(manifests["train"].labels())
     brain.modules.eval()
     brain.on_stage_start(torch_stage("TEST"))
     for batch in brain.make_dataloader(datasets["valid"], torch_stage("TEST"), batch_size=5):
@@ -426,14 +425,13 @@ def test_a_baseline_says_the_same_from_audio_as_from_kept_features(make_brain, m
     assert (kept.prediction.std(axis=0) > 0).all()
 
 
-def test_descriptors_are_standardised_on_the_whole_training_set(make_brain):
-    brain, hparams, datasets = make_brain("attn", number_of_epochs=0)
-    brain.train(datasets)
-    frames = np.concatenate([item["speech"].double().numpy() for item in datasets["train"]])
-    scale = hparams["speech_encoder"].scale
-    np.testing.assert_allclose(scale.mean, frames.mean(axis=0), rtol=1e-4, atol=1e-5)
-    varying = frames.std(axis=0) > 1e-6
-    np.testing.assert_allclose(scale.std[varying], frames.std(axis=0)[varying], rtol=1e-4)
+def test_a_cpu_hears_the_clips_of_a_batch_one_by_one(make_brain, monkeypatch):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1, feature_folder=None)
+    encoder, sizes = hparams["speech_encoder"], []
+    forward = encoder.frozen_forward
+    monkeypatch.setattr(encoder, "frozen_forward", lambda wavs, lens: sizes.append(len(wavs)) or forward(wavs, lens))
+    brain.compute_forward(first_batch(brain, datasets, hparams), torch_stage("TRAIN"))
+    assert sizes == [1] * 8
 
 
 def test_the_loss_weighs_the_dimensions(make_brain):
@@ -550,7 +548,6 @@ def test_dropout_is_not_the_same_in_each_step(make_brain):
 
 def gradients(brain, datasets, hparams):
     """Make one step; return the gradients before and after what the Brain does to them, and its log."""
-    brain.modules.label_scale.fit(brain.manifests["train"].labels())
     brain.init_optimizers()
     brain.on_stage_start(torch_stage("TRAIN"), epoch=1)
     batch = next(

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.provenance import made_from, refuse_other_settings
 from ser_ts_lobes.training import checkpoints
-from ser_ts_lobes.training.checkpoints import BatchMeans, Checkpointer, MadeFrom, made_from, refuse_other_settings
+from ser_ts_lobes.training.checkpoints import BatchMeans, Checkpointer, MadeFrom
 
 
 class Killed(BaseException):

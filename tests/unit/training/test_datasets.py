@@ -10,7 +10,8 @@ import torch
 
 import ser_ts_lobes.training.datasets
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.lobes.descriptors import ShortTermStatistics
+from ser_ts_lobes.fingerprint import fingerprint_tensors
+from ser_ts_lobes.lobes.descriptors import LowLevelDescriptors, ShortTermStatistics
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.lobes.words import WordEncoder
@@ -117,24 +118,34 @@ def test_training_and_validation_get_frozen_features_and_tests_the_audio(manifes
     assert kept["test1"][0]["speech"].equal(anew["test1"][0]["speech"])
 
 
-def test_a_system_that_reads_knows_the_training_words_alone(manifests, tmp_path):
-    manifests["test1"] = with_transcript(manifests["test1"], "unheard so")
+def test_a_system_that_only_reads_gets_no_audio(manifests, tmp_path):
     encoder = word_encoder(tmp_path)
+    encoder.fit(["so it was"])
     datasets = make_datasets(manifests, hparams_of({"text_encoder": encoder}), RUN_OPTS)
-    words = sorted(
-        {word for row in manifests["train"].utterances.values() for word in row["transcript"].lower().split()}
-    )
-    assert "so" in words
-    assert list(datasets["test1"][0]) == ["id", "labels", "text"]  # it doesn't hear
-    assert datasets["test1"][0]["text"].tolist() == [words.index("so") + 1]
-    assert datasets["train"][0]["text"].equal(
-        encoder.tokenize(next(iter(manifests["train"].utterances.values()))["transcript"])
-    )
+    for name, manifest in manifests.items():
+        item = datasets[name][0]
+        assert list(item) == ["id", "labels", "text"]
+        assert item["text"].equal(encoder.tokenize(manifest.utterances[item["id"]]["transcript"]))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_making_datasets_changes_no_network(manifests, tmp_path, kept):
+    modules = {"speech_encoder": LowLevelDescriptors(), "text_encoder": word_encoder(tmp_path)}
+    modules["text_encoder"].fit(["words of some other set", "so it was"])
+    modules["speech_encoder"].scale.mean += 1
+
+    def look():
+        states = {f"{key}.{name}": t for key, m in modules.items() for name, t in m.state_dict().items()}
+        return fingerprint_tensors(states), [module.frozen_fingerprint() for module in modules.values()]
+
+    before = look()
+    make_datasets(manifests, hparams_of(modules, feature_folder=tmp_path / "kept" if kept else None), RUN_OPTS)
+    assert look() == before
 
 
 def test_frozen_features_of_both_inputs_depend_on_their_own_input_alone(manifests, tmp_path):
     encoders = {"speech": ShortTermStatistics(), "text": word_encoder(tmp_path)}
-    encoders["text"].learn_words(["so unheard"])
+    encoders["text"].fit(["so unheard"])
 
     def keep(manifest):
         dataset = make_dataset(manifest, encoders["text"])

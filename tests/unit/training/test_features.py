@@ -113,7 +113,7 @@ def test_what_overflows_the_number_type_is_named(tmp_path, tiny_hubert, wavs):
 
 def test_whole_numbers_stay_what_they_are(tmp_path):
     encoder = WordEncoder(save_word_vectors(tmp_path / "vectors.txt", size=2), size=2)
-    encoder.learn_words([" ".join(["it was", *(f"word{i}" for i in range(3000))])])
+    encoder.fit([" ".join(["it was", *(f"word{i}" for i in range(3000))])])
     ids = {"utt0": encoder.tokenize("it was word2049 word2999"), "utt1": encoder.tokenize("word7")}
     rows = {name: {"duration": 1.0, "text": value} for name, value in ids.items()}
     data = DynamicItemDataset(rows, [], ["id", "text"])

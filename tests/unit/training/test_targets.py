@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.training.targets import TeacherTargets, save_targets
 
 ARRAYS = ("embedding", "prediction", "label", "residual")
 
@@ -38,6 +39,14 @@ def test_load_returns_what_was_saved(targets, tmp_path):
         array = getattr(loaded, name)
         np.testing.assert_array_equal(array, getattr(targets, name), strict=True)
     assert [file.name for file in tmp_path.iterdir()] == ["targets.safetensors"]
+
+
+def test_the_targets_of_all_splits_are_in_the_teachers_run(targets, tmp_path, capsys):
+    save_targets(tmp_path, {"train": targets, "test1": targets})
+    paths = RunFolder(tmp_path).targets_paths()
+    assert paths == [tmp_path / "targets" / f"{split}.safetensors" for split in ("test1", "train")]
+    assert all(TeacherTargets.load(path).ids == targets.ids for path in paths)
+    assert capsys.readouterr().out == f"Targets and plots: {tmp_path}\n"
 
 
 def test_arrays_are_written_in_the_precision_of_the_contract(targets, tmp_path):

@@ -1,0 +1,75 @@
+"""What a run's checkpoints say that they were made from."""
+
+import json
+from pathlib import Path
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.settings import difference
+
+#: Of each checkpoint, what holds it (`ser_ts_lobes.training.checkpoints.MadeFrom` writes it).
+MADE_FROM = "made_from"
+#: Settings of which a run may go on with another value: how long it is trained.
+MAY_GROW = ("number_of_epochs", "epoch_counter.limit")
+
+
+def made_from(save_folder):
+    """Read what the newest whole checkpoint of a run was made from.
+
+    Parameters
+    ----------
+    save_folder : str or pathlib.Path
+        Where the run's checkpoints are.
+
+    Returns
+    -------
+    dict or None
+        ``settings`` and ``data``, as of `ser_ts_lobes.training.checkpoints.MadeFrom`; None if there is no checkpoint.
+    """
+    whole = [path for path in Path(save_folder).glob("CKPT*/CKPT.yaml")]
+    if not whole:
+        return None
+    newest = max(whole, key=lambda path: (path.stat().st_mtime_ns, path))
+    path = newest.with_name(f"{MADE_FROM}.ckpt")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def refuse_other_settings(save_folder, settings):
+    """Refuse to go on with a model that was made with other settings.
+
+    Parameters
+    ----------
+    save_folder : str or pathlib.Path
+        Where the run's checkpoints are, if there are any.
+    settings : dict
+        From `ser_ts_lobes.experiment.model_settings`.
+
+    Raises
+    ------
+    InputError
+        If one differs.
+    """
+    saved = made_from(save_folder)
+    if saved is not None:
+        refuse_difference(save_folder, saved.get("settings", {}), settings)
+
+
+def refuse_difference(where, then, now):
+    """Refuse settings that a model was not made with.
+
+    Parameters
+    ----------
+    where : str or pathlib.Path
+        The model, for the message.
+    then, now : dict
+        Settings that it was made with, and those of today; of `MAY_GROW` they may differ.
+
+    Raises
+    ------
+    InputError
+        If one differs.
+    """
+    if problem := difference(then, now, leave_out=MAY_GROW):
+        raise InputError(
+            f"{where}: the model there was trained with {problem}: give the old value to go on with it, or choose "
+            "another output_folder, or delete this one to train anew."
+        )

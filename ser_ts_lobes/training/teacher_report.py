@@ -1,0 +1,37 @@
+"""What a teacher with targets leaves for people to read: the paper's Table 1 and plots."""
+
+from ser_ts_lobes.files import replacing
+from ser_ts_lobes.results.plots import plot_predictions, plot_residuals
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.results.text_tables import fit_table
+from ser_ts_lobes.training.residuals import keep_mask
+
+
+def report_teacher(folder, targets, threshold=2.0, paper=()):
+    """Write the paper's Table 1 and the plots of a teacher; print the table.
+
+    They go before the targets (`ser_ts_lobes.training.targets.save_targets`), which tell that all is there.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The teacher's run.
+    targets : dict[str, ser_ts_lobes.training.targets.TeacherTargets]
+        By split, ``train`` among them.
+    threshold : float
+        Of the band in the plot, in standard deviations (paper, section 4.2: 2); students choose their own.
+    paper : sequence of ser_ts_lobes.results.paper.Figure
+        See `ser_ts_lobes.results.text_tables.fit_table`.
+    """
+    run = RunFolder(folder)
+    train = targets["train"]
+    keep = keep_mask(train.residual, threshold)
+    table = fit_table(train.prediction, train.label, paper)
+    with replacing(run.table1_file) as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
+    plot_residuals(run.residuals_plot, train.prediction, train.residual, keep, threshold)
+    for split, target in targets.items():
+        title = f"Teacher on {split}, {len(target.ids)} utterances"
+        plot_predictions(run.predictions_plot(split), target.prediction, target.label, title)
+    print(f"\nTable 1 for this corpus: the teacher on its {len(train.ids)} training utterances\n\n{table}\n")
+    print(f"{1 - keep.mean():.1%} of them have a residual beyond {threshold:g} σ in some dimension.")

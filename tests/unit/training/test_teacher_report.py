@@ -1,0 +1,78 @@
+"""A teacher's report, and in which order the scripts leave what it knows."""
+
+import runpy
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.training import teacher_report
+from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.teacher_report import report_teacher
+from tests.integration.programs import ROOT
+
+RANDOM = np.random.default_rng(0)
+LABEL = RANDOM.uniform(1, 7, (60, 3))
+PREDICTION = 0.8 * LABEL + RANDOM.normal(0, 0.5, LABEL.shape)
+
+
+@pytest.fixture
+def targets():
+    """Targets of a training and a test set; the teacher is far off on 3 of the 60 training utterances."""
+    residual = np.tile([[1.0], [-1.0]], (30, 3))
+    residual[:3] *= 9
+    embedding = np.zeros((60, 4), np.float32)
+    of_set = TeacherTargets([f"u{i:02d}" for i in range(60)], embedding, PREDICTION, LABEL, residual, {})
+    return {"train": of_set, "test1": of_set}
+
+
+def test_a_teachers_report_is_a_table_and_plots(tmp_path, targets, capsys):
+    report_teacher(tmp_path, targets)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "table1.md",
+        "residuals.png",
+        "predictions_train.png",
+        "predictions_test1.png",
+    }
+    printed, table = capsys.readouterr().out, RunFolder(tmp_path).table1_file.read_text(encoding="utf-8")
+    assert f"the teacher on its 60 training utterances\n\n{table}" in printed and "| CCC | 0." in table
+    assert "5.0% of them have a residual beyond 2 σ in some dimension." in printed
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("recipe", "prepare"), [("MSP-Podcast", "msp_podcast"), ("IEMOCAP", "iemocap")])
+def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets, monkeypatch, recipe, prepare):
+    """A script that is cut before its plots are whole leaves the earlier teacher's targets, which are found stale."""
+    hparams = {"prepare_opts": {}, "manifest_folder": "", "data_folder": "", "output_folder": tmp_path}
+    preparation = SimpleNamespace(**{f"prepare_{prepare}": lambda: None})
+    monkeypatch.setitem(sys.modules, f"{prepare}_prepare", preparation)
+    monkeypatch.setattr("ser_ts_lobes.experiment.parse_arguments", lambda _: (None, None, None))
+    monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", lambda *_: hparams)
+    monkeypatch.setattr("ser_ts_lobes.training.datasets.load_manifests", lambda *_, **__: None)
+    monkeypatch.setattr("ser_ts_lobes.training.datasets.make_datasets", lambda *_: None)
+    monkeypatch.setattr("ser_ts_lobes.results.paper.figures_of_run", lambda *_: ())
+    brain = SimpleNamespace(make_targets=lambda datasets: targets)
+    monkeypatch.setattr("ser_ts_lobes.training.brains.TeacherBrain", lambda *_: brain)
+
+    def run_script(teacher):
+        targets["train"].made_from["teacher"] = teacher
+        runpy.run_path(str(ROOT / "recipes" / recipe / "precompute_targets.py"), run_name="__main__")
+
+    def saved_teacher():
+        return TeacherTargets.load(RunFolder(tmp_path).targets_path("train")).made_from["teacher"]
+
+    run_script("first")
+    assert saved_teacher() == "first"
+
+    def cut(*_):
+        raise Cut
+
+    monkeypatch.setattr(teacher_report, "plot_predictions", cut)
+    with pytest.raises(Cut):
+        run_script("second")
+    assert saved_teacher() == "first"
