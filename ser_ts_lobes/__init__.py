@@ -9,5 +9,5 @@ __version__ = "0.2.0"
 #: The three emotion dimensions, in the order of every label, prediction and metric array.
 DIMENSIONS = ("activation", "valence", "dominance")
 
-#: Speaker id of utterances whose speaker isn't known (MSP-Podcast): they don't share a speaker.
+#: Speaker id of utterances whose speaker isn't known: they don't share a speaker.
 UNKNOWN_SPEAKER = "Unknown"

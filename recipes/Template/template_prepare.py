@@ -20,7 +20,7 @@ import hashlib
 import logging
 from pathlib import Path
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.audio import inspect_audio
 from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case
@@ -98,7 +98,7 @@ def read_recordings(table):
             wrong = DIMENSIONS[row["labels"].index(None)]
             raise InputError(f"{table}, line {line}: {wrong} of {row['file']} is {row[wrong]!r}; give a number.")
         row["speaker"] = manifests.known_speaker(row["speaker"])
-        if "split" not in row and row["speaker"] == manifests.UNKNOWN_SPEAKER:
+        if "split" not in row and row["speaker"] == UNKNOWN_SPEAKER:
             raise InputError(f"{table}, line {line}: {row['file']} has no speaker; name one, or add a column split.")
         recordings.append(row)
     if not recordings:

@@ -11,7 +11,7 @@ from ser_ts_lobes.results.paper import read_figures
 from ser_ts_lobes.results.plots import plot_comparison, plot_sweep
 from ser_ts_lobes.results.text_tables import ccc_cell, gap_cell, latex_table, markdown_table
 from ser_ts_lobes.tables.plan import known_systems, make_plan, results_folder
-from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, run_jobs
+from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, raise_failures, run_jobs
 from ser_ts_lobes.tables.runs import find_runs, summarise
 from ser_ts_lobes.text_files import write_csv
 
@@ -83,7 +83,7 @@ def make_tables(
         raise InputError(f"--against {against} is none of the systems {', '.join(systems)}.")
     plan = make_plan(recipe, systems, seeds, folds, options, sweep)
     if dry_run:
-        _print_commands(plan, recipe)
+        print_commands(plan, recipe)
         return
     logs = results / "table" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -94,14 +94,11 @@ def make_tables(
     key = sweep and sweep.key
     runs = find_runs(results, systems, seeds, folds)
     write_report(results / "table" / (key or ""), runs, recipe, against, key)
-    if failures:
-        raise InputError(
-            f"{len(failures)} of {len(plan)} jobs have not succeeded. Mend the cause and give the same command again: "
-            "what is finished is kept.\n\n" + "\n\n".join(failure.describe() for failure in failures)
-        )
+    raise_failures(failures, len(plan))
 
 
-def _print_commands(plan, recipe):
+def print_commands(plan, recipe):
+    """Print the commands of a plan that have not been run, as one would type them."""
     print(f"cd {shlex.quote(str(recipe))}")
     for job in plan:
         if not job.finished:

@@ -112,15 +112,17 @@ class LocalPool:
         Jobs at a time, if there are no `gpus`.
     gpus : sequence of str
         Each is ``CUDA_VISIBLE_DEVICES`` for one job at a time.
+    environment : dict of str to str
+        Variables that all jobs get besides this process's.
     """
 
-    def __init__(self, logs, jobs=1, gpus=()):
+    def __init__(self, logs, jobs=1, gpus=(), environment=None):
         self._logs = logs
         environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{} for _ in range(jobs)]
         if len(environments) > 1 and "OMP_NUM_THREADS" not in os.environ:
             threads = max(1, (os.cpu_count() or 1) // len(environments))
             environments = [{"OMP_NUM_THREADS": str(threads), **variables} for variables in environments]
-        self._slots = [(variables, []) for variables in environments]
+        self._slots = [({**variables, **(environment or {})}, []) for variables in environments]
 
     def has_room(self):
         """Say whether another job can start."""
@@ -304,6 +306,28 @@ def run_jobs(jobs, pool, logs):
             process.cancel()
         raise
     return failures
+
+
+def raise_failures(failures, n_jobs):
+    """Say which jobs have not succeeded, and why, if there are any.
+
+    Parameters
+    ----------
+    failures : list[Failure]
+        From `run_jobs`.
+    n_jobs : int
+        That were to run.
+
+    Raises
+    ------
+    InputError
+        With what `Failure.describe` says of each.
+    """
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {n_jobs} jobs have not succeeded. Mend the cause and give the same command again: "
+            "what is finished is kept.\n\n" + "\n\n".join(failure.describe() for failure in failures)
+        )
 
 
 def _may_share(job, running, jobs):

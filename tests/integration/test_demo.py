@@ -9,7 +9,8 @@ import yaml
 from transformers import AutoModel
 
 from tests.integration.programs import ROOT, run
-from tools.demo import compare, speech_encoder
+from tools import demo as demo_module
+from tools.demo import compare, plan, speech_encoder, train
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,39 @@ def test_the_systems_ran_as_the_recipe_says(demo):
     for system in ("teacher", "ft", "ts", "cts"):
         report = json.loads((folder / "results" / system / "1986" / "metrics.json").read_text())
         assert report["counts"] == {"train": 40, "valid": 16, "test1": 16}
-    assert output.count("$ cd recipes/MSP-Podcast && python ") == 5
+    commands = [line.split()[1:3] for line in output.splitlines() if line.startswith("python ")]
+    assert sorted(commands) == [
+        ["precompute_targets.py", "hparams/teacher.yaml"],
+        *(["train_student.py", f"hparams/{system}.yaml"] for system in ("cts", "ft", "ts")),
+        ["train_teacher.py", "hparams/teacher.yaml"],
+    ]
+    assert f"cd {ROOT / 'recipes' / 'MSP-Podcast'}\n" in output
+
+
+def test_what_has_been_trained_is_not_trained_again(demo):
+    folder, _ = demo
+    overrides = yaml.safe_load((folder.parent / "small.yaml").read_text(encoding="utf-8"))
+    assert all(job.finished for job in plan(folder, "pretrained", [1986], overrides))
+    assert not any(job.finished for job in plan(folder, "pretrained", [7], overrides))
+
+
+def test_a_new_corpus_and_old_runs_are_refused(demo, tmp_path):
+    folder, _ = demo
+    (tmp_path / "results").mkdir()
+    output = run("-m", "tools.demo", "--folder", tmp_path, "--hparams", folder.parent / "small.yaml", succeeds=False)
+    assert f"error: {tmp_path / 'results'} has runs on an earlier corpus: delete it" in output
+
+
+def test_a_teacher_has_two_threads_and_students_share_the_cores(tmp_path, monkeypatch):
+    pools, parts = [], []
+    monkeypatch.setattr(demo_module, "LocalPool", lambda logs, jobs, environment: pools.append((jobs, environment)))
+    monkeypatch.setattr(demo_module, "run_jobs", lambda jobs, *_: parts.append({job.name for job in jobs}) or [])
+    overrides = yaml.safe_load((ROOT / "hparams" / "demo.yaml").read_text(encoding="utf-8"))
+    train(plan(tmp_path, "pretrained", [1, 2], overrides), tmp_path / "logs")
+    assert [(jobs, environment["OMP_NUM_THREADS"]) for jobs, environment in pools] == [(1, "2"), (3, "1")]
+    assert all(environment["HF_HUB_OFFLINE"] == "1" for _, environment in pools)
+    teachers = {f"teacher/{seed}{part}" for seed in (1, 2) for part in ("", "/targets")}
+    assert parts[0] == teachers < parts[1] and len(parts[1]) == 10
 
 
 def test_encoders_stand_side_by_side(demo, capsys):

@@ -71,6 +71,12 @@ def test_jobs_run_after_what_they_need(tmp_path):
     assert teacher[1] <= targets[0] and targets[1] <= cts[0]
 
 
+def test_all_jobs_get_the_pools_variables(tmp_path):
+    job = make_job(tmp_path, "a")
+    assert run(tmp_path, [job], environment={"CUDA_VISIBLE_DEVICES": "7"}) == []
+    assert starts(job)[0].split()[0] == "7"
+
+
 def test_what_is_finished_is_not_run_again(tmp_path):
     jobs = [make_job(tmp_path, "a"), make_job(tmp_path, "b", needs=["a"])]
     jobs[0].folder.mkdir()
