@@ -170,7 +170,7 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
 
     With ``feature_folder``, the training and validation sets give what the frozen networks compute; test sets
     always go the whole way from the audio. The networks have learnt from the training set before
-    (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing of them changes here.
+    (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing that they know changes here.
 
     Parameters
     ----------
