@@ -18,7 +18,7 @@ setup(
     description="SpeechBrain lobes and recipes for dimensional speech emotion recognition",
     license="Apache-2.0",
     packages=find_packages(include=["ser_ts_lobes*"]),
-    package_data={"ser_ts_lobes": ["mini_hubert/*"]},
+    package_data={"ser_ts_lobes": ["mini_hubert/*", "py.typed"]},
     python_requires=">=3.10",
     install_requires=[
         "huggingface_hub>=1.0",

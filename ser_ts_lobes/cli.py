@@ -11,12 +11,12 @@ from ser_ts_lobes import __version__
 from ser_ts_lobes.errors import InputError, plain_errors
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run `ser-ts`.
 
     Parameters
     ----------
-    argv : list of str
+    argv
         Arguments; None takes the program's own.
 
     Returns

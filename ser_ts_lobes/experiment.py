@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
@@ -30,7 +32,7 @@ _NO_MATTER = {
 }
 
 
-def parse_arguments(arguments):
+def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
     r"""Read the command line of a script: a hparams file, then ``--key=value`` or ``--key value``.
 
     What is said of a key of the file goes to the file's settings, also where SpeechBrain has a run option of that name
@@ -38,7 +40,7 @@ def parse_arguments(arguments):
 
     Parameters
     ----------
-    arguments : list of str
+    arguments
         Without the script's name.
 
     Returns
@@ -95,12 +97,12 @@ def _refuse_another_class(name, value, setting):
         )
 
 
-def split_options(tokens):
+def split_options(tokens: Sequence[str]) -> dict[str, str]:
     """Read ``--key=value``, ``--key value`` and ``--flag``.
 
     Parameters
     ----------
-    tokens : sequence of str
+    tokens
         Of a command line.
 
     Returns
@@ -132,16 +134,16 @@ def split_options(tokens):
     return options
 
 
-def model_settings(settings, run_opts, processes=1):
+def model_settings(settings: dict[str, Any], run_opts: RunOptions, processes: int = 1) -> dict[str, Any]:
     """Give all settings that make a difference to a model.
 
     Parameters
     ----------
-    settings : dict
+    settings
         From `ser_ts_lobes.settings.read_settings`.
-    run_opts : speechbrain.utils.run_opts.RunOptions
+    run_opts
         From `parse_arguments`.
-    processes : int
+    processes
         That train together.
 
     Returns
@@ -153,7 +155,7 @@ def model_settings(settings, run_opts, processes=1):
     return {**flatten(settings), **given, "processes": processes}
 
 
-def load_experiment(hparams_file, run_opts, overrides):
+def load_experiment(hparams_file, run_opts, overrides) -> dict[str, Any]:
     """Join the other processes, if there are any, and load the hyper-parameters.
 
     Parameters

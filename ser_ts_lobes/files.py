@@ -8,8 +8,10 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any
 
 from ser_ts_lobes.errors import InputError
 
@@ -20,7 +22,7 @@ _FILES_A_TASK = 256
 _WORTH_A_THREAD_S = 2e-4
 
 
-def map_files(function, files):
+def map_files(function: Callable, files: list) -> list:
     """Do something with each of many files, several at a time where that pays.
 
     It does where a file is mostly waiting (for a network disk) or decoding; whether it is, the first few hundred tell.
@@ -28,9 +30,9 @@ def map_files(function, files):
 
     Parameters
     ----------
-    function : callable
+    function
         Is called with one of `files`.
-    files : list
+    files
         Paths or whatever else the function takes.
 
     Returns
@@ -57,7 +59,7 @@ def map_files(function, files):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields a temporary path in the same folder; when the block ends without an error it takes the place of
@@ -65,7 +67,7 @@ def replacing(path):
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The file to write, in an existing folder.
 
     Yields
@@ -90,12 +92,12 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder: str | Path) -> None:
     """Remove what `replacing` could not, in processes that were killed; nobody may be writing in the folder.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         Where they wrote.
 
     Example
@@ -113,7 +115,7 @@ def remove_leftovers(folder):
 
 
 @contextlib.contextmanager
-def locked(path):
+def locked(path: str | Path) -> Iterator[bool]:
     """Let one process at a time do the block; another waits, and says for whom.
 
     The lock is the kernel's (``flock``): it ends with the process that has it, however that ends. The file stays, for
@@ -121,7 +123,7 @@ def locked(path):
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The lock file, in an existing folder; it is made if it is missing, and names who has the lock.
 
     Yields
@@ -148,14 +150,14 @@ def locked(path):
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def try_lock(file):
+def try_lock(file: IO[Any]) -> bool:
     """Take the lock of an open file if no other process has it.
 
     It is held until every process that has inherited the open file has closed it or ended.
 
     Parameters
     ----------
-    file : file object
+    file
         Open for writing, which network file systems ask for.
 
     Returns
@@ -182,14 +184,14 @@ def try_lock(file):
     return True
 
 
-def hold_lock(path, inherited=None):
+def hold_lock(path: str | Path, inherited: str | None = None) -> None:
     """Keep other processes out until this one ends; one that comes second is told.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The lock file; it is made if it is missing, with its folder, and names who has the lock.
-    inherited : str
+    inherited
         Path of a lock that the process which started this one has taken for it.
 
     Raises
@@ -229,7 +231,7 @@ def hold_lock(path, inherited=None):
 _held = {}
 
 
-def sign_lock(file):
+def sign_lock(file) -> None:
     """Write into a lock file who has the lock."""
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -256,14 +258,14 @@ def _warn_of_no_locks(path, error):
     )
 
 
-def walk_files(folder):
+def walk_files(folder: str | Path) -> Iterator[tuple[str, os.stat_result | None]]:
     """Find all files under a folder, in no order.
 
     Links are followed, but not round in circles.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         The folder.
 
     Yields
@@ -308,7 +310,7 @@ def walk_files(folder):
             raise InputError(f"{path} can't be read: {error.strerror}.") from error
 
 
-def make_folder(folder):
+def make_folder(folder) -> None:
     """Make a folder, and those that it is in, where there is none yet; refuse one that can't be."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

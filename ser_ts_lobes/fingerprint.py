@@ -7,20 +7,25 @@ fingerprint of all that made it, and is refused or rebuilt when that has changed
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ser_ts_lobes import __version__
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import walk_files
 
+if TYPE_CHECKING:
+    import torch
 
-def fingerprint(**parts):
+
+def fingerprint(**parts: str | int | float | bool | None | list | dict[str, Any]) -> str:
     """Fingerprint of named values and of this package's version.
 
     Parameters
     ----------
-    **parts : str, int, float, bool, None, list or dict
+    **parts
         What something was made from; the names count too.
 
     Returns
@@ -39,12 +44,12 @@ def fingerprint(**parts):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint_tensors(tensors):
+def fingerprint_tensors(tensors: "dict[str, torch.Tensor]") -> str:
     """Fingerprint of named tensors: names, shapes, types and every bit of the values.
 
     Parameters
     ----------
-    tensors : dict[str, torch.Tensor]
+    tensors
         For instance a state dict; the order does not count.
 
     Returns
@@ -70,7 +75,7 @@ def fingerprint_tensors(tensors):
     return digest.hexdigest()
 
 
-def fingerprint_files(paths, **options):
+def fingerprint_files(paths: Iterable[str | Path], **options) -> str:
     """Digest the inputs of a preparation, so that a change of any of them is noticed.
 
     A file counts with its content: label files are small, and a copy with another date must not matter. A
@@ -79,7 +84,7 @@ def fingerprint_files(paths, **options):
 
     Arguments
     ---------
-    paths : iterable of str or Path
+    paths
         Files and folders that exist.
     **options
         Anything else that the result depends on, fit for JSON.

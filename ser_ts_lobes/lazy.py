@@ -4,16 +4,16 @@ import importlib
 import sys
 
 
-def give_names(package, **modules):
+def give_names(package: str, **modules: str) -> tuple:
     """Let a package give names of its modules, each imported when one of its names is first asked for (PEP 562).
 
     So ``from ser_ts_lobes.training import ccc_loss`` works, and to enter a package costs nothing.
 
     Parameters
     ----------
-    package : str
+    package
         Its ``__name__``.
-    **modules : str
+    **modules
         By module of the package, the names that are taken from it, with spaces between them.
 
     Returns

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.settings import difference
@@ -12,12 +13,12 @@ MADE_FROM = "made_from"
 MAY_GROW = ("number_of_epochs", "epoch_counter.limit")
 
 
-def made_from(save_folder):
+def made_from(save_folder: str | Path) -> dict[str, Any] | None:
     """Read what the newest whole checkpoint of a run was made from.
 
     Parameters
     ----------
-    save_folder : str or pathlib.Path
+    save_folder
         Where the run's checkpoints are.
 
     Returns
@@ -33,14 +34,14 @@ def made_from(save_folder):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def refuse_other_settings(save_folder, settings):
+def refuse_other_settings(save_folder: str | Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with a model that was made with other settings.
 
     Parameters
     ----------
-    save_folder : str or pathlib.Path
+    save_folder
         Where the run's checkpoints are, if there are any.
-    settings : dict
+    settings
         From `ser_ts_lobes.experiment.model_settings`.
 
     Raises
@@ -53,14 +54,14 @@ def refuse_other_settings(save_folder, settings):
         refuse_difference(save_folder, saved.get("settings", {}), settings)
 
 
-def refuse_difference(where, then, now):
+def refuse_difference(where: str | Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse settings that a model was not made with.
 
     Parameters
     ----------
-    where : str or pathlib.Path
+    where
         The model, for the message.
-    then, now : dict
+    then, now
         Settings that it was made with, and those of today; of `MAY_GROW` they may differ.
 
     Raises

@@ -3,14 +3,14 @@
 import numpy as np
 
 
-def derive_seed(*parts):
+def derive_seed(*parts: int) -> int:
     """Make a seed of whole numbers, such as a run's seed, the epoch and the step.
 
     Sums would not do: the second epoch of seed 1 and the first of seed 2 would draw the same.
 
     Parameters
     ----------
-    *parts : int
+    *parts
         >= 0 each.
 
     Returns

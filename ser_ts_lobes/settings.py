@@ -1,6 +1,9 @@
 """Settings: what a hparams file says, as plain values, and which of them make another model."""
 
 import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import yaml
 from hyperpyyaml import resolve_references
@@ -31,14 +34,14 @@ _NO_MATTER = {
 }
 
 
-def read_settings(path, overrides=None):
+def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, Any]:
     """Read a hparams file, references and overrides resolved, as plain values; no object is made.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         HyperPyYAML. A run's ``hyperparams.yaml`` is one too.
-    overrides : str
+    overrides
         YAML, as `ser_ts_lobes.experiment.parse_arguments` gives it; None leaves the file's references as they are.
 
     Returns
@@ -75,14 +78,14 @@ def flatten(settings, prefix=""):
     return flat
 
 
-def difference(then, now, leave_out=()):
+def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[str] = ()) -> str | None:
     """Say in what two flat settings differ.
 
     Parameters
     ----------
-    then, now : dict
+    then, now
         From `flatten`.
-    leave_out : iterable of str
+    leave_out
         Keys that may differ.
 
     Returns
@@ -109,12 +112,12 @@ _ABSENT = "(not set)"
 
 
 @contextlib.contextmanager
-def plain_hparams_errors(hparams_file):
+def plain_hparams_errors(hparams_file: str | Path):
     """Turn what HyperPyYAML says of a user's options into an `InputError`.
 
     Parameters
     ----------
-    hparams_file : str or pathlib.Path
+    hparams_file
         The file that is read in the block.
     """
     try:

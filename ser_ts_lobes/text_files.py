@@ -11,6 +11,9 @@ import json
 import logging
 import math
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
@@ -21,16 +24,16 @@ logger = logging.getLogger(__name__)
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-def read_lines(path, warn_if_cut=False):
+def read_lines(path: str | Path, warn_if_cut: bool = False) -> Iterator[tuple[int, str]]:
     """Read a text file in UTF-8 line by line, for readers that must say where something is wrong.
 
     A byte order mark and CRLF are fine.
 
     Arguments
     ---------
-    path : str or Path
+    path
         The text file.
-    warn_if_cut : bool
+    warn_if_cut
         Whether to warn of a last line without a line break, for formats whose lines don't show that they were cut.
 
     Yields
@@ -57,7 +60,7 @@ def read_lines(path, warn_if_cut=False):
         logger.warning(f"{path}, line {number}: no line break at the end; is the file cut short?")
 
 
-def read_rows(path, columns, key=None):
+def read_rows(path: str | Path, columns: Iterable[str], key: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read a CSV with a header, telling lines apart, for readers that must say where something is wrong.
 
     A byte order mark, CRLF, another order of the columns and further columns are all fine, and so are blanks around a
@@ -65,11 +68,11 @@ def read_rows(path, columns, key=None):
 
     Arguments
     ---------
-    path : str or Path
+    path
         The CSV, in UTF-8.
-    columns : iterable of str
+    columns
         Columns that it must have.
-    key : str, optional
+    key
         Column whose values must be unique.
 
     Yields
@@ -110,16 +113,16 @@ def read_rows(path, columns, key=None):
         raise InputError(f"{path}, line {reader.line_num + 1}: not CSV ({error}).") from error
 
 
-def write_csv(path, columns, rows):
+def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Sequence]) -> str:
     """Write a CSV whole or not at all.
 
     Arguments
     ---------
-    path : str or Path
+    path
         The file; its folder exists.
-    columns : iterable of str
+    columns
         The header.
-    rows : iterable of sequence
+    rows
         The values.
 
     Returns
@@ -141,14 +144,14 @@ def write_csv(path, columns, rows):
     return hashlib.sha256(content).hexdigest()
 
 
-def parse_json(text, path, **options):
+def parse_json(text: str, path: str | Path, **options) -> dict[str, Any] | list | str | float | int | bool | None:
     """Parse JSON that somebody else may have written.
 
     Parameters
     ----------
-    text : str
+    text
         The JSON.
-    path : str or pathlib.Path
+    path
         Where it is from, for errors.
     **options
         Of `json.loads`.

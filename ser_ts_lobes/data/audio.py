@@ -9,13 +9,19 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
 from ser_ts_lobes.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 #: What is taken for a recording's sampling rate, in Hz; outside, a header is damaged or made up.
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
@@ -52,19 +58,19 @@ class AudioInfo:
 class UnusableAudio(InputError):
     """An audio file that can't be used; ``problem`` says in a few words why."""
 
-    def __init__(self, path, problem):
+    def __init__(self, path, problem) -> None:
         super().__init__(f"The audio file {path} can't be used ({problem}): give an intact recording.")
         self.problem = problem
 
 
-def inspect_audio(path):
+def inspect_audio(path: str | Path) -> AudioInfo:
     """Find out what an audio file holds and whether `read_audio` can read it.
 
     Samples are decoded only where the header can't tell, which is everywhere but in WAV files of integers.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         Any format that libsndfile reads.
 
     Returns
@@ -94,12 +100,12 @@ def inspect_audio(path):
     return info
 
 
-def read_header(path):
+def read_header(path: str | Path) -> AudioInfo:
     """Do what `inspect_audio` does by the header alone, at once also for a long recording.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The file.
 
     Returns
@@ -110,16 +116,16 @@ def read_header(path):
     return _read_header(path)[0]
 
 
-def read_audio(path, sample_rate=16000):
+def read_audio(path: str | Path, sample_rate: int = 16000) -> "torch.Tensor":
     """Read an audio file as one channel at one sampling rate.
 
     Channels are averaged; another sampling rate is converted by windowed-sinc interpolation.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         Any format that libsndfile reads (WAV, FLAC, Ogg, MP3, ...).
-    sample_rate : int
+    sample_rate
         Of the result, in Hz.
 
     Returns
@@ -146,7 +152,7 @@ def read_audio(path, sample_rate=16000):
     return torch.cat(list(stream_audio(path, sample_rate)))
 
 
-def stream_audio(path, sample_rate=16000):
+def stream_audio(path, sample_rate=16000) -> "Iterator[torch.Tensor]":
     """Read an audio file block by block, in memory that depends neither on its length nor on what its header says.
 
     Parameters, errors and the joined blocks are those of `read_audio`; what is wrong further on in the file is

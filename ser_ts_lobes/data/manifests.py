@@ -15,6 +15,7 @@ import os
 import re
 import reprlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,7 +155,7 @@ class Manifest:
             raise InputError(f"{self.path} has no labels: its utterances can be predicted, but not scored.")
         return np.array([[row[name] for name in DIMENSIONS] for row in self.utterances.values()], dtype=np.float64)
 
-    def require_transcripts(self):
+    def require_transcripts(self) -> None:
         """Raise `InputError` when an utterance has not been transcribed."""
         if self.missing_transcripts:
             first = next(id for id in self.utterances if id in self.missing_transcripts)
@@ -165,7 +166,14 @@ class Manifest:
             )
 
 
-def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range, side_files=()):
+def write_manifests(
+    folder: str | Path,
+    splits: dict[str, list[Utterance]],
+    data_root: str | Path,
+    inputs_fingerprint: str,
+    label_range: tuple[float, ...],
+    side_files: Iterable[str | Path] = (),
+) -> dict[str, Path]:
     """Validate a corpus and write its manifests.
 
     Each file appears whole or not at all, and the sidecar comes last, so that a folder whose preparation was
@@ -175,17 +183,17 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range, 
 
     Arguments
     ---------
-    folder : str or Path
+    folder
         Where to write; made when it does not exist.
-    splits : dict of str to list of Utterance
+    splits
         Names are ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ``"test2"``, ...
-    data_root : str or Path
+    data_root
         The corpus folder; the CSVs name audio relative to it.
-    inputs_fingerprint : str
+    inputs_fingerprint
         Of everything that the manifests are made from (`fingerprint_files`), for `is_prepared`.
-    label_range : tuple of float
+    label_range
         The lowest and the highest label that the corpus's scale allows.
-    side_files : iterable of str or Path
+    side_files
         What else the preparation has written (``excluded.csv``, ...), without which it isn't up to date.
 
     Returns
@@ -240,7 +248,7 @@ def write_manifests(folder, splits, data_root, inputs_fingerprint, label_range, 
     return {name: folder / entry["file"] for name, entry in entries.items()}
 
 
-def read_manifest(path, data_root=None):
+def read_manifest(path: str | Path, data_root: str | Path | None = None) -> Manifest:
     """Read one split, whether a prepare script or a person wrote it.
 
     A file whose label cells are all empty is an unlabelled set (`Manifest.labelled`). A person's own CSV has no
@@ -250,9 +258,9 @@ def read_manifest(path, data_root=None):
 
     Arguments
     ---------
-    path : str or Path
+    path
         The CSV, with at least `COLUMNS`.
-    data_root : str or Path, optional
+    data_root
         What ``$data_root`` stands for; by default what it stood for when the corpus was prepared.
 
     Returns
@@ -292,12 +300,12 @@ def read_manifest(path, data_root=None):
     )
 
 
-def find_manifests(folder):
+def find_manifests(folder: str | Path) -> dict[str, Path]:
     """Find the splits of a prepared folder.
 
     Arguments
     ---------
-    folder : str or Path
+    folder
         A folder that a prepare script wrote.
 
     Returns

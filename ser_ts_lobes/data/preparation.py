@@ -3,9 +3,11 @@
 import functools
 import logging
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError, first_few
@@ -14,14 +16,14 @@ from ser_ts_lobes.text_files import write_csv
 logger = logging.getLogger(__name__)
 
 
-def spelt_otherwise(folder, place):
+def spelt_otherwise(folder: Path, place: str | Path) -> Path | None:
     """Find a file that differs from the wanted one in upper and lower case, there or in a folder above it.
 
     Parameters
     ----------
-    folder : Path
+    folder
         Where to look.
-    place : str or Path
+    place
         What is wanted and not there, relative to the folder.
 
     Returns
@@ -45,12 +47,12 @@ def spelt_otherwise(folder, place):
     return folder
 
 
-def refuse_other_case(missing):
+def refuse_other_case(missing: Iterable[str | Path]) -> None:
     """Refuse audio that is there under a name in other upper and lower case, as ``a.WAV`` for ``a.wav``.
 
     Parameters
     ----------
-    missing : iterable of str or Path
+    missing
         Files that the labels name and that are not there.
     """
     names = functools.cache(lambda folder: {name.lower(): name for name in os.listdir(folder)})
@@ -66,16 +68,16 @@ def refuse_other_case(missing):
         )
 
 
-def warn_contradicted(ids, labels, means, digits):
+def warn_contradicted(ids: Sequence[str], labels: ArrayLike, means: ArrayLike, digits: int) -> None:
     """Warn of labels that are not the mean of what their own raters said.
 
     Parameters
     ----------
-    ids : sequence of str
+    ids
         The utterances.
-    labels, means : array_like
+    labels, means
         (utterances, 3) each; NaN where there are no raters.
-    digits : int
+    digits
         Decimals that the corpus prints: a label may be off by one unit of the last, whether it was rounded or cut.
     """
     labels, means = np.asarray(labels, dtype=float), np.asarray(means, dtype=float)
@@ -89,18 +91,18 @@ def warn_contradicted(ids, labels, means, digits):
         logger.warning(f"{len(named)} labels are not the mean of what their raters said: {first_few(named)}.")
 
 
-def list_utterances(file, columns, rows, what):
+def list_utterances(file: str | Path, columns: Sequence[str], rows: list[Sequence], what: str) -> None:
     """List utterances in a CSV file, and warn of them where there are any.
 
     Parameters
     ----------
-    file : str or pathlib.Path
+    file
         Is written with its header in any case, so that it never speaks of an earlier preparation.
-    columns : sequence of str
+    columns
         Its header; the first is the utterance id.
-    rows : list of sequence
+    rows
         One an utterance.
-    what : str
+    what
         What is said of them in the warning.
     """
     write_csv(file, columns, rows)

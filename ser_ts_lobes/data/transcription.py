@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -23,6 +25,9 @@ from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, find_manifests, read
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.text_files import read_rows, write_csv
 
+if TYPE_CHECKING:
+    from transformers import AutomaticSpeechRecognitionPipeline
+
 #: The recogniser on a GPU: the strongest open one.
 GPU_ASR = "openai/whisper-large-v3"
 #: The recogniser on a CPU: one that a laptop can run over a corpus.
@@ -38,7 +43,14 @@ SAVE_EVERY_S = 30.0
 MULTILINGUAL_VOCABULARY = 51865
 
 
-def transcribe(manifest_folder, asr=None, out=None, batch_size=8, device=None, data_root=None):
+def transcribe(
+    manifest_folder: str | Path,
+    asr: str | Path | None = None,
+    out: str | Path | None = None,
+    batch_size: int = 8,
+    device: str | None = None,
+    data_root: str | Path | None = None,
+) -> Path:
     """Transcribe the utterances of all manifests in a folder that nobody has transcribed.
 
     The longest come first, so that too large a batch fails at once. What is done is saved every half minute
@@ -48,18 +60,18 @@ def transcribe(manifest_folder, asr=None, out=None, batch_size=8, device=None, d
 
     Parameters
     ----------
-    manifest_folder : str or pathlib.Path
+    manifest_folder
         Where a prepare script wrote the manifests.
-    asr : str or pathlib.Path
+    asr
         Speech recogniser (CTC or sequence-to-sequence): a name on the Hugging Face Hub, or a folder. By
         default `GPU_ASR` where ``device`` is a GPU, `CPU_ASR` otherwise.
-    out : str or pathlib.Path
+    out
         The CSV to write or to go on with, ``transcripts.csv`` in ``manifest_folder`` by default.
-    batch_size : int
+    batch_size
         Windows recognised at a time.
-    device : str
+    device
         Such as ``"cpu"`` or ``"cuda:0"``; by default the first GPU where there is one.
-    data_root : str or pathlib.Path
+    data_root
         What ``$data_root`` in the manifests stands for; None takes the folder that was prepared.
 
     Returns
@@ -119,12 +131,12 @@ def transcribe(manifest_folder, asr=None, out=None, batch_size=8, device=None, d
     return out
 
 
-def find_revision(source):
+def find_revision(source: str) -> str:
     """Find out exactly which weights the name of a model stands for.
 
     Parameters
     ----------
-    source : str
+    source
         A name on the Hugging Face Hub, or a folder.
 
     Returns
@@ -152,16 +164,16 @@ def find_revision(source):
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def load_recogniser(source, revision, device):
+def load_recogniser(source: str, revision: str, device: torch.device) -> "AutomaticSpeechRecognitionPipeline":
     """Load a speech recogniser, in float16 on a GPU and in float32 elsewhere.
 
     Parameters
     ----------
-    source : str
+    source
         A name on the Hugging Face Hub, or a folder.
-    revision : str
+    revision
         From `find_revision`; a folder has only one.
-    device : torch.device
+    device
         Where it is to run.
 
     Returns
@@ -207,16 +219,16 @@ def load_recogniser(source, revision, device):
     )
 
 
-def recognise(recogniser, paths, batch_size):
+def recognise(recogniser: "AutomaticSpeechRecognitionPipeline", paths: Iterable[str], batch_size: int) -> Iterator[str]:
     """Transcribe audio files.
 
     Parameters
     ----------
-    recogniser : transformers.AutomaticSpeechRecognitionPipeline
+    recogniser
         From `load_recogniser`.
-    paths : iterable of str
+    paths
         Audio files.
-    batch_size : int
+    batch_size
         Windows recognised at a time.
 
     Yields

@@ -8,7 +8,7 @@ from ser_ts_lobes.lobes.emotion import EmotionOutput
 from ser_ts_lobes.lobes.encoder import n_valid
 
 
-def split_chunks(frames, lens, n_chunks=11, chunk_size=62):
+def split_chunks(frames: torch.Tensor, lens: torch.Tensor, n_chunks: int = 11, chunk_size: int = 62) -> torch.Tensor:
     """Cut each utterance into the same number of chunks of the same size, which overlap as much as they must.
 
     They begin every floor((T - chunk_size) / (n_chunks - 1)) frames (Lin and Busso 2020). An utterance
@@ -16,13 +16,13 @@ def split_chunks(frames, lens, n_chunks=11, chunk_size=62):
 
     Parameters
     ----------
-    frames : torch.Tensor
+    frames
         (B, T, D), zero beyond the valid frames.
-    lens : torch.Tensor
+    lens
         (B,), relative lengths.
-    n_chunks : int
+    n_chunks
         Chunks an utterance.
-    chunk_size : int
+    chunk_size
         Frames a chunk.
 
     Returns
@@ -48,7 +48,7 @@ def split_chunks(frames, lens, n_chunks=11, chunk_size=62):
 class MeanAggregation(torch.nn.Module):
     """Mean of an utterance's chunks, (B, C, D) -> (B, D)."""
 
-    def __init__(self, size):
+    def __init__(self, size) -> None:
         super().__init__()
 
     def forward(self, chunks):
@@ -61,11 +61,11 @@ class GateAggregation(torch.nn.Module):
 
     Parameters
     ----------
-    size : int
+    size
         D.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.gate = torch.nn.Linear(size, 1)
 
@@ -79,11 +79,11 @@ class RNNAttention(torch.nn.Module):
 
     Parameters
     ----------
-    size : int
+    size
         D.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.rnn = torch.nn.RNN(size, size, batch_first=True)
         self.score = torch.nn.Linear(size, size, bias=False)
@@ -103,13 +103,13 @@ class SelfAttention(torch.nn.Module):
 
     Parameters
     ----------
-    size : int
+    size
         D.
-    n_heads, head_size : int
+    n_heads, head_size
         Of the attention (3 and 50 in Lin and Busso's code).
     """
 
-    def __init__(self, size, n_heads=3, head_size=50):
+    def __init__(self, size: int, n_heads: int = 3, head_size: int = 50) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.query_key_value = torch.nn.Linear(size, 3 * n_heads * head_size, bias=False)
@@ -136,15 +136,15 @@ class ChunkNetwork(torch.nn.Module):
 
     Parameters
     ----------
-    size : int
+    size
         Size of a frame and of all layers.
-    aggregation : str
+    aggregation
         ``mean``, ``gate``, ``rnn`` or ``self``.
-    dropout : float
+    dropout
         Of the LSTM layers' inputs, in 0-1.
     """
 
-    def __init__(self, size, aggregation, dropout):
+    def __init__(self, size: int, aggregation: str, dropout: float) -> None:
         super().__init__()
         self.lstms = torch.nn.ModuleList(torch.nn.LSTM(size, size, batch_first=True) for _ in range(2))
         self.dropout = torch.nn.Dropout1d(dropout)
@@ -153,12 +153,12 @@ class ChunkNetwork(torch.nn.Module):
         self.hidden = torch.nn.Linear(size, size)
         self.output = torch.nn.Linear(size, 1)
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor):
         """Predict.
 
         Parameters
         ----------
-        chunks : torch.Tensor
+        chunks
             (B, C, M, size).
 
         Returns
@@ -185,15 +185,15 @@ class ChunkAttention(torch.nn.Module):
 
     Parameters
     ----------
-    input_size : int
+    input_size
         Size of a frame, and of all layers (Lin and Busso 2020: 130).
-    n_chunks : int
+    n_chunks
         Chunks an utterance, whatever its duration (Lin and Busso 2020: 11).
-    chunk_size : int
+    chunk_size
         Frames a chunk (Lin and Busso 2020: 62).
-    aggregation : str
+    aggregation
         How chunks become an utterance: ``mean``, ``gate``, ``rnn`` or ``self``.
-    dropout : float
+    dropout
         Of the LSTM layers' inputs (Lin and Busso's code: 0.5).
 
     Example
@@ -204,7 +204,14 @@ class ChunkAttention(torch.nn.Module):
     (torch.Size([2, 24]), torch.Size([2, 3]))
     """
 
-    def __init__(self, input_size=130, n_chunks=11, chunk_size=62, aggregation="rnn", dropout=0.5):
+    def __init__(
+        self,
+        input_size: int = 130,
+        n_chunks: int = 11,
+        chunk_size: int = 62,
+        aggregation: str = "rnn",
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__()
         if aggregation not in _AGGREGATIONS:
             raise InputError(f"aggregation is {aggregation!r}; choose one of {', '.join(_AGGREGATIONS)}.")
@@ -212,14 +219,14 @@ class ChunkAttention(torch.nn.Module):
         self.chunk_size = chunk_size
         self.networks = torch.nn.ModuleList(ChunkNetwork(input_size, aggregation, dropout) for _ in DIMENSIONS)
 
-    def forward(self, frames, frame_lens):
+    def forward(self, frames: torch.Tensor, frame_lens: torch.Tensor) -> EmotionOutput:
         """Embed and predict.
 
         Parameters
         ----------
-        frames : torch.Tensor
+        frames
             (B, T, input_size), zero beyond the valid frames.
-        frame_lens : torch.Tensor
+        frame_lens
             (B,), relative lengths.
 
         Returns
@@ -240,13 +247,13 @@ class SpeechTextLSTM(torch.nn.Module):
 
     Parameters
     ----------
-    speech_size : int
+    speech_size
         Statistics an utterance (Atmaja and Akagi 2020: 68).
-    word_size : int
+    word_size
         Size of a word vector (Atmaja and Akagi 2020: 300).
-    lstm_size : int
+    lstm_size
         Of three layers for either input (Atmaja and Akagi 2020: 256).
-    speech_dropout, text_dropout, joint_dropout : float
+    speech_dropout, text_dropout, joint_dropout
         Behind the two LSTMs, and before the output layer (Atmaja and Akagi 2020: 0.1, 0.4, 0.4).
 
     Example
@@ -259,13 +266,13 @@ class SpeechTextLSTM(torch.nn.Module):
 
     def __init__(
         self,
-        speech_size=68,
-        word_size=300,
-        lstm_size=256,
-        speech_dropout=0.1,
-        text_dropout=0.4,
-        joint_dropout=0.4,
-    ):
+        speech_size: int = 68,
+        word_size: int = 300,
+        lstm_size: int = 256,
+        speech_dropout: float = 0.1,
+        text_dropout: float = 0.4,
+        joint_dropout: float = 0.4,
+    ) -> None:
         super().__init__()
         self.norm = torch.nn.BatchNorm1d(speech_size, eps=1e-3, momentum=0.01)  # Keras' defaults
         self.speech_lstm = torch.nn.LSTM(speech_size, lstm_size, num_layers=3, batch_first=True)
@@ -279,18 +286,20 @@ class SpeechTextLSTM(torch.nn.Module):
         self.joint_dropout = torch.nn.Dropout(joint_dropout)
         self.output = torch.nn.Linear(32, len(DIMENSIONS))
 
-    def forward(self, frames, frame_lens, tokens, token_lens):
+    def forward(
+        self, frames: torch.Tensor, frame_lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor
+    ) -> EmotionOutput:
         """Embed and predict.
 
         Parameters
         ----------
-        frames : torch.Tensor
+        frames
             (B, 1, speech_size).
-        frame_lens : torch.Tensor
+        frame_lens
             (B,), all 1.
-        tokens : torch.Tensor
+        tokens
             (B, U, word_size).
-        token_lens : torch.Tensor
+        token_lens
             (B,), relative lengths of `tokens`.
 
         Returns

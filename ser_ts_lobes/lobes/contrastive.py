@@ -14,13 +14,13 @@ class FuturePrediction(torch.nn.Module):
 
     Parameters
     ----------
-    context_size : int
+    context_size
         Size of c.
-    channels : int
+    channels
         C, size of z.
-    n_steps : int
+    n_steps
         How many steps to look ahead (Oord et al.: 12).
-    n_negatives : int
+    n_negatives
         Negatives of each prediction (CPC_audio: 128).
 
     Example
@@ -31,21 +31,21 @@ class FuturePrediction(torch.nn.Module):
     (torch.Size([3]), torch.Size([3]))
     """
 
-    def __init__(self, context_size, channels, n_steps=12, n_negatives=128):
+    def __init__(self, context_size: int, channels: int, n_steps: int = 12, n_negatives: int = 128) -> None:
         super().__init__()
         self.n_negatives = n_negatives
         self.predictors = torch.nn.ModuleList(
             torch.nn.Linear(context_size, channels, bias=False) for _ in range(n_steps)
         )
 
-    def forward(self, context, frames):
+    def forward(self, context: torch.Tensor, frames: torch.Tensor):
         """Predict, with new negatives in each call.
 
         Parameters
         ----------
-        context : torch.Tensor
+        context
             (B, T, context_size), T greater than the number of steps.
-        frames : torch.Tensor
+        frames
             (B, T, channels).
 
         Returns
@@ -76,14 +76,14 @@ class FuturePrediction(torch.nn.Module):
         return torch.stack(losses), torch.stack(accuracies)
 
 
-def present_frames(batch, time, n_steps, device=None):
+def present_frames(batch: int, time: int, n_steps: int, device: torch.device | None = None) -> torch.Tensor:
     """Index, in a batch's frames one after another, those with enough of a future in their utterance.
 
     Parameters
     ----------
-    batch, time, n_steps : int
+    batch, time, n_steps
         B utterances of T frames, of which the last `n_steps` are only predicted.
-    device : torch.device
+    device
         Of the result.
 
     Returns
@@ -99,18 +99,18 @@ def present_frames(batch, time, n_steps, device=None):
     return torch.arange(batch * time, device=device).view(batch, time)[:, : time - n_steps].flatten()
 
 
-def draw_negatives(now, n_frames, n_steps, n_negatives):
+def draw_negatives(now: torch.Tensor, n_frames: int, n_steps: int, n_negatives: int) -> torch.Tensor:
     """Draw negatives uniformly, with replacement, from all frames of the batch but the next `n_steps`.
 
     Parameters
     ----------
-    now : torch.Tensor
+    now
         (Q,), from `present_frames`.
-    n_frames : int
+    n_frames
         Frames of the batch.
-    n_steps : int
+    n_steps
         Those that follow each are to be predicted, and never negatives.
-    n_negatives : int
+    n_negatives
         How many for each.
 
     Returns
@@ -122,18 +122,18 @@ def draw_negatives(now, n_frames, n_steps, n_negatives):
     return (now.unsqueeze(1) + n_steps + 1 + shift) % n_frames
 
 
-def info_nce(predicted, frames, positives, negatives):
+def info_nce(predicted: torch.Tensor, frames: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor):
     """Cross-entropy of the right frame among its negatives, and the accuracy.
 
     Parameters
     ----------
-    predicted : torch.Tensor
+    predicted
         (Q, C); a frame's score is its dot product with it.
-    frames : torch.Tensor
+    frames
         (M, C), all frames of the batch.
-    positives : torch.Tensor
+    positives
         (Q,), index of the right frame.
-    negatives : torch.Tensor
+    negatives
         (Q, N), indices of wrong ones.
 
     Returns

@@ -37,7 +37,7 @@ class ChannelNorm(torch.nn.Module):
 
     Parameters
     ----------
-    channels : int
+    channels
         C in (B, C, T).
 
     Example
@@ -47,7 +47,7 @@ class ChannelNorm(torch.nn.Module):
     (tensor(True), tensor(True))
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1, channels, 1))
         self.bias = torch.nn.Parameter(torch.zeros(1, channels, 1))
@@ -66,13 +66,13 @@ class CPC(torch.nn.Module):
 
     Parameters
     ----------
-    channels : int
+    channels
         Of the convolutions.
-    context_size : int
+    context_size
         Of the recurrent layers.
-    context : str
+    context
         ``LSTM`` or ``GRU``.
-    context_layers : int
+    context_layers
         Recurrent layers.
 
     Raises
@@ -90,7 +90,9 @@ class CPC(torch.nn.Module):
     (torch.Size([2, 128, 256]), torch.Size([2, 128, 256]))
     """
 
-    def __init__(self, channels=256, context_size=256, context="LSTM", context_layers=1):
+    def __init__(
+        self, channels: int = 256, context_size: int = 256, context: str = "LSTM", context_layers: int = 1
+    ) -> None:
         super().__init__()
         if context not in _SUPPORTED["arMode"]:
             raise InputError(f"context is {context!r}; choose one of {', '.join(_SUPPORTED['arMode'])}.")
@@ -106,14 +108,14 @@ class CPC(torch.nn.Module):
         recurrent = getattr(torch.nn, context)
         self.context = recurrent(channels, context_size, context_layers, batch_first=True)
 
-    def convolve(self, wavs, n_samples):
+    def convolve(self, wavs: torch.Tensor, n_samples: torch.Tensor):
         """Run the convolutions, as if each utterance were alone.
 
         Parameters
         ----------
-        wavs : torch.Tensor
+        wavs
             (B, N), 16 kHz, zero beyond the valid samples.
-        n_samples : torch.Tensor
+        n_samples
             (B,), valid samples.
 
         Returns
@@ -133,12 +135,12 @@ class CPC(torch.nn.Module):
             hidden = hidden * length_to_mask(n_frames, hidden.shape[2]).unsqueeze(1)
         return hidden.transpose(1, 2), n_frames
 
-    def forward(self, wavs):
+    def forward(self, wavs: torch.Tensor):
         """Frames and their context.
 
         Parameters
         ----------
-        wavs : torch.Tensor
+        wavs
             (B, N), 16 kHz, all of the same length.
 
         Returns
@@ -157,11 +159,11 @@ class CPCEncoder(Encoder):
 
     Parameters
     ----------
-    source : str
+    source
         A checkpoint in CPC_audio's form: a file, or the URL of one.
-    sha256 : str
+    sha256
         SHA-256 of the checkpoint, or its first 8 or more digits; None does not check, which a URL does not allow.
-    trainable_layers : int
+    trainable_layers
         1 lets the recurrent context learn (0: nothing).
 
     Example
@@ -173,7 +175,7 @@ class CPCEncoder(Encoder):
     torch.Size([2, 100, 16])
     """
 
-    def __init__(self, source, sha256=None, trainable_layers=0):
+    def __init__(self, source: str, sha256: str | None = None, trainable_layers: int = 0) -> None:
         self._sha256 = sha256
         super().__init__(source, trainable_layers)
 
@@ -198,7 +200,7 @@ class CPCEncoder(Encoder):
         return hidden
 
 
-def load_cpc(source, sha256=None):
+def load_cpc(source, sha256=None) -> CPC:
     """Load a CPC checkpoint; nothing in it is executed.
 
     Parameters
@@ -246,14 +248,14 @@ def load_cpc(source, sha256=None):
     return cpc
 
 
-def save_cpc(cpc, path):
+def save_cpc(cpc: CPC, path: str | Path) -> None:
     """Write a CPC checkpoint in CPC_audio's form, whole or not at all.
 
     Parameters
     ----------
-    cpc : CPC
+    cpc
         The network.
-    path : str or pathlib.Path
+    path
         The file, in an existing folder.
     """
     config = {

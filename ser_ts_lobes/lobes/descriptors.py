@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,17 +22,17 @@ class DescriptorEncoder(Encoder):
 
     Parameters
     ----------
-    output_size : int
+    output_size
         Size of a frame.
-    trainable_layers : int
+    trainable_layers
         1 if the subclass has a layer on top of the descriptors (0: none).
-    **settings : str or float
+    **settings
         For the fingerprint.
     """
 
     always_on_cpu = True
 
-    def __init__(self, output_size, trainable_layers=0, **settings):
+    def __init__(self, output_size: int, trainable_layers: int = 0, **settings: str | float) -> None:
         self._config = PretrainedConfig(hidden_size=output_size, **settings)
         super().__init__(type(self).__name__, trainable_layers)
 
@@ -69,9 +70,9 @@ class FrameScale(torch.nn.Module):
 
     Parameters
     ----------
-    size : int
+    size
         Size of a frame.
-    limit : float
+    limit
         Standard deviations at which a descriptor is clipped.
 
     Example
@@ -82,18 +83,18 @@ class FrameScale(torch.nn.Module):
     [-1.0, 0.0, 3.0, 0.0]
     """
 
-    def __init__(self, size, limit):
+    def __init__(self, size: int, limit: float) -> None:
         super().__init__()
         self.limit = limit
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
-    def fit(self, utterances):
+    def fit(self, utterances: Iterable[torch.Tensor]) -> None:
         """Take mean and (population) standard deviation; a descriptor that never varies keeps its own scale.
 
         Parameters
         ----------
-        utterances : iterable of torch.Tensor
+        utterances
             The training set, (T, size) a part of it.
         """
         n, mean, squares = 0, 0.0, 0.0
@@ -138,7 +139,7 @@ class LowLevelDescriptors(DescriptorEncoder):
 
     FRAME_SIZE_S, FRAME_STEP_S = 0.032, 0.016
 
-    def __init__(self):
+    def __init__(self) -> None:
         try:
             import opensmile
         except ImportError as error:
@@ -168,7 +169,7 @@ class LowLevelDescriptors(DescriptorEncoder):
         """torch.nn.ModuleList : the standardisation, as the one layer that learns from the training set."""
         return torch.nn.ModuleList([self.scale])
 
-    def fit(self, training_set):
+    def fit(self, training_set) -> None:
         """Take the statistics of the training set; see `Encoder.fit`."""
         self.scale.fit(hidden[valid_mask(lens, hidden.shape[1])] for hidden, lens in training_set)
 
@@ -211,7 +212,7 @@ class ShortTermStatistics(DescriptorEncoder):
 
     FRAME_SIZE, FRAME_STEP = 400, 160  # samples
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(68, frame_size=self.FRAME_SIZE, frame_step=self.FRAME_STEP)
 
     def _describe(self, wav):
@@ -226,7 +227,7 @@ _N_MFCCS = 13
 _LOWEST_NOTE_HZ = 27.5
 
 
-def short_term(wav, frame_size, frame_step):
+def short_term(wav: torch.Tensor, frame_size: int, frame_step: int) -> torch.Tensor:
     """Compute pyAudioAnalysis' 34 short-term descriptors.
 
     The signal is centred and scaled to a peak of 1 first, so loudness does not count. Two peculiarities of
@@ -235,9 +236,9 @@ def short_term(wav, frame_size, frame_step):
 
     Parameters
     ----------
-    wav : torch.Tensor
+    wav
         (N,), 16 kHz; filled with zeros where shorter than a frame.
-    frame_size, frame_step : int
+    frame_size, frame_step
         In samples.
 
     Returns

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
@@ -32,11 +33,11 @@ class EmotionModel(torch.nn.Module):
 
     Parameters
     ----------
-    speech_pooling : torch.nn.Module
+    speech_pooling
         Pools frames; None for a model that does not hear. It has an `output_size`.
-    text_pooling : torch.nn.Module
+    text_pooling
         Pools tokens; None for a model that does not read.
-    embedding_size : int
+    embedding_size
         Size of the embedding (paper, section 4.2: 128).
 
     Example
@@ -49,7 +50,12 @@ class EmotionModel(torch.nn.Module):
     (torch.Size([4, 128]), torch.Size([4, 3]))
     """
 
-    def __init__(self, speech_pooling=None, text_pooling=None, embedding_size=128):
+    def __init__(
+        self,
+        speech_pooling: torch.nn.Module | None = None,
+        text_pooling: torch.nn.Module | None = None,
+        embedding_size: int = 128,
+    ) -> None:
         super().__init__()
         self.speech_pooling = speech_pooling
         self.text_pooling = text_pooling
@@ -59,18 +65,24 @@ class EmotionModel(torch.nn.Module):
         self.projection = torch.nn.Linear(sum(pooling.output_size for pooling in poolings), embedding_size)
         self.output = torch.nn.Linear(embedding_size, len(DIMENSIONS))
 
-    def forward(self, frames=None, frame_lens=None, tokens=None, token_lens=None):
+    def forward(
+        self,
+        frames: torch.Tensor | None = None,
+        frame_lens: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
+        token_lens: torch.Tensor | None = None,
+    ) -> EmotionOutput:
         """Embed and predict.
 
         Parameters
         ----------
-        frames : torch.Tensor
+        frames
             (B, T, D) from a speech encoder, if the model hears.
-        frame_lens : torch.Tensor
+        frame_lens
             (B,), relative lengths of `frames`.
-        tokens : torch.Tensor
+        tokens
             (B, U, E) from a text encoder, if the model reads.
-        token_lens : torch.Tensor
+        token_lens
             (B,), relative lengths of `tokens`.
 
         Returns
@@ -108,18 +120,18 @@ class LabelScale(torch.nn.Module):
     True
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(DIMENSIONS)))
         self.register_buffer("std", torch.ones(len(DIMENSIONS)))
         self.fitted = False
 
-    def fit(self, labels):
+    def fit(self, labels: ArrayLike) -> None:
         """Take mean and (population) standard deviation from the labels of the training set.
 
         Parameters
         ----------
-        labels : array_like
+        labels
             (N, 3), on the corpus's scale.
 
         Raises

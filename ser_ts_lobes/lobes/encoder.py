@@ -1,6 +1,7 @@
 """What speech and text encoders have in common: a frozen part, a trainable part, a checkpoint."""
 
 import inspect
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -13,14 +14,14 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 
 
-def load_pretrained(auto_class, source, **kwargs):
+def load_pretrained(auto_class: type, source: str, **kwargs):
     """Load with a `transformers` auto class; a source that can't be had is an `InputError`.
 
     Parameters
     ----------
-    auto_class : type
+    auto_class
         `AutoModel`, `AutoConfig`, `AutoTokenizer`, ...
-    source : str
+    source
         Hub name (``facebook/hubert-base-ls960``) or local folder.
     **kwargs
         Passed to ``from_pretrained``.
@@ -41,14 +42,14 @@ def load_pretrained(auto_class, source, **kwargs):
         ) from error
 
 
-def n_valid(lens, size):
+def n_valid(lens: torch.Tensor, size: int) -> torch.Tensor:
     """Turn SpeechBrain's relative lengths into whole numbers.
 
     Parameters
     ----------
-    lens : torch.Tensor
+    lens
         (B,), in 0-1.
-    size : int
+    size
         Size of the padded dimension.
 
     Returns
@@ -64,14 +65,14 @@ def n_valid(lens, size):
     return (lens * size).round().long().clamp(1, size)
 
 
-def valid_mask(lens, size):
+def valid_mask(lens: torch.Tensor, size: int) -> torch.Tensor:
     """Mask of the valid positions of a padded batch.
 
     Parameters
     ----------
-    lens : torch.Tensor
+    lens
         (B,), relative lengths.
-    size : int
+    size
         Size of the padded dimension.
 
     Returns
@@ -100,17 +101,17 @@ class Encoder(torch.nn.Module):
 
     Parameters
     ----------
-    source : str or dict
+    source
         Hub name or local folder in transformers' format; or what `configuration` gave, for an encoder whose
         weights are loaded later.
-    trainable_layers : int
+    trainable_layers
         How many transformer layers, counted from the top, learn (0: none).
     """
 
     #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
     always_on_cpu = False
 
-    def __init__(self, source, trainable_layers=0):
+    def __init__(self, source: str | dict[str, Any], trainable_layers: int = 0) -> None:
         super().__init__()
         self.source = source
         self.model = self._load(source)
@@ -131,7 +132,7 @@ class Encoder(torch.nn.Module):
             return AutoModel.from_config(model_config(source), trust_remote_code=False)
         return load_pretrained(AutoModel, source, dtype=torch.float32)
 
-    def configuration(self):
+    def configuration(self) -> dict[str, Any]:
         """All but the weights: what an encoder of this architecture is made from, without a download.
 
         Returns
@@ -161,16 +162,16 @@ class Encoder(torch.nn.Module):
         return hidden
 
     @torch.no_grad()
-    def frozen_forward(self, inputs, lens):
+    def frozen_forward(self, inputs: torch.Tensor, lens: torch.Tensor):
         """From the input up to the first trainable layer, all utterances at once.
 
         `ser_ts_lobes.lobes.parallel.compute_frozen` does the same faster on a CPU.
 
         Parameters
         ----------
-        inputs : torch.Tensor
+        inputs
             (B, N): 16 kHz waveforms in -1..1, or token ids.
-        lens : torch.Tensor
+        lens
             (B,), relative lengths.
 
         Returns
@@ -186,14 +187,14 @@ class Encoder(torch.nn.Module):
             hidden = self._finish(hidden)
         return hidden * valid_mask(lens, hidden.shape[1]).unsqueeze(-1), lens
 
-    def trainable_forward(self, hidden, lens):
+    def trainable_forward(self, hidden: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """From the first trainable layer to the top; with none, `hidden` as it is.
 
         Parameters
         ----------
-        hidden : torch.Tensor
+        hidden
             (B, T, output_size), from `frozen_forward`.
-        lens : torch.Tensor
+        lens
             (B,), relative lengths of `hidden`.
 
         Returns
@@ -205,7 +206,7 @@ class Encoder(torch.nn.Module):
             return hidden
         return self._finish(self._run_layers(hidden, lens, self.layers[self.n_frozen :]))
 
-    def forward(self, inputs, lens):
+    def forward(self, inputs: torch.Tensor, lens: torch.Tensor):
         """Encode: both parts for an input, the trainable part alone for kept frozen features.
 
         It is one method for both because only `forward` synchronises gradients under
@@ -213,9 +214,9 @@ class Encoder(torch.nn.Module):
 
         Parameters
         ----------
-        inputs : torch.Tensor
+        inputs
             (B, N) waveforms or token ids, or (B, T, output_size) from `frozen_forward`.
-        lens : torch.Tensor
+        lens
             (B,), relative lengths of `inputs`.
 
         Returns
@@ -229,7 +230,7 @@ class Encoder(torch.nn.Module):
             inputs, lens = self.frozen_forward(inputs, lens)
         return self.trainable_forward(inputs, lens), lens
 
-    def fit(self, training_set):
+    def fit(self, training_set) -> None:
         """Take what an encoder needs to know of the training set before it is used; here nothing.
 
         Parameters
@@ -245,7 +246,7 @@ class Encoder(torch.nn.Module):
         self.layers[self.n_frozen :].train(mode)
         return self
 
-    def frozen_fingerprint(self):
+    def frozen_fingerprint(self) -> str:
         """Fingerprint of all that determines what `frozen_forward` gives for an utterance.
 
         That is the weights, the configuration and `_frozen_settings`; how the input is made of the utterance
@@ -275,7 +276,7 @@ class Encoder(torch.nn.Module):
         """All that the frozen part reads besides the model's weights and configuration, for JSON."""
         return {}
 
-    def trainable_state(self):
+    def trainable_state(self) -> dict[str, torch.Tensor]:
         """Weights of the trainable layers.
 
         Returns
@@ -304,12 +305,12 @@ class Encoder(torch.nn.Module):
         self.layers[self.n_frozen :].load_state_dict(saved["layers"])
 
 
-def model_type(source):
+def model_type(source: str | dict[str, Any]) -> str:
     """Architecture name of a pretrained model (``hubert``, ``whisper``, ``bert``, ...).
 
     Parameters
     ----------
-    source : str or dict
+    source
         Hub name, local folder or `Encoder.configuration`.
 
     Returns
@@ -321,12 +322,12 @@ def model_type(source):
     return load_pretrained(AutoConfig, source).model_type
 
 
-def model_config(configuration):
+def model_config(configuration: dict[str, Any]):
     """Make the configuration object of a `transformers` model; it names no code and no file.
 
     Parameters
     ----------
-    configuration : dict
+    configuration
         From `Encoder.configuration`, of an architecture that `transformers` knows.
 
     Returns

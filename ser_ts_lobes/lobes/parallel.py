@@ -5,16 +5,20 @@ An encoder is a function of tensors, and knows nothing of threads. Whoever has a
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 
 from ser_ts_lobes.lobes.encoder import n_valid
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.lobes.encoder import Encoder
+
 # Held while PyTorch's number of threads is read or set: a thread's own number is also what threads that come later get.
 _SETTING_THREADS = threading.Lock()
 
 
-def compute_frozen(encoder, inputs, lens):
+def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor):
     """Do what `Encoder.frozen_forward` does, in the fastest way; kept features are handed on as they are.
 
     On a CPU the waveforms of a batch go one by one, side by side: its caches hold the activations of one but not of
@@ -23,11 +27,11 @@ def compute_frozen(encoder, inputs, lens):
 
     Parameters
     ----------
-    encoder : ser_ts_lobes.lobes.encoder.Encoder
+    encoder
         Not wrapped for distributed training.
-    inputs : torch.Tensor
+    inputs
         (B, N) waveforms or token ids, or (B, T, D) from `Encoder.frozen_forward`.
-    lens : torch.Tensor
+    lens
         (B,), relative lengths of `inputs`.
 
     Returns

@@ -6,12 +6,12 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.encoder import n_valid, valid_mask
 
 
-def make_pooling(kind, **sizes):
+def make_pooling(kind: str, **sizes) -> torch.nn.Module:
     """Make the pooling that a recipe's ``pooling`` key names.
 
     Parameters
     ----------
-    kind : str
+    kind
         ``gru``, ``transformer`` or ``attention``.
     **sizes
         ``input_size``, ``hidden_size`` and ``num_layers``; of attention only the first counts.
@@ -42,11 +42,11 @@ class GRUPooling(torch.nn.Module):
 
     Parameters
     ----------
-    input_size : int
+    input_size
         Size of a frame.
-    hidden_size : int
+    hidden_size
         Size of the result (paper, section 4.2: 128).
-    num_layers : int
+    num_layers
         GRU layers (paper, section 4.2: 2).
 
     Example
@@ -56,19 +56,19 @@ class GRUPooling(torch.nn.Module):
     torch.Size([4, 128])
     """
 
-    def __init__(self, input_size, hidden_size=128, num_layers=2):
+    def __init__(self, input_size: int, hidden_size: int = 128, num_layers: int = 2) -> None:
         super().__init__()
         self.output_size = hidden_size
         self.gru = torch.nn.GRU(input_size, hidden_size, num_layers, batch_first=True)
 
-    def forward(self, frames, lens):
+    def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """Pool.
 
         Parameters
         ----------
-        frames : torch.Tensor
+        frames
             (B, T, input_size).
-        lens : torch.Tensor
+        lens
             (B,), relative lengths.
 
         Returns
@@ -91,15 +91,15 @@ class TransformerPooling(torch.nn.Module):
 
     Parameters
     ----------
-    input_size : int
+    input_size
         Size of a frame.
-    hidden_size : int
+    hidden_size
         Size of the result (ours: 128, as the GRU's).
-    num_layers : int
+    num_layers
         Transformer layers (ours: 2, as the GRU's).
-    num_heads : int
+    num_heads
         Attention heads (ours).
-    dropout : float
+    dropout
         Within the layers (ours).
 
     Example
@@ -109,7 +109,9 @@ class TransformerPooling(torch.nn.Module):
     torch.Size([4, 128])
     """
 
-    def __init__(self, input_size, hidden_size=128, num_layers=2, num_heads=4, dropout=0.1):
+    def __init__(
+        self, input_size: int, hidden_size: int = 128, num_layers: int = 2, num_heads: int = 4, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.output_size = hidden_size
         self.projection = torch.nn.Linear(input_size, hidden_size)
@@ -135,7 +137,7 @@ class AttentionPooling(torch.nn.Module):
 
     Parameters
     ----------
-    input_size : int
+    input_size
         Size of a frame and of the result.
 
     Example
@@ -145,7 +147,7 @@ class AttentionPooling(torch.nn.Module):
     torch.Size([4, 16])
     """
 
-    def __init__(self, input_size):
+    def __init__(self, input_size: int) -> None:
         super().__init__()
         self.output_size = input_size
         self.score = torch.nn.Linear(input_size, 1)

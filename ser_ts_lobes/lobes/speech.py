@@ -6,6 +6,7 @@ and in SpeechBrain's own lobe it is not, for base models.)
 """
 
 import math
+from typing import Any
 
 import torch
 from transformers import AutoFeatureExtractor, WhisperFeatureExtractor, WhisperModel
@@ -19,15 +20,15 @@ from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_config, m
 SAMPLE_RATE = 16000
 
 
-def load_speech_encoder(source, trainable_layers=0):
+def load_speech_encoder(source: str | dict[str, Any], trainable_layers: int = 0) -> "SpeechEncoder | WhisperEncoder":
     """Load a speech encoder of whatever architecture `source` is.
 
     Parameters
     ----------
-    source : str or dict
+    source
         Hub name (``facebook/hubert-base-ls960``, ``openai/whisper-small``, ...), local folder, or
         `Encoder.configuration`.
-    trainable_layers : int
+    trainable_layers
         How many transformer layers, counted from the top, learn.
 
     Returns
@@ -53,17 +54,17 @@ class SpeechEncoder(Encoder):
 
     Parameters
     ----------
-    source : str or dict
+    source
         Hub name or local folder, with its ``preprocessor_config.json`` (it says whether the model
         expects waveforms of zero mean and unit variance); or `Encoder.configuration`.
-    trainable_layers : int
+    trainable_layers
         How many transformer layers, counted from the top, learn (paper, section 4.2: 6).
     """
 
     #: Longest clip that can be encoded, in seconds.
     max_duration_s = math.inf
 
-    def __init__(self, source, trainable_layers=0):
+    def __init__(self, source: str | dict[str, Any], trainable_layers: int = 0) -> None:
         self.model_type = model_type(source)
         if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
             name = "The encoder described" if isinstance(source, dict) else repr(source)
@@ -152,13 +153,13 @@ class WhisperEncoder(Encoder):
 
     Parameters
     ----------
-    source : str or dict
+    source
         Hub name (``openai/whisper-small``), local folder, or `Encoder.configuration`.
-    trainable_layers : int
+    trainable_layers
         How many transformer layers, counted from the top, learn.
     """
 
-    def __init__(self, source, trainable_layers=0):
+    def __init__(self, source: str | dict[str, Any], trainable_layers: int = 0) -> None:
         super().__init__(source, trainable_layers)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])

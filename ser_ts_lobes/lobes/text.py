@@ -18,9 +18,9 @@ class TextEncoder(Encoder):
 
     Parameters
     ----------
-    source : str
+    source
         Hub name (``bert-base-uncased``) or local folder of a BERT or RoBERTa model.
-    trainable_layers : int
+    trainable_layers
         How many transformer layers, counted from the top, learn (0: none, as in the paper).
 
     Example
@@ -32,7 +32,7 @@ class TextEncoder(Encoder):
     True
     """
 
-    def __init__(self, source, trainable_layers=0):
+    def __init__(self, source: str, trainable_layers: int = 0) -> None:
         kind = model_type(source)
         if kind not in ("bert", "roberta", "xlm-roberta"):
             raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be of BERT's architecture.")
@@ -48,12 +48,12 @@ class TextEncoder(Encoder):
         """torch.nn.ModuleList : the transformer layers, bottom first."""
         return self.model.encoder.layer
 
-    def tokenize(self, text):
+    def tokenize(self, text: str) -> torch.Tensor:
         """Token ids of one transcript, with the special tokens; a longer one is cut at `max_tokens`.
 
         Parameters
         ----------
-        text : str
+        text
             An empty transcript is an empty sentence: the special tokens alone.
 
         Returns

@@ -1,5 +1,6 @@
 """Word embeddings: pretrained vectors of the words that the training transcripts use, which go on learning."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,9 @@ class WordEncoder(Encoder):
 
     Parameters
     ----------
-    source : str
+    source
         Text file of GloVe or fastText: a word and its numbers a line, fastText's after a line with their count.
-    size : int
+    size
         Numbers a word (Atmaja and Akagi 2020: 300).
 
     Example
@@ -45,7 +46,7 @@ class WordEncoder(Encoder):
     [[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]]
     """
 
-    def __init__(self, source, size=300):
+    def __init__(self, source: str, size: int = 300) -> None:
         if not Path(source).is_file():
             raise InputError(
                 f"{source} does not exist: name a text file of word vectors, such as glove.840B.300d.txt (from "
@@ -66,12 +67,12 @@ class WordEncoder(Encoder):
         """torch.nn.ModuleList : the vectors, as the one layer that learns."""
         return torch.nn.ModuleList([self.model.embedding])
 
-    def fit(self, training_set):
+    def fit(self, training_set: Iterable[str]) -> None:
         """Take the words of the training transcripts, and their vectors from the file.
 
         Parameters
         ----------
-        training_set : iterable of str
+        training_set
             Its transcripts.
 
         Raises
@@ -90,12 +91,12 @@ class WordEncoder(Encoder):
         self.model.embedding = torch.nn.Embedding.from_pretrained(vectors, freeze=False, padding_idx=_PADDING)
         logger.info(f"{len(words)} words in the training transcripts; {self.source} has {len(found)} of them.")
 
-    def tokenize(self, text):
+    def tokenize(self, text: str) -> torch.Tensor:
         """Ids of the words of one transcript that training knows.
 
         Parameters
         ----------
-        text : str
+        text
             A transcript.
 
         Returns

@@ -1,8 +1,10 @@
 """Metrics over a whole set, in float64, with bootstrap confidence intervals."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.errors import InputError
@@ -22,7 +24,7 @@ class Moments(NamedTuple):
     cov: np.ndarray
 
 
-def ccc(predictions, targets):
+def ccc(predictions: ArrayLike, targets: ArrayLike):
     """Return the concordance correlation coefficient (Lin, 1989).
 
     CCC = 2 cov / (var_p + var_y + (mean_p - mean_y)^2) with population moments; it equals Pearson's
@@ -30,7 +32,7 @@ def ccc(predictions, targets):
 
     Parameters
     ----------
-    predictions, targets : array_like
+    predictions, targets
         Shape (N, D), or (N,) for a single dimension; N >= 2.
 
     Returns
@@ -79,12 +81,12 @@ def rmse(predictions, targets):
     return np.sqrt(np.mean((predictions - targets) ** 2, axis=0))
 
 
-def evaluate(predictions, targets):
+def evaluate(predictions: ArrayLike, targets: ArrayLike) -> dict[str, dict[str, float]]:
     """Return all metrics of all dimensions.
 
     Parameters
     ----------
-    predictions, targets : array_like
+    predictions, targets
         Shape (N, 3) in the order of `ser_ts_lobes.DIMENSIONS`, N >= 2.
 
     Returns
@@ -114,7 +116,7 @@ def evaluate(predictions, targets):
     }
 
 
-def moments(predictions, targets):
+def moments(predictions, targets) -> Moments:
     """Return the population moments of predictions and targets, computed in two passes.
 
     Parameters and errors are those of `ccc`. The variance of a constant column is exactly 0.
@@ -136,7 +138,15 @@ def moments(predictions, targets):
     )
 
 
-def bootstrap_ci(predictions, targets, groups=None, statistic="ccc", n_resamples=2000, confidence=0.95, seed=0):
+def bootstrap_ci(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    groups: Sequence | None = None,
+    statistic: Literal["ccc", "pearson"] = "ccc",
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> np.ndarray:
     """Return percentile bootstrap confidence intervals.
 
     Utterances are drawn with replacement; with `groups`, whole groups are, because utterances of one speaker
@@ -144,17 +154,17 @@ def bootstrap_ci(predictions, targets, groups=None, statistic="ccc", n_resamples
 
     Parameters
     ----------
-    predictions, targets : array_like
+    predictions, targets
         Shape (N, D), N >= 2.
-    groups : sequence, optional
+    groups
         N speaker ids; each utterance of the speaker "Unknown" is a group of its own.
-    statistic : {"ccc", "pearson"}
+    statistic
         What the interval is for.
-    n_resamples : int
+    n_resamples
         Number of resamples.
-    confidence : float
+    confidence
         Coverage of the interval, between 0 and 1.
-    seed : int
+    seed
         Seed of the draws: the same seed gives the same interval.
 
     Returns
@@ -172,7 +182,7 @@ def bootstrap_ci(predictions, targets, groups=None, statistic="ccc", n_resamples
     return percentile_interval(resample(predictions, targets, groups, statistic, n_resamples, seed), confidence)
 
 
-def resample(predictions, targets, groups=None, statistic="ccc", n_resamples=2000, seed=0):
+def resample(predictions, targets, groups=None, statistic="ccc", n_resamples=2000, seed=0) -> np.ndarray:
     """Return a statistic of each bootstrap resample; columns, which may be systems too, share the draws.
 
     A resample is a count for each group, and its moments follow from the groups' sums: all resamples are one
@@ -214,7 +224,7 @@ def resample(predictions, targets, groups=None, statistic="ccc", n_resamples=200
     return of_moments(_moments_from_sums(resampled_sums, origin))
 
 
-def resampling_groups(speakers):
+def resampling_groups(speakers: Sequence[str]) -> Sequence[str] | None:
     """Decide what a bootstrap over a test set draws.
 
     Speakers, since utterances of one speaker are not independent; utterances, if there are fewer than 10 known
@@ -222,7 +232,7 @@ def resampling_groups(speakers):
 
     Parameters
     ----------
-    speakers : sequence of str
+    speakers
         One id an utterance.
 
     Returns
@@ -234,14 +244,14 @@ def resampling_groups(speakers):
     return speakers if len(known) >= _MIN_SPEAKERS else None
 
 
-def percentile_interval(resampled, confidence=0.95):
+def percentile_interval(resampled: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """Return the interval that holds the middle share of resampled values.
 
     Parameters
     ----------
-    resampled : numpy.ndarray
+    resampled
         Shape (n_resamples, D).
-    confidence : float
+    confidence
         That share, between 0 and 1.
 
     Returns
@@ -268,20 +278,20 @@ class PairedBootstrap(NamedTuple):
 
 
 def paired_bootstrap(
-    predictions_a,
-    predictions_b,
-    targets,
+    predictions_a: ArrayLike,
+    predictions_b: ArrayLike,
+    targets: ArrayLike,
     groups=None,
     statistic="ccc",
     n_resamples=2000,
     confidence=0.95,
     seed=0,
-):
+) -> PairedBootstrap:
     """Compare two systems on the same utterances; each resample is drawn for both.
 
     Parameters
     ----------
-    predictions_a, predictions_b, targets : array_like
+    predictions_a, predictions_b, targets
         Shape (N, D), N >= 2, rows in the same order.
     groups, statistic, n_resamples, confidence, seed
         As in `bootstrap_ci`.
@@ -308,7 +318,7 @@ def paired_bootstrap(
     return PairedBootstrap(value_a - value_b, percentile_interval(differences, confidence), two_sided_p(differences))
 
 
-def two_sided_p(differences):
+def two_sided_p(differences: np.ndarray) -> np.ndarray:
     """Return the p-value of no difference, from resampled differences.
 
     Twice the smaller share of differences on either side of 0, counting the set itself as one more resample
@@ -316,7 +326,7 @@ def two_sided_p(differences):
 
     Parameters
     ----------
-    differences : numpy.ndarray
+    differences
         Shape (n_resamples, D).
 
     Returns

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.text_files import read_rows
+
+if TYPE_CHECKING:
+    from ser_ts_lobes.data.manifests import Manifest
 
 _SPLITS = ("train", "valid", "test")
 _COLUMNS = ("table", "row", "release", *_SPLITS, "split", "system", "statistic", *DIMENSIONS)
@@ -44,14 +48,14 @@ class Figure:
     statistic: str
     values: tuple
 
-    def belongs_to(self, sizes, release=None):
+    def belongs_to(self, sizes: dict[str, int], release: str | float | None = None) -> bool:
         """Say whether these are the data that it was measured on, as far as can be told from their sizes.
 
         Parameters
         ----------
-        sizes : dict[str, int]
+        sizes
             Utterances of all splits, added up over all folds.
-        release : str or float
+        release
             The one that preparation was told to check; None for none. A few utterances may then be missing, since
             those that can't be used are left out after the check.
 
@@ -66,12 +70,12 @@ class Figure:
         return all(0 <= size - sizes[split] <= _UNUSABLE * size for split, size in self.sizes.items())
 
 
-def read_figures(recipe):
+def read_figures(recipe: str | Path) -> list[Figure]:
     """Read the paper's figures of a recipe.
 
     Parameters
     ----------
-    recipe : str or pathlib.Path
+    recipe
         Its folder, with ``paper.csv``: a line a row of a table, with the columns that `Figure` has, but for ``train``,
         ``valid`` and ``test`` in place of the sizes and the three dimensions in place of the values.
 
@@ -99,16 +103,16 @@ def _figure(row, where):
     return Figure(**named, sizes=sizes, values=values)
 
 
-def figures_of_run(recipe, hparams, manifests):
+def figures_of_run(recipe: str | Path, hparams: dict[str, Any], manifests: "dict[str, Manifest]") -> list[Figure]:
     """Return the paper's figures of a system, if the manifests are of the release that they belong to.
 
     Parameters
     ----------
-    recipe : str or pathlib.Path
+    recipe
         See `read_figures`.
-    hparams : dict
+    hparams
         ``system``, and ``release`` where the corpus has several.
-    manifests : dict[str, ser_ts_lobes.data.manifests.Manifest]
+    manifests
         Of all splits.
 
     Returns

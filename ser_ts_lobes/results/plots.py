@@ -1,5 +1,9 @@
 """Plots of residuals, predictions and scores."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from ser_ts_lobes import DIMENSIONS
@@ -7,18 +11,20 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results import metrics
 
 
-def plot_residuals(path, prediction, residual, keep, threshold):
+def plot_residuals(
+    path: str | Path, prediction: np.ndarray, residual: np.ndarray, keep: np.ndarray, threshold: float
+) -> None:
     """Plot a teacher's residuals against its predictions, with the band that students are taught in.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The PNG to write.
-    prediction, residual : numpy.ndarray
+    prediction, residual
         (N, 3), of the training set, on the corpus's scale.
-    keep : numpy.ndarray
+    keep
         (N,) bool: utterances inside the band in every dimension.
-    threshold : float
+    threshold
         Half the height of the band, in standard deviations of each dimension's residuals.
     """
     figure, axes = _panels(f"Teacher residuals on the training set: {keep.mean():.1%} kept")
@@ -35,16 +41,16 @@ def plot_residuals(path, prediction, residual, keep, threshold):
     _save(figure, path)
 
 
-def plot_predictions(path, prediction, label, title):
+def plot_predictions(path: str | Path, prediction: np.ndarray, label: np.ndarray, title: str) -> None:
     """Plot predictions against labels.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The PNG to write.
-    prediction, label : numpy.ndarray
+    prediction, label
         (N, 3), on the corpus's scale.
-    title : str
+    title
         Of the figure.
     """
     figure, axes = _panels(title)
@@ -60,20 +66,22 @@ def plot_predictions(path, prediction, label, title):
     _save(figure, path)
 
 
-def plot_comparison(path, reports, split, title, dimensions=DIMENSIONS):
+def plot_comparison(
+    path: str | Path, reports: dict[str, dict[str, Any]], split: str, title: str, dimensions: Sequence[str] = DIMENSIONS
+) -> None:
     """Plot the CCCs of several runs on one test set, with their 95 % intervals.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The PNG to write.
-    reports : dict[str, dict]
+    reports
         What ``metrics.json`` holds, by row name.
-    split : str
+    split
         Name of the test set.
-    title : str
+    title
         Of the figure.
-    dimensions : sequence of str
+    dimensions
         One panel each.
     """
     figure, axes = _panels(title, len(dimensions), sharey=True)
@@ -92,20 +100,22 @@ def plot_comparison(path, reports, split, title, dimensions=DIMENSIONS):
     _save(figure, path)
 
 
-def plot_sweep(path, curves, split, title, key):
+def plot_sweep(
+    path: str | Path, curves: dict[str, dict[str, dict[str, Any]]], split: str, title: str, key: str
+) -> None:
     """Plot CCCs with their 95 % intervals over the values of a setting, one curve a system.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The PNG to write.
-    curves : dict[str, dict[str, dict]]
+    curves
         By system and value, what ``metrics.json`` holds.
-    split : str
+    split
         Name of the test set.
-    title : str
+    title
         Of the figure.
-    key : str
+    key
         Name of the setting.
     """
     figure, axes = _panels(title, sharey=True)

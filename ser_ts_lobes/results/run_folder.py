@@ -11,7 +11,7 @@ from collections import defaultdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.settings import read_settings
 from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
+
+if TYPE_CHECKING:
+    from ser_ts_lobes.data.manifests import Manifest
+    from ser_ts_lobes.training.brains import Outputs
 
 _LABELS = tuple(f"label_{dimension}" for dimension in DIMENSIONS)
 _COLUMNS = ("ID", "split", "spk_id", *DIMENSIONS, *_LABELS)
@@ -55,20 +59,20 @@ class RunFolder:
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The folder; it need not be there.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @classmethod
-    def finished_below(cls, folder):
+    def finished_below(cls, folder: Path) -> "list[RunFolder]":
         """Find all finished runs in a folder, at any depth.
 
         Parameters
         ----------
-        folder : pathlib.Path
+        folder
             It need not be there.
 
         Returns
@@ -167,7 +171,7 @@ class RunFolder:
         """Fingerprint of the model that was tested; of a finished run."""
         return self.report()["fingerprint"]
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """Read the run's metrics, and check that they are of its predictions and of all utterances.
 
         Returns
@@ -202,12 +206,12 @@ class RunFolder:
                 raise self._refused(f"metrics.json and predictions.csv do not agree on {split}")
         return report
 
-    def predictions(self, split):
+    def predictions(self, split: str) -> Predictions:
         """Read the predictions of one test set.
 
         Parameters
         ----------
-        split : str
+        split
             Name of the test set.
 
         Returns
@@ -269,7 +273,7 @@ class RunFolder:
 
     # ------------------------------------------------------------------ writing
 
-    def write(self, outputs, manifests, reads, **run):
+    def write(self, outputs: "dict[str, Outputs]", manifests: "dict[str, Manifest]", reads: bool, **run) -> None:
         """Write the predictions on all test sets, then the scores.
 
         Of each labelled test set and dimension these are CCC with its 95 % bootstrap interval, Pearson's rho and RMSE.
@@ -277,11 +281,11 @@ class RunFolder:
 
         Parameters
         ----------
-        outputs : dict[str, ser_ts_lobes.training.brains.Outputs]
+        outputs
             Test sets by name.
-        manifests : dict[str, ser_ts_lobes.data.manifests.Manifest]
+        manifests
             All manifests of the run.
-        reads : bool
+        reads
             Whether the system reads the transcripts, so that these have made its numbers too.
         **run
             What else to record of the run: system, seed, ...
@@ -315,19 +319,19 @@ class RunFolder:
                 rows.append([utterance, split, utterances[utterance]["spk_id"], *values])
         write_csv(self.predictions_file, _COLUMNS, sorted(rows))
 
-    def write_report(self, report):
+    def write_report(self, report: dict[str, Any]) -> None:
         """Write ``metrics.json``, with which the run is finished.
 
         Parameters
         ----------
-        report : dict
+        report
             Fit for JSON.
         """
         with replacing(self.metrics_file) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
         self._forget_results()
 
-    def remove_results(self):
+    def remove_results(self) -> None:
         """Remove what `write` left, for the run is not finished any more."""
         for path in (self.metrics_file, self.predictions_file):
             path.unlink(missing_ok=True)

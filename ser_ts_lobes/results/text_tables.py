@@ -1,17 +1,25 @@
 """Tables as text, in Markdown and LaTeX, and what stands in their cells."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.results import metrics
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def ccc_table(reports, split):
+    from ser_ts_lobes.results.paper import Figure
+
+
+def ccc_table(reports: dict[str, dict[str, Any]], split: str) -> str:
     """Format the CCCs of several runs on one test set.
 
     Parameters
     ----------
-    reports : dict[str, dict]
+    reports
         What ``metrics.json`` holds, by row name.
-    split : str
+    split
         Name of the test set.
 
     Returns
@@ -26,14 +34,14 @@ def ccc_table(reports, split):
     return markdown_table([split, *DIMENSIONS], rows)
 
 
-def fit_table(predictions, labels, paper=()):
+def fit_table(predictions: "np.ndarray", labels: "np.ndarray", paper: "Sequence[Figure]" = ()) -> str:
     """Format the paper's Table 1: how well a teacher fits the set that it was trained on.
 
     Parameters
     ----------
-    predictions, labels : numpy.ndarray
+    predictions, labels
         (N, 3), of the training set.
-    paper : sequence of ser_ts_lobes.results.paper.Figure
+    paper
         The paper's figures of this system and release; those of the training set stand below ours.
 
     Returns
@@ -53,12 +61,12 @@ def fit_table(predictions, labels, paper=()):
     return markdown_table(["training set", *DIMENSIONS], rows)
 
 
-def ccc_cell(score):
+def ccc_cell(score: dict[str, Any]) -> str:
     """Format a CCC: ± standard deviation if there is one, [95 % interval].
 
     Parameters
     ----------
-    score : dict
+    score
         ``ccc``, ``ccc_95`` and perhaps ``ccc_std``, as in ``metrics.json`` and `ser_ts_lobes.tables.runs.summarise`.
 
     Returns
@@ -75,12 +83,12 @@ def ccc_cell(score):
     return f"{score['ccc']:.3f}{deviation} [{low:.3f}, {high:.3f}]"
 
 
-def gap_cell(score):
+def gap_cell(score: dict[str, Any]) -> str:
     """Format the share of the gap to the teacher that a row closes, [95 % interval].
 
     Parameters
     ----------
-    score : dict
+    score
         As of `ser_ts_lobes.tables.runs.summarise`.
 
     Returns

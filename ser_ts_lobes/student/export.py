@@ -87,24 +87,32 @@ under Apache 2.0. They need torch, torchaudio, transformers 5, safetensors, soun
 """
 
 
-def export(run, out, corpus=None, half=False, force=False, onnx=False, int8=False):
+def export(
+    run: str | Path,
+    out: str | Path,
+    corpus: str | None = None,
+    half: bool = False,
+    force: bool = False,
+    onnx: bool = False,
+    int8: bool = False,
+) -> None:
     """Write a trained student as a folder that loads without this package, the run, or a download.
 
     Parameters
     ----------
-    run : str or pathlib.Path
+    run
         ``results/<system>/<seed>`` of a system that only hears.
-    out : str or pathlib.Path
+    out
         The folder to write, whole or not at all. What is there besides a student, such as ``.git``, stays.
-    corpus : str
+    corpus
         Name of what it was trained on; None takes the name of the run's ``data_folder``.
-    half : bool
+    half
         Whether to round the weights to float16, which halves the file. They are used in float32.
-    force : bool
+    force
         Whether to replace a student that is there.
-    onnx : bool
+    onnx
         Whether to write ``model.onnx`` too; see `ser_ts_lobes.student.onnx`.
-    int8 : bool
+    int8
         Whether to write ``model.onnx`` and ``model.int8.onnx``, and to measure what 8-bit integers cost on the run's
         test sets, if their audio is there.
 
@@ -160,18 +168,18 @@ def export(run, out, corpus=None, half=False, force=False, onnx=False, int8=Fals
         print("\n\n".join(cost_table(config["onnx"], split) for split in test_sets))
 
 
-def push(folder, name, private=False, yes=False):
+def push(folder: str | Path, name: str, private: bool = False, yes: bool = False) -> None:
     """Upload an exported student to the Hugging Face Hub; unless told `yes`, only print what would be sent.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         What `export` wrote.
-    name : str
+    name
         Of the repository, ``user/name``; it is created if need be.
-    private : bool
+    private
         Whether a repository that is created is private.
-    yes : bool
+    yes
         Whether to upload.
 
     Raises

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,24 +56,24 @@ class StudentFiles:
     It does not read them: `EmotionRegressor` does.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.collect_in = None
 
-    def set_collect_in(self, path):
+    def set_collect_in(self, path) -> None:
         """Choose the folder in which SpeechBrain gathers what it fetches; None for none."""
         self.collect_in = path
 
-    def collect_files(self, default_source, local_strategy=LocalStrategy.SYMLINK, fetch_config=FetchConfig()):  # noqa: B008
+    def collect_files(self, default_source, local_strategy=LocalStrategy.SYMLINK, fetch_config=FetchConfig()) -> None:  # noqa: B008
         """Fetch the files as `speechbrain.utils.fetching.fetch` does."""
         self.config_path, self.weights_path = (
             fetch(name, default_source, self.collect_in, None, local_strategy, fetch_config)
             for name in (CONFIG_FILE, WEIGHTS_FILE)
         )
 
-    def load_collected(self):
+    def load_collected(self) -> None:
         """Do nothing: loading is left to the code that will use the network."""
 
-    def find(self, source, revision):
+    def find(self, source, revision) -> None:
         """Find the files in a local folder or, for a name like ``user/name`` that is none, on the Hub."""
         folder = Path(source)
         if folder.is_dir():
@@ -113,7 +114,7 @@ class EmotionRegressor(Pretrained):
         Longest clip, in seconds, that is heard at once; 60, or what the encoder hears if that is less.
     """
 
-    def __init__(self, modules=None, hparams=None, run_opts=None, freeze_params=True):
+    def __init__(self, modules=None, hparams=None, run_opts=None, freeze_params=True) -> None:
         files = hparams["pretrainer"]
         config = read_config(files.config_path)
         network = load_network(config, files.weights_path)
@@ -122,17 +123,19 @@ class EmotionRegressor(Pretrained):
         self.max_clip_s = min(60.0, network.speech_encoder.max_duration_s)
 
     @classmethod
-    def from_pretrained(cls, source, device="cpu", revision=None):
+    def from_pretrained(
+        cls, source: str | Path, device: str = "cpu", revision: str | None = None
+    ) -> "EmotionRegressor":
         """Load a student safely: only ``config.json`` and ``model.safetensors`` are read, and no code is run.
 
         Parameters
         ----------
-        source : str or pathlib.Path
+        source
             A folder that `ser-ts export` wrote, or a name on the Hugging Face Hub (``user/name``). The network is
             used for the latter alone.
-        device : str
+        device
             Such as ``cpu`` or ``cuda:0``.
-        revision : str
+        revision
             Branch, tag or commit on the Hub.
 
         Returns
@@ -149,12 +152,12 @@ class EmotionRegressor(Pretrained):
         return cls(hparams={"pretrainer": files}, run_opts={"device": device})
 
     @classmethod
-    def from_hparams(cls, source, **kwargs):
+    def from_hparams(cls, source: str, **kwargs) -> "EmotionRegressor":
         """Load a student as SpeechBrain does, by its ``hyperparams.yaml``; for sources that you trust.
 
         Parameters
         ----------
-        source : str
+        source
             Folder, or name on the Hugging Face Hub.
         **kwargs
             Those of `speechbrain.inference.interfaces.pretrained_from_hparams`: ``savedir``,
@@ -178,14 +181,14 @@ class EmotionRegressor(Pretrained):
         return self.predict_batch(wavs, wav_lens)
 
     @torch.inference_mode()
-    def predict_batch(self, wavs, wav_lens=None):
+    def predict_batch(self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None) -> torch.Tensor:
         """Predict a padded batch.
 
         Parameters
         ----------
-        wavs : torch.Tensor
+        wavs
             (B, N), waveforms at 16 kHz in -1..1.
-        wav_lens : torch.Tensor
+        wav_lens
             (B,), relative lengths; None when none is padded.
 
         Returns
@@ -200,12 +203,12 @@ class EmotionRegressor(Pretrained):
         frozen = compute_frozen(self.network.speech_encoder, wavs.to(self.device), wav_lens.to(self.device))
         return self.network(*frozen).prediction
 
-    def predict_file(self, path):
+    def predict_file(self, path: str | Path) -> Emotion:
         """Predict one audio file.
 
         Parameters
         ----------
-        path : str or pathlib.Path
+        path
             Any format, sampling rate and number of channels that libsndfile reads.
 
         Returns
@@ -220,16 +223,18 @@ class EmotionRegressor(Pretrained):
         [emotion] = self._predict([self._read_clip(path)])
         return emotion
 
-    def predict_files(self, paths, batch_size=8, progress=False):
+    def predict_files(
+        self, paths: Iterable[str | Path], batch_size: int = 8, progress: bool = False
+    ) -> list[Prediction]:
         """Predict many audio files, in batches of similar length; a bad file does not stop the others.
 
         Parameters
         ----------
-        paths : iterable of str or pathlib.Path
+        paths
             Audio files.
-        batch_size : int
+        batch_size
             Files at a time.
-        progress : bool
+        progress
             Whether to show a progress bar.
 
         Returns
@@ -255,7 +260,9 @@ class EmotionRegressor(Pretrained):
                 bar.update(len(batch))
         return predictions
 
-    def predict_timeline(self, path, window_s=4.0, hop_s=1.0, batch_size=8):
+    def predict_timeline(
+        self, path: str | Path, window_s: float = 4.0, hop_s: float = 1.0, batch_size: int = 8
+    ) -> Timeline:
         """Predict a recording of any length window by window, in memory that does not depend on its length.
 
         A window begins every `hop_s` as long as there is a whole one, and a last one ends where the recording ends.
@@ -263,13 +270,13 @@ class EmotionRegressor(Pretrained):
 
         Parameters
         ----------
-        path : str or pathlib.Path
+        path
             Audio file, as for `predict_file`.
-        window_s : float
+        window_s
             Length of a window, in seconds; at most `max_clip_s`.
-        hop_s : float
+        hop_s
             From the beginning of a window to the next, in seconds; at most `window_s`.
-        batch_size : int
+        batch_size
             Windows at a time.
 
         Returns

@@ -1,6 +1,7 @@
 """The model card of an exported student: what it is, how good it is, what it is for and not for."""
 
 import re
+from typing import Any
 
 import huggingface_hub
 
@@ -15,16 +16,16 @@ RESIDUALS_FILE = "teacher_residuals.png"
 _PAPER = "https://arxiv.org/abs/2112.00158"
 
 
-def make_card(config, name, has_residuals=False):
+def make_card(config: dict[str, Any], name: str, has_residuals: bool = False):
     """Write the model card of a student, with the metadata that the Hugging Face Hub reads.
 
     Parameters
     ----------
-    config : dict
+    config
         ``config.json`` of the student.
-    name : str
+    name
         Of the model.
-    has_residuals : bool
+    has_residuals
         Whether the plot of its teacher's residuals travels along.
 
     Returns

@@ -14,6 +14,7 @@ A network that then can't hear a moment of noise is refused, too.
 import contextlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -24,6 +25,9 @@ from ser_ts_lobes.lobes.emotion import EmotionModel, EmotionOutput, LabelScale
 from ser_ts_lobes.lobes.encoder import model_config, model_type
 from ser_ts_lobes.lobes.pooling import GRUPooling, make_pooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
+
+if TYPE_CHECKING:
+    from ser_ts_lobes.lobes.speech import SpeechEncoder, WhisperEncoder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 #: What ``config.json`` says of itself; another format gets another number.
@@ -48,28 +52,30 @@ class StudentNetwork(torch.nn.Module):
 
     Parameters
     ----------
-    speech_encoder : ser_ts_lobes.lobes.speech.SpeechEncoder or ser_ts_lobes.lobes.speech.WhisperEncoder
+    speech_encoder
         Makes frames.
-    model : ser_ts_lobes.lobes.emotion.EmotionModel
+    model
         Makes embedding and prediction of them.
-    label_scale : ser_ts_lobes.lobes.emotion.LabelScale
+    label_scale
         Brings predictions back to the corpus's scale.
     """
 
-    def __init__(self, speech_encoder, model, label_scale):
+    def __init__(
+        self, speech_encoder: "SpeechEncoder | WhisperEncoder", model: EmotionModel, label_scale: LabelScale
+    ) -> None:
         super().__init__()
         self.speech_encoder = speech_encoder
         self.model = model
         self.label_scale = label_scale
 
-    def forward(self, wavs, wav_lens):
+    def forward(self, wavs: torch.Tensor, wav_lens: torch.Tensor) -> EmotionOutput:
         """Embed and predict.
 
         Parameters
         ----------
-        wavs : torch.Tensor
+        wavs
             (B, N), 16 kHz waveforms in -1..1; or what the frozen part of the speech encoder makes of them, (B, T, D).
-        wav_lens : torch.Tensor
+        wav_lens
             (B,), relative lengths of `wavs`.
 
         Returns
@@ -82,12 +88,12 @@ class StudentNetwork(torch.nn.Module):
         return EmotionOutput(output.embedding, self.label_scale.restore(output.prediction))
 
 
-def describe_network(network):
+def describe_network(network: StudentNetwork) -> dict[str, Any]:
     """Say what a network is made from; the inverse of what `load_network` does with a configuration.
 
     Parameters
     ----------
-    network : StudentNetwork
+    network
         With GRU or transformer pooling.
 
     Returns
@@ -118,16 +124,16 @@ def describe_network(network):
     }
 
 
-def save_weights(network, path, half=False):
+def save_weights(network: StudentNetwork, path: str | Path, half: bool = False) -> None:
     """Write a network's weights as safetensors.
 
     Parameters
     ----------
-    network : StudentNetwork
+    network
         Whose.
-    path : str or pathlib.Path
+    path
         ``model.safetensors``.
-    half : bool
+    half
         Whether to round them to float16; the label scale stays exact.
     """
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
@@ -141,12 +147,12 @@ def save_weights(network, path, half=False):
     path.chmod(mode)  # safetensors lets nobody but the owner read
 
 
-def read_config(path):
+def read_config(path: str | Path) -> dict[str, Any]:
     """Read and check a student's ``config.json``.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The file.
 
     Returns
@@ -273,16 +279,16 @@ _KEYS = {
 }
 
 
-def load_network(config, path):
+def load_network(config: dict[str, Any], path: str | Path) -> StudentNetwork:
     """Make the network that a configuration describes, with weights from a safetensors file.
 
     The network is first made without memory; only weights of just those names and shapes are then read.
 
     Parameters
     ----------
-    config : dict
+    config
         From `read_config`.
-    path : str or pathlib.Path
+    path
         ``model.safetensors``.
 
     Returns

@@ -14,11 +14,13 @@ import copy
 import importlib
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from ser_ts_lobes import DIMENSIONS
@@ -30,19 +32,25 @@ from ser_ts_lobes.lobes.pooling import GRUPooling
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.text_tables import markdown_table
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+    from ser_ts_lobes.results.run_folder import RunFolder
+    from ser_ts_lobes.student.network import StudentNetwork
+
 ONNX_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 
 _OUTPUTS = ("prediction", "embedding")
 
 
-def export_onnx(network, path):
+def export_onnx(network: "StudentNetwork", path: str | Path) -> None:
     """Write a student's network as one ONNX file; it gives what PyTorch gives, within rounding.
 
     Parameters
     ----------
-    network : ser_ts_lobes.student.network.StudentNetwork
+    network
         On the CPU, in float32.
-    path : str or pathlib.Path
+    path
         The file to write.
 
     Raises
@@ -78,7 +86,7 @@ def export_onnx(network, path):
 class _OnnxNetwork(torch.nn.Module):
     """The network with lengths in samples, as a caller has them who does not know SpeechBrain."""
 
-    def __init__(self, network):
+    def __init__(self, network) -> None:
         super().__init__()
         self.network = network
 
@@ -90,7 +98,7 @@ class _OnnxNetwork(torch.nn.Module):
 class _OnnxGRU(torch.nn.Module):
     """`GRUPooling`'s GRU as ONNX's own operator; PyTorch would unroll it over a fixed number of frames."""
 
-    def __init__(self, gru):
+    def __init__(self, gru) -> None:
         super().__init__()
         self.hidden_size = gru.hidden_size
         self.layers = torch.nn.ModuleList()
@@ -122,12 +130,12 @@ def _update_gate_first(weights):
     return torch.cat([update, reset, new])
 
 
-def open_onnx(path):
+def open_onnx(path: str | Path) -> "InferenceSession":
     """Open an ONNX file for `run_onnx`, on the CPU.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         What `export_onnx` or `quantise_onnx` wrote.
 
     Returns
@@ -138,14 +146,14 @@ def open_onnx(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def run_onnx(session, waveforms):
+def run_onnx(session: "InferenceSession", waveforms: Sequence[ArrayLike]):
     """Run a student's ONNX file on a batch.
 
     Parameters
     ----------
-    session : onnxruntime.InferenceSession
+    session
         From `open_onnx`.
-    waveforms : sequence of array_like
+    waveforms
         Each (N,), 16 kHz, of any length.
 
     Returns
@@ -162,7 +170,7 @@ def run_onnx(session, waveforms):
     return session.run(_OUTPUTS, {"waveform": batch, "lengths": lengths})
 
 
-def quantise_onnx(path, int8_path):
+def quantise_onnx(path: str | Path, int8_path: str | Path) -> None:
     """Write a copy whose matrix products are done in 8-bit integers (onnxruntime's dynamic quantisation).
 
     Convolutions and the GRU stay as they are. A prediction then depends a little on what is in the batch, for the
@@ -170,9 +178,9 @@ def quantise_onnx(path, int8_path):
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         What `export_onnx` wrote.
-    int8_path : str or pathlib.Path
+    int8_path
         The file to write.
     """
     _require("onnxruntime")
@@ -205,14 +213,14 @@ class LabelledSet(NamedTuple):
     label: np.ndarray
 
 
-def read_test_sets(run, manifest_folder, data_folder):
+def read_test_sets(run: "RunFolder", manifest_folder: str | Path, data_folder: str | Path) -> dict[str, LabelledSet]:
     """Read the labelled test sets of a run.
 
     Parameters
     ----------
-    run : ser_ts_lobes.results.run_folder.RunFolder
+    run
         Of a finished run.
-    manifest_folder, data_folder : str or pathlib.Path
+    manifest_folder, data_folder
         As in the run's hyper-parameters.
 
     Returns
@@ -238,14 +246,14 @@ def read_test_sets(run, manifest_folder, data_folder):
     return test_sets
 
 
-def quantisation_cost(int8_path, test_set):
+def quantisation_cost(int8_path: str | Path, test_set: LabelledSet) -> dict[str, dict[str, float]]:
     """Measure what 8-bit integers cost in CCC, beside what the run itself predicted.
 
     Parameters
     ----------
-    int8_path : str or pathlib.Path
+    int8_path
         What `quantise_onnx` wrote.
-    test_set : LabelledSet
+    test_set
         Of two utterances or more; they are heard one by one.
 
     Returns
@@ -265,16 +273,18 @@ def quantisation_cost(int8_path, test_set):
     return {dimension: {"float32": float(float32[j]), "int8": float(int8[j])} for j, dimension in enumerate(DIMENSIONS)}
 
 
-def write_onnx(folder, network, test_sets=None):
+def write_onnx(
+    folder: Path, network: "StudentNetwork", test_sets: dict[str, LabelledSet] | None = None
+) -> dict[str, Any]:
     """Write ``model.onnx`` and, if it is to be had in 8-bit integers too, ``model.int8.onnx`` with its cost.
 
     Parameters
     ----------
-    folder : pathlib.Path
+    folder
         Of an exported student.
-    network : ser_ts_lobes.student.network.StudentNetwork
+    network
         The student's.
-    test_sets : dict[str, LabelledSet]
+    test_sets
         On which to measure the cost of 8-bit integers; empty to leave it unmeasured, None for no such file.
 
     Returns
@@ -291,14 +301,14 @@ def write_onnx(folder, network, test_sets=None):
     return {"bytes": {name: (folder / name).stat().st_size for name in names}, "ccc": cost}
 
 
-def cost_table(onnx, split):
+def cost_table(onnx: dict[str, Any], split: str) -> str:
     """Format the cost of 8-bit integers on one test set.
 
     Parameters
     ----------
-    onnx : dict
+    onnx
         From `write_onnx`.
-    split : str
+    split
         Name of the test set.
 
     Returns

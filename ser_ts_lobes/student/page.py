@@ -4,11 +4,16 @@
 the page there, and a Space on the Hugging Face Hub that holds the folder shows it.
 """
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
+
+if TYPE_CHECKING:
+    from ser_ts_lobes.student.inference import EmotionRegressor, Timeline
 
 try:
     from ser_ts_lobes.errors import InputError
@@ -46,12 +51,12 @@ _CSS = """
 """
 
 
-def make_page(student):
+def make_page(student: "EmotionRegressor"):
     """Make the page of a student.
 
     Parameters
     ----------
-    student : ser_ts_lobes.student.inference.EmotionRegressor
+    student
         Whom to ask.
 
     Returns
@@ -86,20 +91,26 @@ def make_page(student):
     return page
 
 
-def serve(student, host=None, port=None, share=False, block=True):
+def serve(
+    student: "EmotionRegressor",
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    block: bool = True,
+) -> str:
     """Show the page of a student in a local web server, which sends nothing anywhere.
 
     Parameters
     ----------
-    student : ser_ts_lobes.student.inference.EmotionRegressor
+    student
         Whom to ask.
-    host : str
+    host
         Address to listen on; None: this machine alone (127.0.0.1), or what GRADIO_SERVER_NAME says.
-    port : int
+    port
         Port to listen on; None: the first free one from 7860 on.
-    share : bool
+    share
         Whether to open a tunnel through gradio's servers, for anyone who has the link.
-    block : bool
+    block
         Whether to return only when the server is stopped.
 
     Returns
@@ -132,20 +143,26 @@ def serve(student, host=None, port=None, share=False, block=True):
     return address
 
 
-def render(config, emotion=None, timeline=None, note="", problem=""):
+def render(
+    config: dict[str, Any],
+    emotion: Sequence[float] | None = None,
+    timeline: "Timeline | None" = None,
+    note: str = "",
+    problem: str = "",
+) -> str:
     """Draw what a student says of a recording, as HTML.
 
     Parameters
     ----------
-    config : dict
+    config
         Of the student: its ``label_...`` entries and ``corpus``.
-    emotion : sequence of float
+    emotion
         Activation, valence, dominance; None draws the page without a recording.
-    timeline : ser_ts_lobes.student.inference.Timeline
+    timeline
         The same over time; drawn if it has two windows or more.
-    note : str
+    note
         What is to be said of the values.
-    problem : str
+    problem
         Why there are none.
 
     Returns

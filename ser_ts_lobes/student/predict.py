@@ -6,7 +6,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import soundfile
@@ -18,6 +20,9 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.student.inference import EmotionRegressor
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.student.inference import Timeline
+
 #: Standard input is copied to a file, of at most this many bytes.
 MAX_STDIN_BYTES = 2**31
 
@@ -26,36 +31,36 @@ _DECIMALS = {"start_s": 2, "end_s": 2} | dict.fromkeys(DIMENSIONS, 4)
 
 
 def predict(
-    model,
-    audio,
-    timeline=False,
-    window=4.0,
-    hop=1.0,
-    plot=None,
-    format="table",
-    batch_size=8,
-    device="cpu",
-    revision=None,
-):
+    model: str,
+    audio: list[str],
+    timeline: bool = False,
+    window: float = 4.0,
+    hop: float = 1.0,
+    plot: str | None = None,
+    format: Literal["table", "csv", "json"] = "table",
+    batch_size: int = 8,
+    device: str = "cpu",
+    revision: str | None = None,
+) -> int:
     """Predict files, folders and standard input; print what was heard, and on standard error what can't be used.
 
     Parameters
     ----------
-    model : str
+    model
         What `EmotionRegressor.from_pretrained` loads.
-    audio : list of str
+    audio
         Files; folders, of which all audio files below are taken; ``-``, standard input.
-    timeline : bool
+    timeline
         Whether to predict window by window.
-    window, hop : float
+    window, hop
         Length of a window and the time to the next, in seconds.
-    plot : str
+    plot
         PNG to draw the timeline of the one recording to; implies `timeline`.
-    format : {"table", "csv", "json"}
+    format
         What to print.
-    batch_size : int
+    batch_size
         Clips at a time.
-    device, revision : str
+    device, revision
         As in `EmotionRegressor.from_pretrained`.
 
     Returns
@@ -89,12 +94,12 @@ def predict(
     return 1 if errors else 0
 
 
-def find_audio(names):
+def find_audio(names: list[str]) -> list[str]:
     """Replace folders by the audio files below them, in alphabetical order.
 
     Parameters
     ----------
-    names : list of str
+    names
         Files, folders and ``-``; what is no folder is kept as it is.
 
     Returns
@@ -122,18 +127,18 @@ def find_audio(names):
     return paths
 
 
-def plot_timeline(path, timeline, label_range, title):
+def plot_timeline(path: str | Path, timeline: "Timeline", label_range: Sequence[float], title: str) -> None:
     """Plot emotion over time, one panel a dimension; many windows pale, under their moving average.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The PNG to write.
-    timeline : ser_ts_lobes.student.inference.Timeline
+    timeline
         Of one recording.
-    label_range : sequence of float
+    label_range
         Lowest and highest label of the corpus: the ends of the vertical axes.
-    title : str
+    title
         Of the figure.
     """
     figure = Figure(figsize=(12, 6), layout="constrained")

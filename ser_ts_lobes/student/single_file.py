@@ -8,7 +8,7 @@ from pathlib import Path
 _PACKAGE = __name__.split(".")[0]
 
 
-def compose(module, name, docstring):
+def compose(module: str, name: str, docstring: str) -> str:
     """Write a class, and all that it needs of this package, as the source of one module.
 
     Definitions keep their wording and their order, a module's behind those of the modules that it imports. Only what
@@ -16,11 +16,11 @@ def compose(module, name, docstring):
 
     Parameters
     ----------
-    module : str
+    module
         Where the class is, such as ``ser_ts_lobes.student.inference``.
-    name : str
+    name
         The class.
-    docstring : str
+    docstring
         What the file says of itself.
 
     Returns
@@ -54,7 +54,7 @@ def compose(module, name, docstring):
 class _Module:
     """The top level of a module: what it defines, and what it imports."""
 
-    def __init__(self, name):
+    def __init__(self, name) -> None:
         self.name = name
         source = Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
         self.lines = source.splitlines()

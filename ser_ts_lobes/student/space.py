@@ -23,12 +23,12 @@ transformers>=5.0,<6
 """
 
 
-def write_space(folder):
+def write_space(folder: Path) -> None:
     """Write ``app.py`` and ``requirements.txt``.
 
     Parameters
     ----------
-    folder : pathlib.Path
+    folder
         Of an exported student, with ``custom_interface.py``.
     """
     # By its path, for importing it would import gradio.

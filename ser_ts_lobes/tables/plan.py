@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -130,12 +131,12 @@ class Job:
         """Whether what it writes last is there."""
         return self.run_folder.finished
 
-    def stale(self, open_run=RunFolder):
+    def stale(self, open_run: Callable = RunFolder) -> str | None:
         """Say in what an earlier run in its folder, whole or partial, was another one than it would be.
 
         Parameters
         ----------
-        open_run : callable
+        open_run
             Gives the `RunFolder` of a path; jobs that look at the same runs can share it.
 
         Returns
@@ -178,27 +179,34 @@ class TargetsJob(Job):
         # They are written after the tables and plots that belong to them.
         return all(TeacherTargets.load(path).made_from.get("teacher") == run.fingerprint for path in paths)
 
-    def stale(self, open_run=RunFolder):
+    def stale(self, open_run=RunFolder) -> None:
         """Return None."""
 
 
-def make_plan(recipe, systems, seeds=None, folds=None, options=(), sweep=None):
+def make_plan(
+    recipe: str | Path,
+    systems: Sequence[str],
+    seeds: Sequence[int] | None = None,
+    folds: Sequence[int] | None = None,
+    options: Sequence[str] = (),
+    sweep: Sweep | None = None,
+) -> list[Job]:
     """Plan all runs of a table, with the teachers that they need.
 
     Parameters
     ----------
-    recipe : str or pathlib.Path
+    recipe
         A folder of ``recipes/``.
-    systems : sequence of str
+    systems
         Stems of its hparams files.
-    seeds : sequence of int
+    seeds
         Each system is trained once a seed; None for the hparams' own.
-    folds : sequence of int
+    folds
         And once a fold; None for all ``folds`` of the hparams.
-    options : sequence of str
+    options
         Options of the scripts, ``--key=value`` or ``--key value``, for each system that has the key;
         ``--system.key`` is for that system alone.
-    sweep : Sweep
+    sweep
         Trains each system once a value, next to its own.
 
     Returns
@@ -246,7 +254,7 @@ def _choose_folds(recipe, there, wanted):
 class _Planner:
     """Jobs by name, added with what they need."""
 
-    def __init__(self, recipe, options, sweep):
+    def __init__(self, recipe, options, sweep) -> None:
         self.recipe, self.options, self.sweep = recipe, options, sweep
         self.jobs = {}
         self._keys = {}
@@ -298,7 +306,7 @@ class _Planner:
             self._keys[system] = set(read_settings(hparams_path(self.recipe, system)))
         return self._keys[system]
 
-    def check_options(self, systems):
+    def check_options(self, systems) -> None:
         """Refuse options that none of these systems and their teacher has."""
         taught = any("teacher_folder" in self.keys(system) for system in systems)
         places = {*systems, TEACHER} if taught else set(systems)

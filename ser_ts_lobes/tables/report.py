@@ -2,7 +2,9 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
@@ -15,50 +17,54 @@ from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, raise_failures, run
 from ser_ts_lobes.tables.runs import find_runs, summarise
 from ser_ts_lobes.text_files import write_csv
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.tables.plan import Sweep
+    from ser_ts_lobes.tables.runs import Run
+
 _REFERENCE = "ft"
 #: The dimension that lives in the words, in which a teacher who reads is ahead.
 _GAP = "valence"
 
 
 def make_tables(
-    recipe=".",
-    systems=None,
-    seeds=None,
-    folds=None,
-    sweep=None,
-    options=(),
-    against=None,
+    recipe: str | Path = ".",
+    systems: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    folds: Sequence[int] | None = None,
+    sweep: "Sweep | None" = None,
+    options: Sequence[str] = (),
+    against: str | None = None,
     gpus=(),
     jobs=None,
-    slurm=None,
-    dry_run=False,
-    report_only=False,
-):
+    slurm: dict[str, str] | None = None,
+    dry_run: bool = False,
+    report_only: bool = False,
+) -> None:
     """Run what a table lacks, and write the table.
 
     Parameters
     ----------
-    recipe : str or pathlib.Path
+    recipe
         A folder of ``recipes/``.
-    systems : sequence of str
+    systems
         Stems of hparams files; None for all, or with `report_only` for all on disk.
-    seeds : sequence of int
+    seeds
         None for the hparams' own, or with `report_only` for all on disk.
-    folds : sequence of int
+    folds
         None for all.
-    sweep : ser_ts_lobes.tables.plan.Sweep
+    sweep
         A setting to vary; the table is then of its values.
-    options : sequence of str
+    options
         The scripts' options; see `ser_ts_lobes.tables.plan.make_plan`.
-    against : str
+    against
         The row that p-values compare with; None for ``ft`` where there is such a row.
     gpus, jobs
         See `ser_ts_lobes.tables.runner.LocalPool`.
-    slurm : dict of str to str
+    slurm
         Options of a Slurm cluster; see `ser_ts_lobes.tables.runner.SlurmPool`. None runs on this machine.
-    dry_run : bool
+    dry_run
         Only print the commands.
-    report_only : bool
+    report_only
         Run nothing; without `sweep`, report every sweep on disk too.
 
     Raises
@@ -97,7 +103,7 @@ def make_tables(
     raise_failures(failures, len(plan))
 
 
-def print_commands(plan, recipe):
+def print_commands(plan, recipe) -> None:
     """Print the commands of a plan that have not been run, as one would type them."""
     print(f"cd {shlex.quote(str(recipe))}")
     for job in plan:
@@ -106,20 +112,22 @@ def print_commands(plan, recipe):
     print(f"# {sum(job.finished for job in plan)} of {len(plan)} jobs are finished")
 
 
-def write_report(folder, runs, recipe, against=None, key=None):
+def write_report(
+    folder: Path, runs: "list[Run]", recipe: Path, against: str | None = None, key: str | None = None
+) -> None:
     """Write ``results.csv``, ``table.md``, ``table.tex`` and the figures of a table, and print the table.
 
     Parameters
     ----------
-    folder : pathlib.Path
+    folder
         Where to write.
-    runs : list[Run]
+    runs
         From `find_runs`.
-    recipe : pathlib.Path
+    recipe
         The recipe's folder: its name is the corpus's, and the paper's figures are there.
-    against : str
+    against
         See `make_tables`.
-    key : str
+    key
         The setting that was varied: the rows are its values. None: the rows are the systems.
 
     Raises

@@ -5,12 +5,17 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import LOCK_FILE, LOCK_VARIABLE
 from ser_ts_lobes.files import sign_lock, try_lock
+
+if TYPE_CHECKING:
+    from ser_ts_lobes.tables.plan import Job
 
 _POLL_S = 0.5
 _TAIL_LINES = 8
@@ -24,15 +29,15 @@ class JobProcess:
 
     Parameters
     ----------
-    job : ser_ts_lobes.tables.plan.Job
+    job
         What to run.
-    log : pathlib.Path
+    log
         The file that its output is added to.
-    environment : dict of str to str
+    environment
         Variables that it gets besides this process's.
     """
 
-    def __init__(self, job, log, environment=None):
+    def __init__(self, job: "Job", log: Path, environment: dict[str, str] | None = None) -> None:
         self.job, self.log, self.environment = job, log, environment or {}
         job.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(job.folder / LOCK_FILE, "a+")  # closed when the job is done
@@ -55,7 +60,7 @@ class JobProcess:
         """Return the exit status of a job that has ended."""
         return self._status
 
-    def cancel(self):
+    def cancel(self) -> None:
         """End the script, if it runs, as Ctrl-C would."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
@@ -80,14 +85,14 @@ class JobProcess:
         self._lock.close()
 
 
-def run_to_end(job, log):
+def run_to_end(job: "Job", log: Path) -> int:
     """Run a job and wait; what a cluster's node does.
 
     Parameters
     ----------
-    job : ser_ts_lobes.tables.plan.Job
+    job
         What to run.
-    log : pathlib.Path
+    log
         The file that its output is added to.
 
     Returns
@@ -106,17 +111,19 @@ class LocalPool:
 
     Parameters
     ----------
-    logs : pathlib.Path
+    logs
         Folder of the jobs' output.
-    jobs : int
+    jobs
         Jobs at a time, if there are no `gpus`.
-    gpus : sequence of str
+    gpus
         Each is ``CUDA_VISIBLE_DEVICES`` for one job at a time.
-    environment : dict of str to str
+    environment
         Variables that all jobs get besides this process's.
     """
 
-    def __init__(self, logs, jobs=1, gpus=(), environment=None):
+    def __init__(
+        self, logs: Path, jobs: int = 1, gpus: Sequence[str] = (), environment: dict[str, str] | None = None
+    ) -> None:
         self._logs = logs
         environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{} for _ in range(jobs)]
         if len(environments) > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -144,11 +151,11 @@ class SlurmPool:
 
     Parameters
     ----------
-    logs : pathlib.Path
+    logs
         Folder of the jobs' output, on a file system that the nodes share.
-    jobs : int
+    jobs
         Jobs submitted at a time; None for no limit.
-    options : dict of str to str
+    options
         sbatch's options by the names of submitit's ``SlurmExecutor`` (``partition``, ``time``, ``gpus_per_node``,
         ``cpus_per_task``, ``mem``, ``account``, ...). ``cluster=local`` runs the jobs on this machine, to try it.
 
@@ -158,7 +165,7 @@ class SlurmPool:
         If submitit or Slurm isn't there, or an option isn't known.
     """
 
-    def __init__(self, logs, jobs=None, options=None):
+    def __init__(self, logs: Path, jobs: int | None = None, options: dict[str, str] | None = None) -> None:
         try:
             import submitit
         except ImportError as error:
@@ -228,7 +235,7 @@ class Failure:
     reason: str
     log: Path | None = None
 
-    def describe(self):
+    def describe(self) -> str:
         """Say what happened, with the last lines of the output and what to do.
 
         Returns
@@ -247,7 +254,7 @@ def log_path(folder, job):
     return folder / f"{job.name.replace('/', '_')}.log"
 
 
-def run_jobs(jobs, pool, logs):
+def run_jobs(jobs: "list[Job]", pool: LocalPool | SlurmPool, logs: Path) -> list[Failure]:
     """Run what has not been finished, each job after those that it needs; a failure does not stop the others.
 
     Of jobs that would make the same manifests or frozen features, one starts alone; the others follow when it has
@@ -255,11 +262,11 @@ def run_jobs(jobs, pool, logs):
 
     Parameters
     ----------
-    jobs : list[ser_ts_lobes.tables.plan.Job]
+    jobs
         From `ser_ts_lobes.tables.plan.make_plan`.
-    pool : LocalPool or SlurmPool
+    pool
         Where they run.
-    logs : pathlib.Path
+    logs
         Folder of the jobs' output.
 
     Returns
@@ -308,14 +315,14 @@ def run_jobs(jobs, pool, logs):
     return failures
 
 
-def raise_failures(failures, n_jobs):
+def raise_failures(failures: list[Failure], n_jobs: int) -> None:
     """Say which jobs have not succeeded, and why, if there are any.
 
     Parameters
     ----------
-    failures : list[Failure]
+    failures
         From `run_jobs`.
-    n_jobs : int
+    n_jobs
         That were to run.
 
     Raises

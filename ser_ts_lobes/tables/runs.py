@@ -1,7 +1,10 @@
 """Finished runs: found on disk, checked, and put together to the rows of a table."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,18 +72,24 @@ class Run:
         return {split: self.metrics["manifests"][split] for split in self.metrics["test"]}
 
 
-def find_runs(results, systems=None, seeds=None, folds=None, rows=()):
+def find_runs(
+    results: Path,
+    systems: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    folds: Sequence[int] | None = None,
+    rows: Sequence[str] = (),
+) -> list[Run]:
     """Find the finished runs below a results folder.
 
     Parameters
     ----------
-    results : pathlib.Path
+    results
         With ``<system>/[<key>/<value>/][fold<k>/]<seed>/metrics.json``.
-    systems : sequence of str
+    systems
         In the order of the rows; None for all.
-    seeds, folds : sequence of int
+    seeds, folds
         None for all.
-    rows : sequence of str
+    rows
         The order of all systems, where `systems` gives none; others follow by name.
 
     Returns
@@ -139,7 +148,7 @@ def _check_alike(runs):
             )
 
 
-def summarise(rows, against=None):
+def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[str, dict[str, Any]]:
     """Put the runs of each row together.
 
     A row's CCC is the mean over seeds of the mean over folds; only seeds that have all folds count. Its interval is
@@ -147,9 +156,9 @@ def summarise(rows, against=None):
 
     Parameters
     ----------
-    rows : dict[str, list[Run]]
+    rows
         Runs by row.
-    against : str
+    against
         The row that p-values compare with, by the same resamples; None for no p-values.
 
     Returns
@@ -213,7 +222,7 @@ def _compare_with_teacher(scores, means, against):
                 scores[row][dimension]["gap_closed_95"] = metrics.percentile_interval(closed).tolist()
 
 
-def _bootstrap(runs, split, seed):
+def _bootstrap(runs, split, seed) -> tuple:
     """Bootstrap one fold's test set for all runs at once.
 
     Returns

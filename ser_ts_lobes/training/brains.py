@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import speechbrain as sb
@@ -21,6 +22,12 @@ from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
+
+if TYPE_CHECKING:
+    from speechbrain.dataio.dataset import DynamicItemDataset
+    from speechbrain.utils.run_opts import RunOptions
+
+    from ser_ts_lobes.data.manifests import Manifest
 
 logger = get_logger(__name__)
 
@@ -58,23 +65,25 @@ class EmotionBrain(ReproducibleBrain):
 
     Parameters
     ----------
-    hparams : dict
+    hparams
         As in the recipes' YAML files and for `ReproducibleBrain`. ``modules`` holds ``model``
         (`ser_ts_lobes.lobes.emotion.EmotionModel` or one of `ser_ts_lobes.lobes.baselines`), ``label_scale`` and, as
         the model needs them, ``speech_encoder`` and ``text_encoder``; ``ccc_weights`` are those of
         `ser_ts_lobes.training.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are.
-    run_opts : speechbrain.utils.run_opts.RunOptions or dict
+    run_opts
         From `speechbrain.parse_arguments`.
-    manifests : dict[str, ser_ts_lobes.data.manifests.Manifest]
+    manifests
         Of all splits, ``train`` and ``valid`` among them.
     """
 
-    def __init__(self, hparams, run_opts, manifests):
+    def __init__(
+        self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
+    ) -> None:
         self.manifests = manifests
         self.reads = "text_encoder" in hparams["modules"]
         super().__init__(hparams, run_opts, **self.made_from())
 
-    def made_from(self):
+    def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees.
 
         Returns
@@ -83,12 +92,12 @@ class EmotionBrain(ReproducibleBrain):
         """
         return self.manifests["train"].fingerprints(self.reads) | self.manifests["valid"].fingerprints(self.reads)
 
-    def train(self, datasets):
+    def train(self, datasets: "dict[str, DynamicItemDataset]") -> None:
         """Fit to the training set for all epochs that are left; watch the validation set.
 
         Parameters
         ----------
-        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+        datasets
             ``train``, ``valid``; others are left alone.
 
         Raises
@@ -109,7 +118,7 @@ class EmotionBrain(ReproducibleBrain):
             dataset = dataset.filtered_sorted(sort_key="duration")
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
-    def init_optimizers(self):
+    def init_optimizers(self) -> None:
         """Make one optimizer of two groups, the model and the encoder layers that learn, and the schedule, if any."""
         encoder = [
             parameter
@@ -156,12 +165,12 @@ class EmotionBrain(ReproducibleBrain):
             )
         return loss
 
-    def on_stage_start(self, stage, epoch=None):
+    def on_stage_start(self, stage, epoch=None) -> None:
         """Forget the last stage."""
         super().on_stage_start(stage, epoch)
         self._collected = []
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
+    def on_stage_end(self, stage, stage_loss, epoch=None) -> None:
         """Put the set together; after validation, anneal, log and save."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
@@ -193,19 +202,19 @@ class EmotionBrain(ReproducibleBrain):
         )
         self.checkpointer.save_and_keep_only(meta={"valid_loss": valid_loss, "epoch": epoch}, min_keys=["valid_loss"])
 
-    def on_evaluate_start(self, max_key=None, min_key=None):
+    def on_evaluate_start(self, max_key=None, min_key=None) -> None:
         """Load the best checkpoint; an untrained model is not tested."""
         checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
         if checkpoint is None:
             raise InputError(f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train this system first.")
         self.best = {"epoch": checkpoint.meta["epoch"], "valid_loss": checkpoint.meta["valid_loss"]}
 
-    def predict(self, dataset):
+    def predict(self, dataset: "DynamicItemDataset") -> Outputs:
         """Run the best checkpoint over a dataset.
 
         Parameters
         ----------
-        dataset : speechbrain.dataio.dataset.DynamicItemDataset
+        dataset
             From `ser_ts_lobes.training.datasets.make_dataset`.
 
         Returns
@@ -218,7 +227,7 @@ class EmotionBrain(ReproducibleBrain):
             raise RuntimeError(f"{len(self.outputs.ids)} predictions for {len(dataset)} utterances")
         return self.outputs
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Fingerprint of the loaded model: what has learnt, and what it stands on.
 
         Returns
@@ -238,12 +247,12 @@ class EmotionBrain(ReproducibleBrain):
             learnt.update({f"{name}.{key}": tensor for key, tensor in state.items()})
         return fingerprint(learnt=fingerprint_tensors(learnt), **frozen)
 
-    def test(self, datasets):
+    def test(self, datasets: "dict[str, DynamicItemDataset]") -> None:
         """Test the best checkpoint; write ``predictions.csv`` and ``metrics.json``, but in debug mode.
 
         Parameters
         ----------
-        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+        datasets
             Sets by name; those whose name begins with ``test`` are tested.
         """
         outputs = {name: self.predict(dataset) for name, dataset in datasets.items() if name.startswith("test")}
@@ -270,14 +279,14 @@ _CCC_NAMES = ("ccc_activation", "ccc_valence", "ccc_dominance")
 class TeacherBrain(EmotionBrain):
     """Trains whatever reads text, and says what a trained teacher knows of each utterance."""
 
-    def make_targets(self, datasets):
+    def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
         """Compute embedding, prediction and residual of each labelled utterance (paper, Eq. 8).
 
         The line from prediction to label is fitted on the training set alone.
 
         Parameters
         ----------
-        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+        datasets
             Sets by name, ``train`` among them.
 
         Returns
@@ -316,15 +325,15 @@ class StudentBrain(EmotionBrain):
     ----------
     hparams, run_opts, manifests
         As in `EmotionBrain`; with a teacher also ``ts_weight``.
-    targets : ser_ts_lobes.training.targets.TeacherTargets
+    targets
         Of the training set; None to learn alone.
     """
 
-    def __init__(self, hparams, run_opts, manifests, targets=None):
+    def __init__(self, hparams, run_opts, manifests, targets: TeacherTargets | None = None) -> None:
         self.targets = targets
         super().__init__(hparams, run_opts, manifests)
 
-    def made_from(self):
+    def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees, the teacher included.
 
         Returns

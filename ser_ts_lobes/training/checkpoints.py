@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from speechbrain.utils.checkpoints import METAFNAME, mark_as_loader, mark_as_saver, register_checkpoint_hooks
@@ -44,14 +45,14 @@ class Checkpointer(SpeechBrainCheckpointer):
         ddp_barrier()
         return checkpoint
 
-    def add_made_from(self, settings, **fingerprints):
+    def add_made_from(self, settings: dict[str, Any], **fingerprints: str) -> None:
         """Let checkpoints say what they were made from, and refuse those that were made from something else.
 
         Parameters
         ----------
-        settings : dict
+        settings
             From `ser_ts_lobes.experiment.model_settings`.
-        **fingerprints : str
+        **fingerprints
             Of data, by name.
         """
         self.add_recoverable(MADE_FROM, MadeFrom(settings, **fingerprints))
@@ -70,10 +71,10 @@ class MadeFrom:
 
     Parameters
     ----------
-    settings : dict
+    settings
         From `ser_ts_lobes.experiment.model_settings`; those of `ser_ts_lobes.provenance.MAY_GROW` are not
         compared.
-    **fingerprints : str
+    **fingerprints
         Of data, by name, e.g. ``train="ab12..."``.
 
     Raises
@@ -82,7 +83,7 @@ class MadeFrom:
         On loading, when one differs.
     """
 
-    def __init__(self, settings, **fingerprints):
+    def __init__(self, settings: dict[str, Any], **fingerprints: str) -> None:
         self.settings, self.fingerprints = settings, fingerprints
 
     @mark_as_saver
@@ -122,10 +123,10 @@ class BatchMeans:
     {}
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sums, self._counts = {}, {}
 
-    def add(self, **values):
+    def add(self, **values) -> None:
         """Add the values of a batch, numbers or scalar tensors; these stay on their device."""
         for name, value in values.items():
             value = torch.as_tensor(value).detach().double()

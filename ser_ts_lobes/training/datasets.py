@@ -1,5 +1,8 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -15,19 +18,27 @@ from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.residuals import keep_mask
 from ser_ts_lobes.training.targets import TeacherTargets
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.data.manifests import Manifest
+    from ser_ts_lobes.lobes.encoder import Encoder
+    from ser_ts_lobes.lobes.text import TextEncoder
+    from ser_ts_lobes.lobes.words import WordEncoder
+
 logger = get_logger(__name__)
 
 
-def load_manifests(folder, data_root=None, needs_text=False):
+def load_manifests(
+    folder: str | Path, data_root: str | Path | None = None, needs_text: bool = False
+) -> "dict[str, Manifest]":
     """Read all manifests of a folder and check that they can train and test a system.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         Where a prepare script wrote them.
-    data_root : str or pathlib.Path
+    data_root
         What ``$data_root`` stands for; None takes the folder that was prepared.
-    needs_text : bool
+    needs_text
         Whether each utterance must have been transcribed.
 
     Returns
@@ -50,16 +61,18 @@ def load_manifests(folder, data_root=None, needs_text=False):
     return manifests
 
 
-def make_dataset(manifest, text_encoder=None, hears=True):
+def make_dataset(
+    manifest: "Manifest", text_encoder: "TextEncoder | WordEncoder | None" = None, hears: bool = True
+) -> DynamicItemDataset:
     """Make the dataset of one manifest: waveforms, tokens and labels by utterance id.
 
     Parameters
     ----------
-    manifest : ser_ts_lobes.data.manifests.Manifest
+    manifest
         One split.
-    text_encoder : ser_ts_lobes.lobes.text.TextEncoder or ser_ts_lobes.lobes.words.WordEncoder
+    text_encoder
         Whose tokens to give; None for none.
-    hears : bool
+    hears
         Whether to give the waveform.
 
     Returns
@@ -87,18 +100,24 @@ def _dataset_of_labels(manifest):
     return dataset
 
 
-def use_frozen_features(dataset, manifest, cache_folder, encoders, **options):
+def use_frozen_features(
+    dataset: DynamicItemDataset,
+    manifest: "Manifest",
+    cache_folder: str | Path,
+    encoders: "dict[str, Encoder]",
+    **options,
+) -> DynamicItemDataset:
     """Replace the inputs of frozen networks by what they compute, kept on disk.
 
     Parameters
     ----------
-    dataset : speechbrain.dataio.dataset.DynamicItemDataset
+    dataset
         From `make_dataset`.
-    manifest : ser_ts_lobes.data.manifests.Manifest
+    manifest
         The manifest that it was made from.
-    cache_folder : str or pathlib.Path
+    cache_folder
         See `ser_ts_lobes.training.features.FrozenFeatures.compute`, also for `options`.
-    encoders : dict[str, ser_ts_lobes.lobes.encoder.Encoder]
+    encoders
         The encoder of each item, ``speech`` or ``text``, whose frozen part's output is kept.
     **options
         ``dtype``, ``device``, ``batch_size``, ``progressbar``.
@@ -126,14 +145,14 @@ def use_frozen_features(dataset, manifest, cache_folder, encoders, **options):
     return cached
 
 
-def load_teacher(manifest, hparams):
+def load_teacher(manifest: "Manifest", hparams: dict[str, Any]) -> TeacherTargets | None:
     """Load the teacher's targets of the training set, if the system has a teacher.
 
     Parameters
     ----------
-    manifest : ser_ts_lobes.data.manifests.Manifest
+    manifest
         Of the training set.
-    hparams : dict
+    hparams
         ``teacher_folder``: the teacher's run; a system without that key learns alone. ``scripts``: what makes it.
 
     Returns
@@ -165,7 +184,12 @@ def load_teacher(manifest, hparams):
     return targets
 
 
-def make_datasets(manifests, hparams, run_opts, targets=None):
+def make_datasets(
+    manifests: "dict[str, Manifest]",
+    hparams: dict[str, Any],
+    run_opts: dict[str, Any],
+    targets: TeacherTargets | None = None,
+) -> dict[str, DynamicItemDataset]:
     """Make the datasets of all manifests, as the system needs them.
 
     With ``feature_folder``, the training and validation sets give what the frozen networks compute; test sets
@@ -174,14 +198,14 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
 
     Parameters
     ----------
-    manifests : dict[str, ser_ts_lobes.data.manifests.Manifest]
+    manifests
         From `load_manifests`.
-    hparams : dict
+    hparams
         ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
         ``batch_size``, ``num_workers`` and, with a teacher, ``residual_threshold``.
-    run_opts : dict
+    run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
-    targets : ser_ts_lobes.training.targets.TeacherTargets
+    targets
         Of the training set, from `load_teacher`.
 
     Returns
@@ -202,18 +226,20 @@ def make_datasets(manifests, hparams, run_opts, targets=None):
     return datasets
 
 
-def make_training_dataset(manifest, encoders, hparams, run_opts):
+def make_training_dataset(
+    manifest: "Manifest", encoders: "dict[str, Encoder]", hparams: dict[str, Any], run_opts: dict[str, Any]
+) -> DynamicItemDataset:
     """Make a dataset that is read in each epoch; with ``feature_folder``, of what the frozen networks compute.
 
     Parameters
     ----------
-    manifest : ser_ts_lobes.data.manifests.Manifest
+    manifest
         One split.
-    encoders : dict[str, ser_ts_lobes.lobes.encoder.Encoder]
+    encoders
         The encoder of each item that the dataset is to give, ``speech`` or ``text``.
-    hparams : dict
+    hparams
         ``feature_folder``, ``feature_dtype``, ``batch_size``, ``num_workers``.
-    run_opts : dict
+    run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
 
     Returns
@@ -242,18 +268,20 @@ def device_of(run_opts):
     return run_opts["device"] or infer_device()
 
 
-def use_teacher(dataset, manifest, targets, residual_threshold):
+def use_teacher(
+    dataset: DynamicItemDataset, manifest: "Manifest", targets: TeacherTargets, residual_threshold: float
+) -> float:
     """Add each utterance's teacher embedding, and whether the teacher can be trusted there.
 
     Parameters
     ----------
-    dataset : speechbrain.dataio.dataset.DynamicItemDataset
+    dataset
         Of the training set.
-    manifest : ser_ts_lobes.data.manifests.Manifest
+    manifest
         The manifest that it was made from.
-    targets : ser_ts_lobes.training.targets.TeacherTargets
+    targets
         Of the same manifest.
-    residual_threshold : float
+    residual_threshold
         In standard deviations (paper, section 4.2: 2); None keeps every utterance.
 
     Returns

@@ -8,7 +8,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.seeds import derive_seed
 
 
-def gather_batch(tensor):
+def gather_batch(tensor: torch.Tensor) -> torch.Tensor:
     """Concatenate a batch over all ranks, so that a loss sees the global batch.
 
     Each rank must compute the same loss from the result. The gradient that comes back to a rank's own rows
@@ -20,7 +20,7 @@ def gather_batch(tensor):
 
     Parameters
     ----------
-    tensor : torch.Tensor
+    tensor
         This rank's rows, shape (B, ...). B may differ between ranks and may be 0; the other sizes and the
         dtype may not differ.
 
@@ -63,15 +63,15 @@ class GlobalBatches(torch.utils.data.Sampler):
 
     Parameters
     ----------
-    n_items : int
+    n_items
         Size of the training set.
-    batch_size : int
+    batch_size
         Of the global batch.
-    shuffle : bool
+    shuffle
         Whether the order is random.
-    drop_last : bool
+    drop_last
         Whether a smaller last batch is left out.
-    seed : int
+    seed
         Of the run.
 
     Raises
@@ -87,7 +87,9 @@ class GlobalBatches(torch.utils.data.Sampler):
     [4, 4]
     """
 
-    def __init__(self, n_items, batch_size, shuffle=False, drop_last=False, seed=0):
+    def __init__(
+        self, n_items: int, batch_size: int, shuffle: bool = False, drop_last: bool = False, seed: int = 0
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"--batch_size is {batch_size}: give a whole number from 1 on.")
         if n_items < batch_size:
@@ -110,7 +112,7 @@ class GlobalBatches(torch.utils.data.Sampler):
         )
         self._batches = torch.utils.data.BatchSampler(self._order, batch_size, drop_last)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch) -> None:
         """Choose the order of an epoch."""
         if isinstance(self._order, ReproducibleRandomSampler):
             self._order.set_epoch(epoch)

@@ -7,6 +7,7 @@ base that is nearly all of the work of an epoch.
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,11 @@ from ser_ts_lobes.files import locked, remove_leftovers, replacing
 from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import n_valid
 from ser_ts_lobes.lobes.parallel import compute_frozen
+
+if TYPE_CHECKING:
+    from speechbrain.dataio.dataset import DynamicItemDataset
+
+    from ser_ts_lobes.lobes.encoder import Encoder
 
 logger = get_logger(__name__)
 
@@ -40,7 +46,7 @@ class FrozenFeatures:
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         A folder that `compute` has finished.
 
     Example
@@ -55,7 +61,7 @@ class FrozenFeatures:
     torch.Size([49, 32])
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._shard_of = json.loads((self.folder / _INDEX).read_text())
         self._shards = {}
@@ -63,40 +69,40 @@ class FrozenFeatures:
     @classmethod
     def compute(
         cls,
-        cache_folder,
-        encoder,
-        dataset,
-        key,
-        manifest_fingerprint,
-        dtype="float16",
-        batch_size=16,
-        num_workers=0,
-        device="cpu",
-        progressbar=True,
-    ):
+        cache_folder: str | Path,
+        encoder: "Encoder",
+        dataset: "DynamicItemDataset",
+        key: str,
+        manifest_fingerprint: str,
+        dtype: str = "float16",
+        batch_size: int = 16,
+        num_workers: int = 0,
+        device: str = "cpu",
+        progressbar: bool = True,
+    ) -> "FrozenFeatures":
         """Compute what is not there (yet, or any more), and open it.
 
         Parameters
         ----------
-        cache_folder : str or pathlib.Path
+        cache_folder
             Where features of all encoders and manifests are kept.
-        encoder : ser_ts_lobes.lobes.encoder.Encoder
+        encoder
             Its `frozen_forward` makes the features.
-        dataset : speechbrain.dataio.dataset.DynamicItemDataset
+        dataset
             Utterances with a ``duration``, and the encoder's input under `key`.
-        key : str
+        key
             Name of the dataset's item that the encoder takes.
-        manifest_fingerprint : str
+        manifest_fingerprint
             Of the manifest that the dataset was made from.
-        dtype : str
+        dtype
             Number type on disk, ``float16`` or ``float32``; whole numbers stay what they are.
-        batch_size : int
+        batch_size
             Utterances computed at once, sorted by length.
-        num_workers : int
+        num_workers
             Processes that read the inputs.
-        device : str
+        device
             Where to compute.
-        progressbar : bool
+        progressbar
             Whether to show progress.
 
         Returns

@@ -1,13 +1,18 @@
 """What networks take over from the training set before they are trained: label scale, words, standardisation."""
 
+from typing import TYPE_CHECKING, Any
+
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.training.datasets import device_of, make_training_dataset
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.data.manifests import Manifest
 
-def learn_from_training_set(manifest, hparams, run_opts):
+
+def learn_from_training_set(manifest: "Manifest", hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     """Let each network take what it needs to know of the training set beforehand.
 
     The label scale takes the labels, a text encoder the transcripts, a speech encoder its own frozen frames; most
@@ -16,12 +21,12 @@ def learn_from_training_set(manifest, hparams, run_opts):
 
     Parameters
     ----------
-    manifest : ser_ts_lobes.data.manifests.Manifest
+    manifest
         Of the training set.
-    hparams : dict
+    hparams
         ``modules`` (``label_scale``, ``speech_encoder``, ``text_encoder``), ``valid_dataloader_opts`` and those of
         `ser_ts_lobes.training.datasets.make_training_dataset`.
-    run_opts : dict
+    run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
 
     Raises

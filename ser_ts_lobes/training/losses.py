@@ -4,12 +4,16 @@ Both are computed in float32 (or float64 for float64 input), under autocast too,
 distributed training (see `ser_ts_lobes.training.distributed.gather_batch`).
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from ser_ts_lobes.training.distributed import gather_batch
 
 
-def ccc_loss(predictions, targets, weights=None):
+def ccc_loss(
+    predictions: torch.Tensor, targets: torch.Tensor, weights: Sequence[float | torch.Tensor] | None = None
+) -> torch.Tensor:
     """Return the concordance loss, the sum over dimensions of alpha_j (1 - CCC_j).
 
     CCC = 2 cov / (var_p + var_y + (mean_p - mean_y)^2), with population moments over the batch (Lin, 1989;
@@ -18,11 +22,11 @@ def ccc_loss(predictions, targets, weights=None):
 
     Parameters
     ----------
-    predictions : torch.Tensor
+    predictions
         Shape (B, D), any floating dtype; D = 3 in the order of `ser_ts_lobes.DIMENSIONS`.
-    targets : torch.Tensor
+    targets
         Labels on the same scale, shape (B, D).
-    weights : sequence of float or torch.Tensor, optional
+    weights
         alpha_j, shape (D,), used as given. By default all equal 1 / D, and the loss lies in [0, 2].
 
     Returns
@@ -70,7 +74,7 @@ def ccc_loss(predictions, targets, weights=None):
     return (weights * (1 - ccc)).sum()
 
 
-def embedding_distance_loss(student, teacher, keep):
+def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Return the mean over kept utterances of the distance ||teacher - student||_2 (paper, Eq. 6).
 
     It is the Euclidean norm, not its square; at a distance of 0 its gradient is 0. No gradient reaches the
@@ -78,11 +82,11 @@ def embedding_distance_loss(student, teacher, keep):
 
     Parameters
     ----------
-    student : torch.Tensor
+    student
         Student embeddings e_a, shape (B, E).
-    teacher : torch.Tensor
+    teacher
         Teacher embeddings e_at, shape (B, E). Rows that aren't kept are never read.
-    keep : torch.Tensor
+    keep
         bool, shape (B,): where the teacher is trusted (see `ser_ts_lobes.training.residuals.keep_mask`).
 
     Returns

@@ -4,6 +4,7 @@ import hashlib
 import math
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import speechbrain as sb
 import torch
@@ -23,6 +24,9 @@ from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 
+if TYPE_CHECKING:
+    from speechbrain.utils.run_opts import RunOptions
+
 logger = get_logger(__name__)
 
 _AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
@@ -32,7 +36,13 @@ _ROOT = "$data_root"
 _REPORTED = ("epoch", "valid_loss", "valid_loss_of_steps", "valid_accuracy_of_steps")
 
 
-def prepare_audio_folder(data_folder, manifest_folder, min_duration_s, valid_share, skip_prep=False):
+def prepare_audio_folder(
+    data_folder: str | Path,
+    manifest_folder: str | Path,
+    min_duration_s: float,
+    valid_share: float,
+    skip_prep: bool = False,
+) -> None:
     """Write ``train.csv`` and ``valid.csv`` of all audio files below a folder.
 
     Files that can't be used or are too short are left out, and counted in the log. Which files validate follows
@@ -40,15 +50,15 @@ def prepare_audio_folder(data_folder, manifest_folder, min_duration_s, valid_sha
 
     Parameters
     ----------
-    data_folder : str or pathlib.Path
+    data_folder
         Any folder of audio, such as LibriSpeech's ``train-clean-100``.
-    manifest_folder : str or pathlib.Path
+    manifest_folder
         Made when it isn't there.
-    min_duration_s : float
+    min_duration_s
         Shorter files are left out.
-    valid_share : float
+    valid_share
         Share of the files that validate, in 0-1; one at least does, and one at least does not.
-    skip_prep : bool
+    skip_prep
         Whether to leave everything as it is.
 
     Raises
@@ -100,20 +110,20 @@ class WindowDataset(DynamicItemDataset):
 
     Parameters
     ----------
-    files : dict[str, dict]
+    files
         By id: ``wav``, ``duration`` (seconds) and ``sample_rate``.
-    window_samples : int
+    window_samples
         Length of a window at 16 kHz.
-    seed : int
+    seed
         Of the run; None for the window in the middle, in each epoch.
     """
 
-    def __init__(self, files, window_samples, seed=None):
+    def __init__(self, files: dict[str, dict[str, Any]], window_samples: int, seed: int | None = None) -> None:
         super().__init__(files, output_keys=["id", "window"])
         self._window_samples, self._seed, self._epoch = window_samples, seed, 0
         self.add_dynamic_item(self._read, ["id", "wav", "duration", "sample_rate"], "window")
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch) -> None:
         """Choose the places of an epoch."""
         self._epoch = epoch
 
@@ -124,16 +134,16 @@ class WindowDataset(DynamicItemDataset):
         return _read_window(place, self._window_samples, path, duration_s, sample_rate)
 
 
-def make_window_datasets(manifest_folder, data_folder, window_samples, seed):
+def make_window_datasets(manifest_folder, data_folder, window_samples: int, seed: int) -> dict[str, WindowDataset]:
     """Make the datasets: one window of each file, in training at another place in each epoch.
 
     Parameters
     ----------
     manifest_folder, data_folder
         As for `prepare_audio_folder`.
-    window_samples : int
+    window_samples
         Length of a window at 16 kHz.
-    seed : int
+    seed
         Of the run.
 
     Returns
@@ -175,24 +185,24 @@ class CPCBrain(ReproducibleBrain):
 
     Parameters
     ----------
-    hparams : dict
+    hparams
         As in ``recipes/LibriSpeech/CPC/hparams/cpc.yaml``. ``modules`` holds ``cpc`` (`ser_ts_lobes.lobes.cpc.CPC`)
         and ``prediction`` (`ser_ts_lobes.lobes.contrastive.FuturePrediction`).
-    run_opts : speechbrain.utils.run_opts.RunOptions or dict
+    run_opts
         From `speechbrain.parse_arguments`.
     """
 
-    def __init__(self, hparams, run_opts):
+    def __init__(self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]") -> None:
         folder = Path(hparams["manifest_folder"])
         made_from = {name: fingerprint_files([folder / f"{name}.csv"]) for name in ("train", "valid")}
         super().__init__(hparams, run_opts, **made_from)
 
-    def train(self, datasets):
+    def train(self, datasets: dict[str, WindowDataset]) -> None:
         """Fit for all epochs that are left.
 
         Parameters
         ----------
-        datasets : dict[str, WindowDataset]
+        datasets
             From `make_window_datasets`.
         """
         self._windows = datasets["train"]
@@ -214,14 +224,14 @@ class CPCBrain(ReproducibleBrain):
             self._seen.append((len(batch), losses.cpu(), accuracies.cpu()))
         return losses.mean()
 
-    def on_stage_start(self, stage, epoch=None):
+    def on_stage_start(self, stage, epoch=None) -> None:
         """Forget the last stage; hear other windows than in the last epoch."""
         super().on_stage_start(stage, epoch)
         self._seen = []
         if stage == sb.Stage.TRAIN:
             self._windows.set_epoch(epoch)
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
+    def on_stage_end(self, stage, stage_loss, epoch=None) -> None:
         """Log; after validation also save."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
@@ -235,7 +245,7 @@ class CPCBrain(ReproducibleBrain):
         meta = dict(zip(_REPORTED, values, strict=True))
         self.checkpointer.save_and_keep_only(meta=meta, min_keys=["valid_loss"])
 
-    def export(self):
+    def export(self) -> None:
         """Write the best network, ``cpc.pt`` (see `ser_ts_lobes.lobes.cpc.load_cpc`), and ``metrics.json``.
 
         Debug mode writes nothing.

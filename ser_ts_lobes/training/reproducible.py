@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import speechbrain as sb
 import torch
@@ -13,6 +14,10 @@ from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.checkpoints import BatchMeans
 from ser_ts_lobes.training.distributed import GlobalBatches
+
+if TYPE_CHECKING:
+    from speechbrain.dataio.dataset import DynamicItemDataset
+    from speechbrain.utils.run_opts import RunOptions
 
 _EPOCH = re.compile(r"epoch: (\d+)")
 _PRECISIONS = ("fp32", "fp16", "bf16")
@@ -29,12 +34,12 @@ class ReproducibleBrain(sb.Brain):
 
     Parameters
     ----------
-    hparams : dict
+    hparams
         From `ser_ts_lobes.experiment.load_experiment`; ``modules``, ``opt_class``, ``checkpointer``, ``seed``,
         ``epoch_counter``, ``train_dataloader_opts``, ``valid_dataloader_opts``, ``max_grad_norm``.
-    run_opts : speechbrain.utils.run_opts.RunOptions or dict
+    run_opts
         From `ser_ts_lobes.experiment.parse_arguments`.
-    **made_from : str
+    **made_from
         Fingerprints of the data that training sees, by name.
 
     Raises
@@ -43,7 +48,7 @@ class ReproducibleBrain(sb.Brain):
         If a setting is out of range.
     """
 
-    def __init__(self, hparams, run_opts, **made_from):
+    def __init__(self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", **made_from: str) -> None:
         _check_options(hparams)
         super().__init__(hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"])
         self.batch_means = BatchMeans()
@@ -51,12 +56,12 @@ class ReproducibleBrain(sb.Brain):
         # A resumed run or a test must not mix what was learnt from other data or otherwise.
         self.checkpointer.add_made_from(hparams["settings"], **made_from)
 
-    def fit_datasets(self, datasets):
+    def fit_datasets(self, datasets: "dict[str, DynamicItemDataset]") -> None:
         """Fit to ``train`` for all epochs that are left; watch ``valid``.
 
         Parameters
         ----------
-        datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+        datasets
             By split; others are left alone.
         """
         self.fit(
@@ -74,7 +79,7 @@ class ReproducibleBrain(sb.Brain):
         self.train_sampler = GlobalBatches(len(dataset), **batching, seed=self.hparams.seed)
         return {**rest, "batch_sampler": self.train_sampler}
 
-    def on_fit_start(self):
+    def on_fit_start(self) -> None:
         """Go on from the last checkpoint, if there is one; what came of a shorter or longer training is removed."""
         super().on_fit_start()
         counter = self.hparams.epoch_counter
@@ -88,18 +93,18 @@ class ReproducibleBrain(sb.Brain):
             RunFolder(self.hparams.output_folder).remove_results()
             _forget_epochs(Path(self.hparams.train_log), counter.current)
 
-    def on_stage_start(self, stage, epoch=None):
+    def on_stage_start(self, stage, epoch=None) -> None:
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
         if stage == sb.Stage.TRAIN:
             self._epoch = epoch
             if self.step == 0:
                 self.batch_means.take()
 
-    def on_fit_batch_start(self, batch, should_step):
+    def on_fit_batch_start(self, batch, should_step) -> None:
         """Seed what is random in the step (dropout, negatives), so that it does not depend on what ran before it."""
         torch.manual_seed(derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0))))
 
-    def optimizers_step(self):
+    def optimizers_step(self) -> None:
         """Step, after clipping where that is wanted; SpeechBrain clips, and only the first group of parameters."""
         optimizers = self.freeze_optimizers(self.optimizers_dict).values()
         for optimizer in optimizers:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results.metrics import finite_array, moments
@@ -42,14 +43,14 @@ class Residuals(NamedTuple):
         return self.weight * predictions + self.offset - targets
 
 
-def fit_residuals(predictions, targets):
+def fit_residuals(predictions: ArrayLike, targets: ArrayLike) -> Residuals:
     """Fit label = w * prediction + b by least squares, for each dimension on its own.
 
     Fit training utterances only; `Residuals.apply` serves all others.
 
     Parameters
     ----------
-    predictions, targets : array_like
+    predictions, targets
         Teacher predictions and labels, shape (N, D), N >= 2.
 
     Returns
@@ -74,7 +75,7 @@ def fit_residuals(predictions, targets):
     return line._replace(residual=line.apply(predictions, targets))
 
 
-def keep_mask(residual, threshold=2.0):
+def keep_mask(residual: ArrayLike, threshold: float | None = 2.0) -> np.ndarray:
     """Return which training utterances the student learns from: those that the teacher got about right.
 
     An utterance is left out when |r_j| > threshold * sigma_j in any dimension j. sigma_j is the population
@@ -82,9 +83,9 @@ def keep_mask(residual, threshold=2.0):
 
     Parameters
     ----------
-    residual : array_like
+    residual
         Training residuals, shape (N, D), from `fit_residuals`.
-    threshold : float or None
+    threshold
         In standard deviations, >= 0; 2 in the paper (section 4.2). None keeps all.
 
     Returns

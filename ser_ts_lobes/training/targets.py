@@ -1,6 +1,7 @@
 """What a trained teacher says about each utterance, kept on disk for the students."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,12 +45,12 @@ class TeacherTargets:
     made_from: dict[str, str]
     path: Path | None = field(default=None, kw_only=True)
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write a safetensors file; a write that is cut short leaves an older file as it was.
 
         Parameters
         ----------
-        path : str or pathlib.Path
+        path
             The file to write, in an existing folder.
 
         Raises
@@ -90,14 +91,14 @@ class TeacherTargets:
             raise InputError(f"{path} is damaged: {problem}. Delete it and make the teacher targets again.")
         return cls(ids, **tensors, made_from=made_from, path=path)
 
-    def check(self, manifest_fingerprint, teacher_fingerprint=None):
+    def check(self, manifest_fingerprint: str, teacher_fingerprint: str | None = None) -> None:
         """Refuse targets that were made from something else.
 
         Parameters
         ----------
-        manifest_fingerprint : str
+        manifest_fingerprint
             Of the manifest whose utterances are going to be used.
-        teacher_fingerprint : str, optional
+        teacher_fingerprint
             Of the teacher checkpoint; unchecked by default, for a student needs no teacher at hand.
 
         Raises
@@ -116,12 +117,12 @@ class TeacherTargets:
         if differences:
             raise InputError(f"{self._where}: made from {' and '.join(differences)}: make the teacher targets again.")
 
-    def rows(self, ids):
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Return the row of each utterance.
 
         Parameters
         ----------
-        ids : sequence of str
+        ids
             B utterance ids, in any order.
 
         Returns
@@ -151,7 +152,7 @@ class TeacherTargets:
         return self.path or "Teacher targets"
 
 
-def save_targets(folder, targets):
+def save_targets(folder: str | Path, targets: dict[str, TeacherTargets]) -> None:
     """Write a teacher's targets into its run, after all else that is made of them.
 
     So targets never stand beside tables and plots of an earlier teacher: a script that is cut before leaves that one's
@@ -159,9 +160,9 @@ def save_targets(folder, targets):
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         The teacher's run.
-    targets : dict[str, TeacherTargets]
+    targets
         By split.
     """
     run = RunFolder(folder)

@@ -1,26 +1,36 @@
 """What a teacher with targets leaves for people to read: the paper's Table 1 and plots."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results.plots import plot_predictions, plot_residuals
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.results.text_tables import fit_table
 from ser_ts_lobes.training.residuals import keep_mask
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.results.paper import Figure
+    from ser_ts_lobes.training.targets import TeacherTargets
 
-def report_teacher(folder, targets, threshold=2.0, paper=()):
+
+def report_teacher(
+    folder: str | Path, targets: "dict[str, TeacherTargets]", threshold: float = 2.0, paper: "Sequence[Figure]" = ()
+) -> None:
     """Write the paper's Table 1 and the plots of a teacher; print the table.
 
     They go before the targets (`ser_ts_lobes.training.targets.save_targets`), which tell that all is there.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         The teacher's run.
-    targets : dict[str, ser_ts_lobes.training.targets.TeacherTargets]
+    targets
         By split, ``train`` among them.
-    threshold : float
+    threshold
         Of the band in the plot, in standard deviations (paper, section 4.2: 2); students choose their own.
-    paper : sequence of ser_ts_lobes.results.paper.Figure
+    paper
         See `ser_ts_lobes.results.text_tables.fit_table`.
     """
     run = RunFolder(folder)
