@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -13,7 +14,7 @@ class InputError(ValueError):
 
 
 @contextlib.contextmanager
-def plain_errors():
+def plain_errors() -> Iterator[None]:
     """End the program with the sentence of an `InputError` instead of a traceback.
 
     Example
@@ -29,7 +30,7 @@ def plain_errors():
         sys.exit(f"error: {error}")
 
 
-def first_few(names, number=3):
+def first_few(names: Iterable[str], number: int = 3) -> str:
     """Name the first few of many.
 
     Example

@@ -97,7 +97,7 @@ def _refuse_another_class(name, value, setting):
         )
 
 
-def split_options(tokens: Sequence[str]) -> dict[str, str]:
+def split_options(tokens: Sequence[str]) -> dict[str, str | None]:
     """Read ``--key=value``, ``--key value`` and ``--flag``.
 
     Parameters
@@ -155,7 +155,7 @@ def model_settings(settings: dict[str, Any], run_opts: RunOptions, processes: in
     return {**flatten(settings), **given, "processes": processes}
 
 
-def load_experiment(hparams_file, run_opts, overrides) -> dict[str, Any]:
+def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> dict[str, Any]:
     """Join the other processes, if there are any, and load the hyper-parameters.
 
     Parameters

@@ -228,10 +228,10 @@ def hold_lock(path: str | Path, inherited: str | None = None) -> None:
     _held[path] = file
 
 
-_held = {}
+_held: dict[Path, IO[str]] = {}
 
 
-def sign_lock(file) -> None:
+def sign_lock(file: IO[str]) -> None:
     """Write into a lock file who has the lock."""
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -285,21 +285,21 @@ def walk_files(folder: str | Path) -> Iterator[tuple[str, os.stat_result | None]
     >>> list(walk_files(folder))
     [('link.wav', None)]
     """
-    pending = [(folder, "", ())]
+    pending: list[tuple[str | Path, str, tuple[tuple[int, int], ...]]] = [(folder, "", ())]
     while pending:
         path, prefix, above = pending.pop()
         try:
-            status = os.stat(path)
-            identity = status.st_dev, status.st_ino
+            here = os.stat(path)
+            identity = here.st_dev, here.st_ino
             entries = () if identity in above else os.scandir(path)  # no list: each keeps its status
             for entry in entries:
                 name = prefix + entry.name
                 try:
                     name.encode()
-                    status = entry.stat()
+                    status: os.stat_result | None = entry.stat()
                 except UnicodeEncodeError:
                     named = os.fsencode(entry.name)
-                    raise InputError(f"{path} has a file whose name is not UTF-8, {named}. Rename it.") from None
+                    raise InputError(f"{path} has a file whose name is not UTF-8, {named!r}. Rename it.") from None
                 except OSError:
                     status = None
                 if status and stat.S_ISDIR(status.st_mode):
@@ -310,7 +310,7 @@ def walk_files(folder: str | Path) -> Iterator[tuple[str, os.stat_result | None]
             raise InputError(f"{path} can't be read: {error.strerror}.") from error
 
 
-def make_folder(folder) -> None:
+def make_folder(folder: str | Path) -> None:
     """Make a folder, and those that it is in, where there is none yet; refuse one that can't be."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -82,8 +82,8 @@ def fingerprint_files(paths: Iterable[str | Path], **options) -> str:
     folder, whose audio is too much to read, counts with the relative name, size and modification time of each
     file under it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     paths
         Files and folders that exist.
     **options
@@ -110,22 +110,23 @@ def fingerprint_files(paths: Iterable[str | Path], **options) -> str:
     False
     """
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    paths = [Path(path) for path in paths]
-    if sum(path.is_dir() for path in paths) > 1:
+    described: Iterable[str]
+    inputs = [Path(path) for path in paths]
+    if sum(path.is_dir() for path in inputs) > 1:
         # Side by side: of a folder with 100,000 files half a second is Python's, which threads would have to share.
-        with ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
-            described = list(pool.map(_describe, paths))
+        with ProcessPoolExecutor(min(len(inputs), os.cpu_count() or 1)) as pool:
+            described = list(pool.map(_describe, inputs))
     else:
-        described = map(_describe, paths)
+        described = map(_describe, inputs)
     for text in described:
         digest.update(text.encode())
     return digest.hexdigest()
 
 
-def _describe(path):
+def _describe(path: Path) -> str:
     """Write down what a path holds, as JSON."""
     if path.is_dir():
-        content = sorted(
+        content: str | list[str] = sorted(
             f"{name}/({status.st_size}, {status.st_mtime_ns})" if status else f"{name}/None"
             for name, status in walk_files(path)
         )
@@ -136,7 +137,7 @@ def _describe(path):
     return json.dumps([path.name, content])
 
 
-def fingerprint_file(path):
+def fingerprint_file(path: str | Path) -> str:
     """Fingerprint the bytes of a file, as `sha256sum` does."""
     digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
     with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 """Settings: what a hparams file says, as plain values, and which of them make another model."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, A
     return yaml.load(text, _PlainLoader)
 
 
-def flatten(settings, prefix=""):
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested settings to those that make a difference to a model, by dotted key.
 
     Example
@@ -67,7 +67,7 @@ def flatten(settings, prefix=""):
     >>> flatten({"lr": 0.1, "opts": {"batch_size": 2, "num_workers": 4}, "output_folder": "here"})
     {'lr': 0.1, 'opts.batch_size': 2}
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         if key in _NO_MATTER:
             continue
@@ -112,7 +112,7 @@ _ABSENT = "(not set)"
 
 
 @contextlib.contextmanager
-def plain_hparams_errors(hparams_file: str | Path):
+def plain_hparams_errors(hparams_file: str | Path) -> Iterator[None]:
     """Turn what HyperPyYAML says of a user's options into an `InputError`.
 
     Parameters

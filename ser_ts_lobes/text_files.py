@@ -29,8 +29,8 @@ def read_lines(path: str | Path, warn_if_cut: bool = False) -> Iterator[tuple[in
 
     A byte order mark and CRLF are fine.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path
         The text file.
     warn_if_cut
@@ -66,8 +66,8 @@ def read_rows(path: str | Path, columns: Iterable[str], key: str | None = None) 
     A byte order mark, CRLF, another order of the columns and further columns are all fine, and so are blanks around a
     key, which is given without them.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path
         The CSV, in UTF-8.
     columns
@@ -85,24 +85,25 @@ def read_rows(path: str | Path, columns: Iterable[str], key: str | None = None) 
     InputError
         When the file can't be read, lacks a column or has one twice, has a row of another length, or repeats a key.
     """
-    lines_of_keys = {}
+    lines_of_keys: dict[str, int] = {}
     reader = csv.DictReader(
         (text for _, text in read_lines(path, warn_if_cut=True)), skipinitialspace=True, strict=True
     )
     try:
-        absent = [column for column in columns if column not in (reader.fieldnames or ())]
+        header = reader.fieldnames or ()
+        absent = [column for column in columns if column not in header]
         if absent:
             raise InputError(
                 f"{path}, line 1: no column {', '.join(absent)}; it must have {', '.join(columns)}, "
                 f"separated by commas."
             )
-        named = [name.strip() for name in reader.fieldnames or ()]
+        named = [name.strip() for name in header]
         if twice := sorted({name for name in named if name and named.count(name) > 1}):
             raise InputError(f"{path}, line 1: the column {', '.join(twice)} is there twice; keep one.")
         for row in reader:
             line = reader.line_num
             if None in row or None in row.values():
-                raise InputError(f"{path}, line {line}: not the {len(reader.fieldnames)} values of the header.")
+                raise InputError(f"{path}, line {line}: not the {len(header)} values of the header.")
             if key:
                 row[key] = row[key].strip()
             if key and (first := lines_of_keys.setdefault(row[key], line)) != line:
@@ -116,8 +117,8 @@ def read_rows(path: str | Path, columns: Iterable[str], key: str | None = None) 
 def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Sequence]) -> str:
     """Write a CSV whole or not at all.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path
         The file; its folder exists.
     columns
@@ -171,16 +172,16 @@ def parse_json(text: str, path: str | Path, **options) -> dict[str, Any] | list 
     except json.JSONDecodeError as error:
         where, problem = f"{path}, line {error.lineno}", error.msg
     except RecursionError:
-        where, problem = path, "nested too deeply"
+        where, problem = str(path), "nested too deeply"
     except InputError:  # of a hook among the options
         raise
     except ValueError:  # Python reads no integer of more than 4,300 digits
-        where, problem = path, "a number has too many digits"
+        where, problem = str(path), "a number has too many digits"
     raise InputError(f"{where}: not JSON that can be used ({problem}). Restore the file.")
 
 
 @functools.lru_cache(4096)  # of millions of answers most are the same few
-def parse_number(text):
+def parse_number(text: str) -> float | None:
     """Read a number that is written as people and programs write one; None for any other text.
 
     Example

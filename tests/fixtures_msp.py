@@ -28,8 +28,8 @@ def write_msp_tree(
     pitch with valence and brightness with dominance, so that there is something to learn. Each speaker has up
     to four utterances and is in one split.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         The corpus folder, made when it does not exist.
     counts : dict of str to int, optional
@@ -138,8 +138,8 @@ def write_msp_release(folder, release, counts=None, seconds=(0.05, 0.1), seed=0)
     trailing blanks. Release 1.8 has a stereo file at 44.1 kHz; 1.11 and later have transcripts (one of them empty),
     an unlabelled Test3 and force-aligned words; 2.0 has two speakers in Train and in Test2.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         The corpus folder, made when it does not exist.
     release : str

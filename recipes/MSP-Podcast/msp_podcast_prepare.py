@@ -144,8 +144,8 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
     (loading mixes down and resamples), with a warning and a row in ``converted.csv``. Where the corpus has each
     rater's answers, ``raters.csv`` has their number, mean and standard deviation.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         The unpacked corpus.
     manifest_folder : str or Path
@@ -226,8 +226,8 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
 def find_files(data_folder):
     """Find what a release holds; names and places have changed between releases.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : Path
         The unpacked corpus.
 
@@ -276,8 +276,8 @@ def find_files(data_folder):
 def read_entries(files):
     """Gather what the corpus says of each audio file that it names or has.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     files : CorpusFiles
         From `find_files`.
 
@@ -336,8 +336,8 @@ def read_entries(files):
 def read_label_rows(path, columns):
     """Read a label file of any form.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         A CSV, a JSON file or labels.txt.
     columns : sequence of str
@@ -364,8 +364,8 @@ def read_label_rows(path, columns):
 def read_json(path):
     """Read the JSON form of the labels: file name → column → value.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         ``labels_consensus.json``.
 
@@ -410,8 +410,8 @@ def read_blocks(path):
     ``worker; primary; secondary; A:x; V:y; D:z;`` with the answers of one rater, the secondary emotions
     sometimes empty or left out.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         ``labels.txt``.
 
@@ -450,8 +450,8 @@ def read_blocks(path):
 def parse_label_line(line, where):
     """Split a line of labels.txt.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     line : str
         ``text; ...; A:x; V:y; D:z;``. Raters type some texts themselves, semicolons included.
     where : str
@@ -477,8 +477,8 @@ def parse_label_line(line, where):
 def read_partitions(path):
     """Read Partitions.txt, which has a ``Train; name.wav`` a line and some lines without content.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         ``Partitions.txt``.
 
@@ -508,8 +508,8 @@ def read_partitions(path):
 def read_speakers(path):
     """Read Speaker_ids.txt: ``Speaker_1; Male`` a speaker, a line of asterisks, ``name.wav;1`` an utterance.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         ``Speaker_ids.txt``.
 
@@ -574,8 +574,8 @@ def find_split(row, partitions, name, where):
 def refuse_mixed_tests(places):
     """Refuse Test beside Test1 or Test2, which no release has: such a line has lost its digit.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     places : dict of str to str
         Manifest → where it is first named.
     """
@@ -601,8 +601,8 @@ def parse_label(text, column, where):
 def check_sizes(entries, release):
     """Refuse a corpus whose splits are not as large as the release's, and say where they differ.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     entries : list of Entry
         From `read_entries`.
     release : str
@@ -627,8 +627,8 @@ def check_sizes(entries, release):
 def read_transcripts(transcripts, transcript_folder, ids):
     """Gather what was said in which utterance.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     transcripts : Path
         A recogniser's CSV of `ser_ts_lobes.data.manifests.TRANSCRIPT_COLUMNS`; read where it exists, for utterances
         without a text file.
@@ -667,8 +667,8 @@ def read_text(path):
 def exclude(entries, audio, audio_folder, manifest_folder):
     """Leave out what has no label, no split or no usable audio; list it in ``excluded.csv`` and warn.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     entries : list of Entry
         From `read_entries`.
     audio : list of ser_ts_lobes.data.audio.AudioInfo
@@ -727,8 +727,8 @@ def report_converted(kept, manifest_folder):
 def write_raters(ratings, file, labels):
     """Write how many raters each utterance had, and the mean and standard deviation of their labels.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     ratings : Path
         ``labels.txt``.
     file : Path
@@ -760,8 +760,8 @@ def write_raters(ratings, file, labels):
 def rater_statistics(ratings, counts):
     """Compute mean and standard deviation (of the sample, n - 1) of raters' labels, dimension by dimension.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     ratings : numpy.ndarray
         (ratings, 3), those of an utterance one after the other.
     counts : numpy.ndarray

@@ -58,7 +58,7 @@ class AudioInfo:
 class UnusableAudio(InputError):
     """An audio file that can't be used; ``problem`` says in a few words why."""
 
-    def __init__(self, path, problem) -> None:
+    def __init__(self, path: str | Path, problem: str) -> None:
         super().__init__(f"The audio file {path} can't be used ({problem}): give an intact recording.")
         self.problem = problem
 
@@ -152,7 +152,7 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> "torch.Tensor":
     return torch.cat(list(stream_audio(path, sample_rate)))
 
 
-def stream_audio(path, sample_rate=16000) -> "Iterator[torch.Tensor]":
+def stream_audio(path: str | Path, sample_rate: int = 16000) -> "Iterator[torch.Tensor]":
     """Read an audio file block by block, in memory that depends neither on its length nor on what its header says.
 
     Parameters, errors and the joined blocks are those of `read_audio`; what is wrong further on in the file is

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,25 +53,25 @@ NO_SPEAKER = ("", "unknown", "nan", "null", "none")
 class Utterance:
     """One utterance.
 
-    Arguments
-    ---------
-    id : str
+    Parameters
+    ----------
+    id
         Unique in the corpus.
-    duration : float
+    duration
         Seconds.
-    wav : str or Path
+    wav
         Absolute path of the audio, somewhere under the manifest's ``data_root``.
-    spk_id : str
+    spk_id
         Speaker; ``"Unknown"`` (or what else `known_speaker` takes for it) where nobody knows, which is never taken for
         one speaker.
-    gender : str
+    gender
         As the corpus says it.
-    labels : sequence of float, or None
+    labels
         Activation, valence and dominance (the order of `DIMENSIONS`), on the corpus's scale; None for all
         utterances of a test set whose labels are kept secret.
-    transcript : str or None
+    transcript
         The words; ``""`` when somebody listened and nothing was said, None when nobody transcribed it.
-    emotion : str
+    emotion
         The corpus's emotion class, which no system here learns.
     """
 
@@ -88,50 +89,50 @@ class Utterance:
 class Manifest:
     """One split, read by `read_manifest`.
 
-    Arguments
-    ---------
-    name : str
+    Parameters
+    ----------
+    name
         The split: ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ...
-    path : Path
+    path
         The CSV.
-    fingerprint : str
+    fingerprint
         SHA-256 of the CSV's bytes, in hexadecimal.
-    utterances : dict
+    utterances
         ID → row, fit for `speechbrain.dataio.dataset.DynamicItemDataset`: ``duration`` and the three labels
         are float (NaN where the set is unlabelled), ``wav`` is an absolute path, ``spk_id`` is ``"Unknown"``
         where nobody knows, ``transcript`` is ``""`` where missing, the rest are str.
-    missing_transcripts : frozenset of str
+    missing_transcripts
         IDs that nobody transcribed.
-    label_range : tuple of float, or None
+    label_range
         The lowest and the highest label on the corpus's scale; None for a CSV that no prepare script wrote.
-    data_root : str or None
+    data_root
         What ``$data_root`` in the CSV stands for.
     """
 
     name: str
     path: Path
     fingerprint: str
-    utterances: dict
-    missing_transcripts: frozenset
+    utterances: dict[str, dict[str, Any]]
+    missing_transcripts: frozenset[str]
     label_range: tuple[float, float] | None
     data_root: str | None
 
     @property
-    def labelled(self):
+    def labelled(self) -> bool:
         """Whether there are labels: all utterances of a manifest have some, or none has."""
         return not any(math.isnan(row[DIMENSIONS[0]]) for row in self.utterances.values())
 
     @cached_property
-    def audio_fingerprint(self):
+    def audio_fingerprint(self) -> str:
         """SHA-256 of what a system that only hears can see: where the audio is, speakers, labels."""
         return self._digest("wav", "duration", "spk_id", *DIMENSIONS)
 
     @cached_property
-    def text_fingerprint(self):
+    def text_fingerprint(self) -> str:
         """SHA-256 of the transcripts."""
         return self._digest("transcript")
 
-    def fingerprints(self, reads):
+    def fingerprints(self, reads: bool) -> dict[str, str]:
         """Return what a system sees of this split by name; transcripts only count for one that reads."""
         seen = {self.name: self.audio_fingerprint}
         return seen | {f"{self.name}_transcripts": self.text_fingerprint} if reads else seen
@@ -143,7 +144,7 @@ class Manifest:
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """Return the labels as a float64 array of shape (utterances, 3), in the order of the rows.
 
         Raises
@@ -181,8 +182,8 @@ def write_manifests(
     removed. Whitespace in text columns becomes single spaces. Speakers that are in more than one of train,
     valid and test are a warning.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder
         Where to write; made when it does not exist.
     splits
@@ -215,7 +216,7 @@ def write_manifests(
     _warn_shared_speakers(splits)
 
     make_folder(folder)
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     for name, utterances in splits.items():
         rows = (_csv_row(utterance, data_root) for utterance in utterances)
         missing = [utterance.id for utterance in utterances if utterance.transcript is None]
@@ -256,8 +257,8 @@ def read_manifest(path: str | Path, data_root: str | Path | None = None) -> Mani
     that neither start with ``$data_root`` nor are absolute are relative to the working directory, as in
     SpeechBrain.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path
         The CSV, with at least `COLUMNS`.
     data_root
@@ -303,8 +304,8 @@ def read_manifest(path: str | Path, data_root: str | Path | None = None) -> Mani
 def find_manifests(folder: str | Path) -> dict[str, Path]:
     """Find the splits of a prepared folder.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder
         A folder that a prepare script wrote.
 
@@ -327,7 +328,7 @@ def find_manifests(folder: str | Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths, key=lambda path: _split_order(path.stem))}
 
 
-def is_prepared(folder, inputs_fingerprint):
+def is_prepared(folder: str | Path, inputs_fingerprint: str) -> bool:
     """Say whether a folder's files are whole, unedited, and made from these inputs by this version."""
     try:
         sidecar = _read_sidecar(Path(folder))
@@ -342,7 +343,7 @@ def is_prepared(folder, inputs_fingerprint):
     return all(file.is_file() and fingerprint_file(file) == sha256 for file, sha256 in files)
 
 
-def known_speaker(spk_id):
+def known_speaker(spk_id: str) -> str:
     """Give a speaker's name on one line; `UNKNOWN_SPEAKER` for all that means that nobody knows.
 
     Example
@@ -364,7 +365,7 @@ def _split_order(name):
 
 def _validate(splits, label_range):
     low, high = label_range
-    split_of = {}
+    split_of: dict[str, str] = {}
     for name, utterances in splits.items():
         if not utterances:
             raise InputError(f"{name} has no utterances.")
@@ -387,7 +388,7 @@ def _validate(splits, label_range):
 
 def _warn_shared_speakers(splits):
     """Warn of speakers shared by train, valid and the test sets: results there say little of new speakers."""
-    parts = {}
+    parts: dict[str, Counter[str]] = {}
     for name, utterances in splits.items():
         speakers = parts.setdefault(re.sub(r"\d", "", name), Counter())
         speakers.update(known_speaker(utterance.spk_id) for utterance in utterances)

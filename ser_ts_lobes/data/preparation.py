@@ -80,13 +80,13 @@ def warn_contradicted(ids: Sequence[str], labels: ArrayLike, means: ArrayLike, d
     digits
         Decimals that the corpus prints: a label may be off by one unit of the last, whether it was rounded or cut.
     """
-    labels, means = np.asarray(labels, dtype=float), np.asarray(means, dtype=float)
+    given, rated = np.asarray(labels, dtype=float), np.asarray(means, dtype=float)
     # A float is a little off its decimals, too.
-    rows, columns = np.nonzero(np.abs(labels - means) > 1.001 * 10.0**-digits)
+    rows, columns = np.nonzero(np.abs(given - rated) > 1.001 * 10.0**-digits)
     if len(rows):
         named = [
-            f"{ids[row]} ({DIMENSIONS[column]} {labels[row, column]:g}, its raters' mean is {means[row, column]:g})"
-            for row, column in zip(rows, columns, strict=True)
+            f"{ids[row]} ({DIMENSIONS[column]} {given[row, column]:g}, its raters' mean is {rated[row, column]:g})"
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
         ]
         logger.warning(f"{len(named)} labels are not the mean of what their raters said: {first_few(named)}.")
 

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -91,8 +91,8 @@ def transcribe(
         raise InputError(f"The folder of {out} does not exist. Make it, or name another file.")
     if batch_size < 1:
         raise InputError(f"A batch size of {batch_size} is not at least 1.")
-    device = _find_device(device)
-    asr = str(asr or (GPU_ASR if device.type == "cuda" else CPU_ASR))
+    on = _find_device(device)
+    asr = str(asr or (GPU_ASR if on.type == "cuda" else CPU_ASR))
     name = Path(asr).resolve().name if Path(asr).is_dir() else asr
 
     rows = {row["ID"]: row for _, row in read_rows(out, TRANSCRIPT_COLUMNS, key="ID")} if out.exists() else {}
@@ -104,7 +104,7 @@ def transcribe(
 
     revision = find_revision(asr)
     _refuse_others(out, rows, "revision", revision)
-    recogniser = load_recogniser(asr, revision, device)
+    recogniser = load_recogniser(asr, revision, on)
 
     def save():
         write_csv(out, TRANSCRIPT_COLUMNS, ([row[column] for column in TRANSCRIPT_COLUMNS] for row in rows.values()))
@@ -284,7 +284,7 @@ def _complete_whisper(source, model, tokenizer):
     )
 
 
-def _find_device(name):
+def _find_device(name: str | None) -> torch.device:
     """Find the device to run on."""
     if name is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -298,7 +298,7 @@ def _find_device(name):
 
 def _find_pending(manifest_folder, data_root, done):
     """Find the utterances without a transcript, neither prepared nor done: id → row, the longest first."""
-    pending = {}
+    pending: dict[str, dict[str, Any]] = {}
     for path in find_manifests(manifest_folder).values():
         manifest = read_manifest(path, data_root)
         pending |= {id: manifest.utterances[id] for id in manifest.missing_transcripts - done.keys()}

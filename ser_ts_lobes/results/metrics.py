@@ -1,7 +1,7 @@
 """Metrics over a whole set, in float64, with bootstrap confidence intervals."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +24,7 @@ class Moments(NamedTuple):
     cov: np.ndarray
 
 
-def ccc(predictions: ArrayLike, targets: ArrayLike):
+def ccc(predictions: ArrayLike, targets: ArrayLike) -> np.ndarray:
     """Return the concordance correlation coefficient (Lin, 1989).
 
     CCC = 2 cov / (var_p + var_y + (mean_p - mean_y)^2) with population moments; it equals Pearson's
@@ -54,7 +54,7 @@ def ccc(predictions: ArrayLike, targets: ArrayLike):
     return _ccc(moments(predictions, targets))
 
 
-def pearson(predictions, targets):
+def pearson(predictions: ArrayLike, targets: ArrayLike) -> np.ndarray:
     """Return Pearson's correlation coefficient.
 
     Parameters, return value (NaN for constant input) and errors are those of `ccc`.
@@ -67,7 +67,7 @@ def pearson(predictions, targets):
     return _pearson(moments(predictions, targets))
 
 
-def rmse(predictions, targets):
+def rmse(predictions: ArrayLike, targets: ArrayLike) -> np.ndarray:
     """Return the root mean square error, on the scale of the labels.
 
     Parameters and errors are those of `ccc`; the values are >= 0 and never NaN.
@@ -77,8 +77,9 @@ def rmse(predictions, targets):
     >>> float(rmse([1.0, 2.0], [4.0, 5.0]))
     3.0
     """
-    predictions, targets = _pairs(predictions, targets)
-    return np.sqrt(np.mean((predictions - targets) ** 2, axis=0))
+    p, y = _pairs(predictions, targets)
+    error: np.ndarray = np.sqrt(np.mean((p - y) ** 2, axis=0))
+    return error
 
 
 def evaluate(predictions: ArrayLike, targets: ArrayLike) -> dict[str, dict[str, float]]:
@@ -99,24 +100,19 @@ def evaluate(predictions: ArrayLike, targets: ArrayLike) -> dict[str, dict[str, 
     InputError
         As in `ccc`, or if there aren't three columns.
     """
-    predictions, targets = _pairs(predictions, targets)
-    if predictions.shape[1:] != (len(DIMENSIONS),):
+    p, y = _pairs(predictions, targets)
+    if p.shape[1:] != (len(DIMENSIONS),):
         raise InputError(
-            f"predictions have shape {predictions.shape}; "
-            f"evaluate needs one column for each of {', '.join(DIMENSIONS)}."
+            f"predictions have shape {p.shape}; evaluate needs one column for each of {', '.join(DIMENSIONS)}."
         )
-    columns = {
-        "ccc": ccc(predictions, targets),
-        "pearson": pearson(predictions, targets),
-        "rmse": rmse(predictions, targets),
-    }
+    columns = {"ccc": ccc(p, y), "pearson": pearson(p, y), "rmse": rmse(p, y)}
     return {
         dimension: {name: float(values[j]) for name, values in columns.items()}
         for j, dimension in enumerate(DIMENSIONS)
     }
 
 
-def moments(predictions, targets) -> Moments:
+def moments(predictions: ArrayLike, targets: ArrayLike) -> Moments:
     """Return the population moments of predictions and targets, computed in two passes.
 
     Parameters and errors are those of `ccc`. The variance of a constant column is exactly 0.
@@ -126,9 +122,9 @@ def moments(predictions, targets) -> Moments:
     Moments
         Each of shape (D,), or scalars for (N,).
     """
-    predictions, targets = _pairs(predictions, targets)
-    mean_p, centred_p = _centre(predictions)
-    mean_y, centred_y = _centre(targets)
+    p, y = _pairs(predictions, targets)
+    mean_p, centred_p = _centre(p)
+    mean_y, centred_y = _centre(y)
     return Moments(
         mean_p,
         mean_y,
@@ -141,7 +137,7 @@ def moments(predictions, targets) -> Moments:
 def bootstrap_ci(
     predictions: ArrayLike,
     targets: ArrayLike,
-    groups: Sequence | None = None,
+    groups: Sequence[Any] | None = None,
     statistic: Literal["ccc", "pearson"] = "ccc",
     n_resamples: int = 2000,
     confidence: float = 0.95,
@@ -182,7 +178,14 @@ def bootstrap_ci(
     return percentile_interval(resample(predictions, targets, groups, statistic, n_resamples, seed), confidence)
 
 
-def resample(predictions, targets, groups=None, statistic="ccc", n_resamples=2000, seed=0) -> np.ndarray:
+def resample(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    groups: Sequence[Any] | None = None,
+    statistic: Literal["ccc", "pearson"] = "ccc",
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
     """Return a statistic of each bootstrap resample; columns, which may be systems too, share the draws.
 
     A resample is a count for each group, and its moments follow from the groups' sums: all resamples are one
@@ -266,7 +269,8 @@ def percentile_interval(resampled: np.ndarray, confidence: float = 0.95) -> np.n
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; it has to lie between 0 and 1, as 0.95 does.")
-    return np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    interval: np.ndarray = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return interval
 
 
 class PairedBootstrap(NamedTuple):
@@ -281,11 +285,11 @@ def paired_bootstrap(
     predictions_a: ArrayLike,
     predictions_b: ArrayLike,
     targets: ArrayLike,
-    groups=None,
-    statistic="ccc",
-    n_resamples=2000,
-    confidence=0.95,
-    seed=0,
+    groups: Sequence[Any] | None = None,
+    statistic: Literal["ccc", "pearson"] = "ccc",
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> PairedBootstrap:
     """Compare two systems on the same utterances; each resample is drawn for both.
 
@@ -310,10 +314,10 @@ def paired_bootstrap(
     _pairs(predictions_a, targets, "predictions_a")
     _pairs(predictions_b, targets, "predictions_b")
     # Systems side by side: one set of draws serves both.
-    predictions = np.column_stack([predictions_a, predictions_b])
-    targets = np.column_stack([targets, targets])
-    value_a, value_b = np.split(_statistic(statistic)(moments(predictions, targets)), 2)
-    resampled_a, resampled_b = np.split(resample(predictions, targets, groups, statistic, n_resamples, seed), 2, axis=1)
+    both = np.column_stack([predictions_a, predictions_b])
+    twice = np.column_stack([targets, targets])
+    value_a, value_b = np.split(_statistic(statistic)(moments(both, twice)), 2)
+    resampled_a, resampled_b = np.split(resample(both, twice, groups, statistic, n_resamples, seed), 2, axis=1)
     differences = resampled_a - resampled_b
     return PairedBootstrap(value_a - value_b, percentile_interval(differences, confidence), two_sided_p(differences))
 
@@ -340,12 +344,12 @@ def two_sided_p(differences: np.ndarray) -> np.ndarray:
     array([0.5, 1. ])
     """
     smaller_tail = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
-    p_value = np.minimum(2 * (1 + smaller_tail) / (1 + len(differences)), 1)
+    p_value: np.ndarray = np.minimum(2 * (1 + smaller_tail) / (1 + len(differences)), 1)
     p_value[np.isnan(differences).any(axis=0)] = np.nan
     return p_value
 
 
-def finite_array(values, name):
+def finite_array(values: ArrayLike, name: str) -> np.ndarray:
     """Return `values` as a float64 array of utterances by dimensions, shape (N, D) or (N,).
 
     Raises
@@ -359,61 +363,65 @@ def finite_array(values, name):
     Traceback (most recent call last):
     ser_ts_lobes.errors.InputError: predictions, row 1 (from 0), column 1: nan isn't a finite number; ...
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim not in (1, 2):
-        raise InputError(f"{name}: shape {values.shape} isn't (utterances,) or (utterances, dimensions).")
-    bad = np.argwhere(~np.isfinite(values))
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim not in (1, 2):
+        raise InputError(f"{name}: shape {array.shape} isn't (utterances,) or (utterances, dimensions).")
+    bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         row, column = (*bad[0], 0)[:2]
         raise InputError(
-            f"{name}, row {row} (from 0), column {column}: {values[tuple(bad[0])]} isn't a finite number; "
+            f"{name}, row {row} (from 0), column {column}: {array[tuple(bad[0])]} isn't a finite number; "
             f"check the utterance in that row."
         )
-    return values
+    return array
 
 
-def _pairs(predictions, targets, name="predictions"):
-    predictions, targets = finite_array(predictions, name), finite_array(targets, "targets")
-    if predictions.shape != targets.shape:
+def _pairs(predictions: ArrayLike, targets: ArrayLike, name: str = "predictions") -> tuple[np.ndarray, np.ndarray]:
+    p, y = finite_array(predictions, name), finite_array(targets, "targets")
+    if p.shape != y.shape:
         raise InputError(
-            f"{name} have shape {predictions.shape} and targets {targets.shape}; "
+            f"{name} have shape {p.shape} and targets {y.shape}; "
             f"give one row for each utterance in both, in the same order."
         )
-    if len(predictions) < 2:
-        raise InputError(f"A metric needs at least 2 utterances, not {len(predictions)}.")
-    return predictions, targets
+    if len(p) < 2:
+        raise InputError(f"A metric needs at least 2 utterances, not {len(p)}.")
+    return p, y
 
 
-def _centre(values):
+def _centre(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Starting from the first row makes a constant column exactly 0, whatever the rounding of its mean.
     shifted = values - values[0]
     mean = shifted.mean(axis=0)
     return values[0] + mean, shifted - mean
 
 
-def _ccc(m):
+def _ccc(m: Moments) -> np.ndarray:
     denominator = m.var_p + m.var_y + (m.mean_p - m.mean_y) ** 2
     return _divide(2 * m.cov, denominator, where=(m.var_p > 0) & (m.var_y > 0))
 
 
-def _pearson(m):
+def _pearson(m: Moments) -> np.ndarray:
     # Rounding may carry a perfect correlation past 1.
     scale = np.sqrt(m.var_p) * np.sqrt(m.var_y)
-    return np.clip(_divide(m.cov, scale, where=scale > 0), -1, 1)
+    clipped: np.ndarray = np.clip(_divide(m.cov, scale, where=scale > 0), -1, 1)
+    return clipped
 
 
-def _statistic(name):
+def _statistic(name: str) -> Callable[[Moments], np.ndarray]:
     functions = {"ccc": _ccc, "pearson": _pearson}
     if name not in functions:
         raise InputError(f"statistic is {name!r}; choose one of {', '.join(functions)}.")
     return functions[name]
 
 
-def _divide(numerator, denominator, where):
-    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=where)[()]
+def _divide(numerator: np.ndarray, denominator: np.ndarray, where: np.ndarray) -> np.ndarray:
+    quotient: np.ndarray = np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=where)[()]
+    return quotient
 
 
-def _group_sums(predictions, targets, groups):
+def _group_sums(
+    predictions: np.ndarray, targets: np.ndarray, groups: Sequence[Any] | None
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Return each group's n and sums of p, y, pp, yy, py, shape (G, 1 + 5 D), and the origin of p and y.
 
     Values are centred on the mean of the whole set first, which keeps the one-pass variances accurate.
@@ -430,23 +438,23 @@ def _group_sums(predictions, targets, groups):
     return rows, (mean_p, mean_y)
 
 
-def _group_index(groups, n_utterances):
-    groups = np.asarray(groups).astype(str)
-    if groups.shape != (n_utterances,):
-        raise InputError(f"groups have shape {groups.shape}; give one for each of {n_utterances} utterances.")
-    names, index = np.unique(groups, return_inverse=True)
-    unknown = groups == UNKNOWN_SPEAKER
+def _group_index(groups: Sequence[Any], n_utterances: int) -> np.ndarray:
+    group_of = np.asarray(groups).astype(str)
+    if group_of.shape != (n_utterances,):
+        raise InputError(f"groups have shape {group_of.shape}; give one for each of {n_utterances} utterances.")
+    names, index = np.unique(group_of, return_inverse=True)
+    unknown = group_of == UNKNOWN_SPEAKER
     index[unknown] = len(names) + np.arange(unknown.sum())
     return np.unique(index, return_inverse=True)[1]  # the id of "Unknown" itself is no longer in use
 
 
-def _moments_from_sums(sums, origin):
+def _moments_from_sums(sums: np.ndarray, origin: tuple[np.ndarray, np.ndarray]) -> Moments:
     n = sums[:, :1]
     p, y, pp, yy, py = np.split(sums[:, 1:] / n, 5, axis=1)
     return Moments(origin[0] + p, origin[1] + y, _variance_from_means(p, pp), _variance_from_means(y, yy), py - p * y)
 
 
-def _variance_from_means(mean, mean_square):
+def _variance_from_means(mean: np.ndarray, mean_square: np.ndarray) -> np.ndarray:
     variance = mean_square - mean**2
     # A resample that repeats one value has a variance of rounding errors; make it the 0 that it is.
     return np.where(variance > 1e-12 * mean_square, variance, 0)

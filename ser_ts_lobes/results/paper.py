@@ -23,30 +23,30 @@ class Figure:
 
     Attributes
     ----------
-    table, row : str
+    table, row
         Where it stands in the paper; a table of one system has no row numbers.
-    release : str
+    release
         Of the corpus; empty for a corpus of one release.
-    sizes : dict[str, int]
+    sizes
         Utterances of the splits of that release, added up over its folds.
-    split : str
+    split
         The one it was measured on.
-    system : str
+    system
         Name of our hparams file.
-    statistic : str
+    statistic
         ``ccc`` or ``pearson``.
-    values : tuple of float
+    values
         In the order of `ser_ts_lobes.DIMENSIONS`.
     """
 
     table: str
     row: str
     release: str
-    sizes: dict
+    sizes: dict[str, int]
     split: str
     system: str
     statistic: str
-    values: tuple
+    values: tuple[float, ...]
 
     def belongs_to(self, sizes: dict[str, int], release: str | float | None = None) -> bool:
         """Say whether these are the data that it was measured on, as far as can be told from their sizes.
@@ -93,7 +93,7 @@ def read_figures(recipe: str | Path) -> list[Figure]:
     return [_figure(row, f"{path}, line {line}") for line, row in read_rows(path, _COLUMNS)] if path.is_file() else []
 
 
-def _figure(row, where):
+def _figure(row: dict[str, str], where: str) -> Figure:
     try:
         sizes = {split: int(row[split]) for split in _SPLITS}
         values = tuple(float(row[dimension]) for dimension in DIMENSIONS)

@@ -134,14 +134,14 @@ def plot_sweep(
     _save(figure, path)
 
 
-def _points(scores):
+def _points(scores: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """CCCs, and the lengths of their error bars to either side, shape (2, N)."""
     ccc = np.array([score["ccc"] for score in scores])
     low, high = np.array([score["ccc_95"] for score in scores]).T
     return ccc, np.clip([ccc - low, high - ccc], 0, None)
 
 
-def _panels(title, number=3, **options):
+def _panels(title: str, number: int = 3, **options: Any) -> tuple[Any, Any]:
     """Make a figure with panels side by side, by default one a dimension."""
     # Imported here: it takes half a second, and only reports need it.
     from matplotlib.figure import Figure
@@ -151,6 +151,6 @@ def _panels(title, number=3, **options):
     return figure, figure.subplots(1, number, squeeze=False, **options)[0]
 
 
-def _save(figure, path):
+def _save(figure: Any, path: str | Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -40,14 +40,14 @@ class Predictions(NamedTuple):
 
     Attributes
     ----------
-    ids, speakers : list of str
+    ids, speakers
         Of the N utterances.
-    prediction, label : numpy.ndarray
+    prediction, label
         (N, 3), on the corpus's scale; the labels of an unlabelled set are NaN.
     """
 
-    ids: list
-    speakers: list
+    ids: list[str]
+    speakers: list[str]
     prediction: np.ndarray
     label: np.ndarray
 
@@ -85,77 +85,77 @@ class RunFolder:
     # ------------------------------------------------------------------ files
 
     @property
-    def hyperparams_file(self):
+    def hyperparams_file(self) -> Path:
         """Its settings, as SpeechBrain writes them."""
         return self.path / "hyperparams.yaml"
 
     @property
-    def log_file(self):
+    def log_file(self) -> Path:
         """What its scripts logged."""
         return self.path / "log.txt"
 
     @property
-    def train_log_file(self):
+    def train_log_file(self) -> Path:
         """One line an epoch."""
         return self.path / "train_log.txt"
 
     @property
-    def checkpoints(self):
+    def checkpoints(self) -> Path:
         """The folder of its checkpoints."""
         return self.path / "save"
 
     @property
-    def predictions_file(self):
+    def predictions_file(self) -> Path:
         """The predictions on all test sets."""
         return self.path / "predictions.csv"
 
     @property
-    def metrics_file(self):
+    def metrics_file(self) -> Path:
         """The scores; written last."""
         return self.path / "metrics.json"
 
-    def targets_path(self, split):
+    def targets_path(self, split: str) -> Path:
         """Return the file of a teacher's targets of one split."""
         return self.path / "targets" / f"{split}.safetensors"
 
-    def targets_paths(self):
+    def targets_paths(self) -> list[Path]:
         """Return the files of all targets that a teacher has, a list of pathlib.Path."""
         of_any_split = self.targets_path("*")
         return sorted(of_any_split.parent.glob(of_any_split.name))
 
     @property
-    def table1_file(self):
+    def table1_file(self) -> Path:
         """The paper's Table 1, of a teacher with targets."""
         return self.path / "table1.md"
 
     @property
-    def residuals_plot(self):
+    def residuals_plot(self) -> Path:
         """A teacher's residuals."""
         return self.path / "residuals.png"
 
-    def predictions_plot(self, split):
+    def predictions_plot(self, split: str) -> Path:
         """Return the plot of a teacher's predictions of one split."""
         return self.path / f"predictions_{split}.png"
 
     # ------------------------------------------------------------------ reading
 
     @property
-    def started(self):
+    def started(self) -> bool:
         """Whether it has come to train."""
         return self.train_log_file.is_file()
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether it has been tested: what is written last is there."""
         return self.metrics_file.is_file()
 
     @cached_property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """Its hparams, as `ser_ts_lobes.settings.read_settings` gives them."""
         return read_settings(self.hyperparams_file)
 
     @cached_property
-    def working_folder(self):
+    def working_folder(self) -> Path:
         """The folder to which relative paths in the settings belong, a pathlib.Path.
 
         It is the one that the script ran in, if the run still lies there where its ``output_folder`` says; otherwise
@@ -167,9 +167,9 @@ class RunFolder:
         return Path.cwd()
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Fingerprint of the model that was tested; of a finished run."""
-        return self.report()["fingerprint"]
+        return str(self.report()["fingerprint"])
 
     def report(self) -> dict[str, Any]:
         """Read the run's metrics, and check that they are of its predictions and of all utterances.
@@ -192,8 +192,8 @@ class RunFolder:
         return self._report
 
     @cached_property
-    def _report(self):
-        report = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+    def _report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
         for split, scores in report["test"].items():
             expected = report["counts"][split]
             tested = self.predictions(split)
@@ -227,7 +227,7 @@ class RunFolder:
         return self._predictions.get(split, Predictions([], [], *np.empty((2, 0, len(DIMENSIONS)))))
 
     @cached_property
-    def _predictions(self):
+    def _predictions(self) -> dict[str, Predictions]:
         """All predictions, by test set."""
         rows = defaultdict(list)
         for line, row in read_rows(self.predictions_file, _COLUMNS):
@@ -238,22 +238,22 @@ class RunFolder:
             rows[row["split"]].append((sys.intern(row["ID"]), sys.intern(row["spk_id"]), prediction, label))
         predictions = {}
         for split, columns in ((split, zip(*of_split, strict=True)) for split, of_split in rows.items()):
-            ids, speakers, prediction, label = columns
-            predictions[split] = Predictions(list(ids), list(speakers), np.array(prediction), np.array(label))
+            ids, speakers, predicted, labels = columns
+            predictions[split] = Predictions(list(ids), list(speakers), np.array(predicted), np.array(labels))
         return predictions
 
-    def _number(self, row, column, line):
+    def _number(self, row: dict[str, str], column: str, line: int) -> float:
         number = parse_number(row[column])
         if number is None:
             written = reprlib.repr(row[column])
             raise self._refused(f"predictions.csv, line {line}: the {column} of {row['ID']} is {written}, not a number")
         return number
 
-    def _refused(self, problem):
+    def _refused(self, problem: str) -> InputError:
         return InputError(f"{self.path}: {problem}: run its training command again, which tests it.")
 
     @cached_property
-    def training_hours(self):
+    def training_hours(self) -> float | None:
         """Wall-clock time of the run's sessions in its log, added up; None without a log.
 
         Each is from the first to the last line that it logged, which is before testing; computing frozen features is in
@@ -261,7 +261,8 @@ class RunFolder:
         """
         if not self.log_file.is_file():
             return None
-        seconds, session = 0.0, []
+        seconds = 0.0
+        session: list[datetime] = []
         for line in [*self.log_file.read_text(encoding="utf-8", errors="replace").splitlines(), None]:
             match = line and _LOG_LINE.match(line)
             if line is None or (match and match[2].endswith("Beginning experiment!")):
@@ -273,7 +274,7 @@ class RunFolder:
 
     # ------------------------------------------------------------------ writing
 
-    def write(self, outputs: "dict[str, Outputs]", manifests: "dict[str, Manifest]", reads: bool, **run) -> None:
+    def write(self, outputs: "dict[str, Outputs]", manifests: "dict[str, Manifest]", reads: bool, **run: Any) -> None:
         """Write the predictions on all test sets, then the scores.
 
         Of each labelled test set and dimension these are CCC with its 95 % bootstrap interval, Pearson's rho and RMSE.
@@ -291,7 +292,7 @@ class RunFolder:
             What else to record of the run: system, seed, ...
         """
         self._write_predictions(outputs, manifests)
-        fingerprints = {}
+        fingerprints: dict[str, str] = {}
         for manifest in manifests.values():
             fingerprints |= manifest.fingerprints(reads)
         self.write_report(
@@ -309,7 +310,7 @@ class RunFolder:
             }
         )
 
-    def _write_predictions(self, outputs, manifests):
+    def _write_predictions(self, outputs: "dict[str, Outputs]", manifests: "dict[str, Manifest]") -> None:
         """Write ``predictions.csv``, on the corpus's scale; labels are empty in an unlabelled set."""
         rows = []
         for split, output in outputs.items():
@@ -337,18 +338,18 @@ class RunFolder:
             path.unlink(missing_ok=True)
         self._forget_results()
 
-    def _forget_results(self):
+    def _forget_results(self) -> None:
         for name in ("_report", "_predictions"):
             vars(self).pop(name, None)
 
 
-def _scores(output, manifest):
+def _scores(output: "Outputs", manifest: "Manifest") -> dict[str, Any]:
     """Score one test set."""
     # In the order of predictions.csv, so that intervals made from there are the same.
     order = np.argsort(output.ids)
     groups = metrics.resampling_groups([manifest.utterances[output.ids[row]]["spk_id"] for row in order])
     intervals = metrics.bootstrap_ci(output.prediction[order], output.label[order], groups)
-    scores = metrics.evaluate(output.prediction, output.label)
+    scores: dict[str, dict[str, Any]] = dict(metrics.evaluate(output.prediction, output.label))
     for j, dimension in enumerate(DIMENSIONS):
         scores[dimension]["ccc_95"] = intervals[:, j].tolist()
     return {

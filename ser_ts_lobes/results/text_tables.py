@@ -1,6 +1,6 @@
 """Tables as text, in Markdown and LaTeX, and what stands in their cells."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ser_ts_lobes import DIMENSIONS
@@ -107,7 +107,7 @@ def gap_cell(score: dict[str, Any]) -> str:
     return f"{100 * score['gap_closed']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def markdown_table(header, rows):
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format a table in Markdown.
 
     Example
@@ -121,7 +121,7 @@ def markdown_table(header, rows):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def latex_table(header, rows, caption):
+def latex_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
     r"""Format a table in LaTeX, for the package booktabs.
 
     Example
@@ -157,5 +157,5 @@ def latex_table(header, rows, caption):
 _LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--", **{character: rf"\{character}" for character in "&%$#_{}"}}
 
 
-def _escape(text):
+def _escape(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)

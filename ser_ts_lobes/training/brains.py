@@ -41,17 +41,17 @@ class Outputs:
 
     Parameters
     ----------
-    ids : list[str]
+    ids
         Utterance ids.
-    embedding : numpy.ndarray
+    embedding
         (N, E) float32.
-    prediction : numpy.ndarray
+    prediction
         (N, 3) float64, on the corpus's scale.
-    label : numpy.ndarray
+    label
         (N, 3) float64, on the corpus's scale.
     """
 
-    ids: list
+    ids: list[str]
     embedding: np.ndarray
     prediction: np.ndarray
     label: np.ndarray
@@ -111,7 +111,9 @@ class EmotionBrain(ReproducibleBrain):
             )
         self.fit_datasets(datasets)
 
-    def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
+    def make_dataloader(
+        self, dataset: "DynamicItemDataset", stage: Any, ckpt_prefix: str = "dataloader-", **loader_kwargs: Any
+    ) -> Any:
         """Make the loader of a dataset: padded inputs; test sets sorted by length."""
         loader_kwargs["collate_fn"] = functools.partial(PaddedBatch, padded_keys=["speech", "text"])
         if stage != sb.Stage.TRAIN:
@@ -137,7 +139,7 @@ class EmotionBrain(ReproducibleBrain):
             self.lr_annealing = self.hparams.lr_annealing(self.optimizer)
             self.checkpointer.add_recoverable("lr_annealing", self.lr_annealing)
 
-    def compute_forward(self, batch, stage):
+    def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Embed and predict a batch, with as much speech and text as the model takes."""
         batch = batch.to(self.device)
         inputs = {}
@@ -148,7 +150,7 @@ class EmotionBrain(ReproducibleBrain):
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
         return self.modules.model(**inputs)
 
-    def compute_objectives(self, output, batch, stage):
+    def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC; outside training, also remember what was said."""
         labels = self.modules.label_scale.standardise(batch.labels)
         loss = ccc_loss(output.prediction, labels, self.hparams.ccc_weights)
@@ -165,12 +167,12 @@ class EmotionBrain(ReproducibleBrain):
             )
         return loss
 
-    def on_stage_start(self, stage, epoch=None) -> None:
+    def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Forget the last stage."""
         super().on_stage_start(stage, epoch)
-        self._collected = []
+        self._collected: list[Any] = []
 
-    def on_stage_end(self, stage, stage_loss, epoch=None) -> None:
+    def on_stage_end(self, stage: Any, stage_loss: float, epoch: int | None = None) -> None:
         """Put the set together; after validation, anneal, log and save."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
@@ -202,7 +204,7 @@ class EmotionBrain(ReproducibleBrain):
         )
         self.checkpointer.save_and_keep_only(meta={"valid_loss": valid_loss, "epoch": epoch}, min_keys=["valid_loss"])
 
-    def on_evaluate_start(self, max_key=None, min_key=None) -> None:
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
         """Load the best checkpoint; an untrained model is not tested."""
         checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
         if checkpoint is None:
@@ -329,7 +331,13 @@ class StudentBrain(EmotionBrain):
         Of the training set; None to learn alone.
     """
 
-    def __init__(self, hparams, run_opts, manifests, targets: TeacherTargets | None = None) -> None:
+    def __init__(
+        self,
+        hparams: dict[str, Any],
+        run_opts: "RunOptions | dict[str, Any]",
+        manifests: "dict[str, Manifest]",
+        targets: TeacherTargets | None = None,
+    ) -> None:
         self.targets = targets
         super().__init__(hparams, run_opts, manifests)
 
@@ -343,7 +351,7 @@ class StudentBrain(EmotionBrain):
         teacher = {} if self.targets is None else {"teacher": self.targets.made_from["teacher"]}
         return {**super().made_from(), **teacher}
 
-    def compute_objectives(self, output, batch, stage):
+    def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC; in training with a teacher, add the distance to its embedding."""
         loss = super().compute_objectives(output, batch, stage)
         if stage == sb.Stage.TRAIN and self.targets is not None:

@@ -32,7 +32,7 @@ class Checkpointer(SpeechBrainCheckpointer):
     True
     """
 
-    def save_checkpoint(self, *args, **kwargs):
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """Save, as SpeechBrain does."""
         checkpoint = super().save_checkpoint(*args, **kwargs)
         if checkpoint is not None:  # None on processes that are not the main one
@@ -124,16 +124,17 @@ class BatchMeans:
     """
 
     def __init__(self) -> None:
-        self._sums, self._counts = {}, {}
+        self._sums: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, **values) -> None:
+    def add(self, **values: Any) -> None:
         """Add the values of a batch, numbers or scalar tensors; these stay on their device."""
         for name, value in values.items():
             value = torch.as_tensor(value).detach().double()
             self._sums[name] = self._sums.get(name, 0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def take(self):
+    def take(self) -> dict[str, float]:
         """Return the means by name, and forget them."""
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}

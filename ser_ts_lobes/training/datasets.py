@@ -247,7 +247,8 @@ def make_training_dataset(
     speechbrain.dataio.dataset.DynamicItemDataset
         See `make_dataset` and `use_frozen_features`.
     """
-    dataset = make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
+    text_encoder: Any = encoders.get("text")
+    dataset = make_dataset(manifest, text_encoder, hears="speech" in encoders)
     if not hparams["feature_folder"]:
         return dataset
     return use_frozen_features(
@@ -263,9 +264,9 @@ def make_training_dataset(
     )
 
 
-def device_of(run_opts):
+def device_of(run_opts: dict[str, Any]) -> str:
     """Name the device that a run computes on: the one that was asked for, or the best that is there."""
-    return run_opts["device"] or infer_device()
+    return str(run_opts["device"] or infer_device())
 
 
 def use_teacher(
@@ -289,7 +290,7 @@ def use_teacher(
     float
         Share of utterances kept, in 0-1.
     """
-    rows = dict(zip(manifest.utterances, targets.rows(manifest.utterances), strict=True))
+    rows = dict(zip(manifest.utterances, targets.rows(list(manifest.utterances)), strict=True))
     keep = keep_mask(targets.residual, residual_threshold)
     embedding = torch.from_numpy(targets.embedding)
     dataset.add_dynamic_item(lambda utterance: embedding[rows[utterance]], "id", "teacher_embedding")

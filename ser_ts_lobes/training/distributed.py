@@ -38,9 +38,9 @@ def gather_batch(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     world_size = dist.get_world_size()
     size = torch.tensor([len(tensor)], device=tensor.device)
-    sizes = [torch.empty_like(size) for _ in range(world_size)]
-    dist.all_gather(sizes, size)
-    sizes = [int(size) for size in sizes]
+    all_sizes = [torch.empty_like(size) for _ in range(world_size)]
+    dist.all_gather(all_sizes, size)
+    sizes = [int(size) for size in all_sizes]
 
     # Gloo gathers equal sizes only, hence the padding.
     padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))
@@ -112,7 +112,7 @@ class GlobalBatches(torch.utils.data.Sampler):
         )
         self._batches = torch.utils.data.BatchSampler(self._order, batch_size, drop_last)
 
-    def set_epoch(self, epoch) -> None:
+    def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""
         if isinstance(self._order, ReproducibleRandomSampler):
             self._order.set_epoch(epoch)

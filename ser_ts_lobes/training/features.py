@@ -7,7 +7,7 @@ base that is nearly all of the work of an epoch.
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,7 +64,7 @@ class FrozenFeatures:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._shard_of = json.loads((self.folder / _INDEX).read_text())
-        self._shards = {}
+        self._shards: dict[str, Any] = {}
 
     @classmethod
     def compute(

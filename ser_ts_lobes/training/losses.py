@@ -55,11 +55,11 @@ def ccc_loss(
     n_dimensions = predictions.shape[1]
     pairs = gather_batch(torch.cat([_at_least_float32(predictions), _at_least_float32(targets)], dim=1))
     predictions, targets = pairs.split(n_dimensions, dim=1)
-    if weights is None:
-        weights = [1 / n_dimensions] * n_dimensions
-    weights = torch.as_tensor(weights, dtype=pairs.dtype, device=pairs.device)
-    if weights.shape != (n_dimensions,):
-        raise ValueError(f"ccc_loss needs {n_dimensions} weights, one a dimension, not shape {tuple(weights.shape)}.")
+    alpha = torch.as_tensor(
+        [1 / n_dimensions] * n_dimensions if weights is None else weights, dtype=pairs.dtype, device=pairs.device
+    )
+    if alpha.shape != (n_dimensions,):
+        raise ValueError(f"ccc_loss needs {n_dimensions} weights, one a dimension, not shape {tuple(alpha.shape)}.")
 
     # CCC ignores a common shift. This one makes constant labels exactly 0, so that the rounding of their mean
     # can't pass for variance.
@@ -71,7 +71,7 @@ def ccc_loss(
     denominator = centred_p.square().mean(dim=0) + centred_y.square().mean(dim=0) + (mean_p - mean_y).square()
     # torch.where outside the division would still send 0 * inf = NaN back through it.
     ccc = 2 * covariance / torch.where(denominator > 0, denominator, 1)
-    return (weights * (1 - ccc)).sum()
+    return (alpha * (1 - ccc)).sum()
 
 
 def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -120,5 +120,5 @@ def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: 
     return distances.sum() / max(len(distances), 1)
 
 
-def _at_least_float32(tensor):
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -123,7 +123,7 @@ class WindowDataset(DynamicItemDataset):
         self._window_samples, self._seed, self._epoch = window_samples, seed, 0
         self.add_dynamic_item(self._read, ["id", "wav", "duration", "sample_rate"], "window")
 
-    def set_epoch(self, epoch) -> None:
+    def set_epoch(self, epoch: int) -> None:
         """Choose the places of an epoch."""
         self._epoch = epoch
 
@@ -134,7 +134,9 @@ class WindowDataset(DynamicItemDataset):
         return _read_window(place, self._window_samples, path, duration_s, sample_rate)
 
 
-def make_window_datasets(manifest_folder, data_folder, window_samples: int, seed: int) -> dict[str, WindowDataset]:
+def make_window_datasets(
+    manifest_folder: str | Path, data_folder: str | Path, window_samples: int, seed: int
+) -> dict[str, WindowDataset]:
     """Make the datasets: one window of each file, in training at another place in each epoch.
 
     Parameters
@@ -208,14 +210,14 @@ class CPCBrain(ReproducibleBrain):
         self._windows = datasets["train"]
         self.fit_datasets(datasets)
 
-    def compute_forward(self, batch, stage):
+    def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Losses and accuracies of all steps, (n_steps,) each."""
         context, frames = self.modules.cpc(batch.to(self.device).window.data)
         # The first and the last frame have seen the convolutions' padding: easy to tell from what they sound like, and
         # hardly ever right, they would be learnt first and for long.
         return self.modules.prediction(context[:, 1:-1], frames[:, 1:-1])
 
-    def compute_objectives(self, predictions, batch, stage):
+    def compute_objectives(self, predictions: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Take the mean loss over the steps; in validation, remember how well each did."""
         losses, accuracies = predictions
         if stage == sb.Stage.TRAIN:
@@ -224,14 +226,15 @@ class CPCBrain(ReproducibleBrain):
             self._seen.append((len(batch), losses.cpu(), accuracies.cpu()))
         return losses.mean()
 
-    def on_stage_start(self, stage, epoch=None) -> None:
+    def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Forget the last stage; hear other windows than in the last epoch."""
         super().on_stage_start(stage, epoch)
-        self._seen = []
+        self._seen: list[Any] = []
         if stage == sb.Stage.TRAIN:
+            assert epoch is not None  # SpeechBrain gives it in training
             self._windows.set_epoch(epoch)
 
-    def on_stage_end(self, stage, stage_loss, epoch=None) -> None:
+    def on_stage_end(self, stage: Any, stage_loss: float, epoch: int | None = None) -> None:
         """Log; after validation also save."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}

@@ -93,14 +93,15 @@ class ReproducibleBrain(sb.Brain):
             RunFolder(self.hparams.output_folder).remove_results()
             _forget_epochs(Path(self.hparams.train_log), counter.current)
 
-    def on_stage_start(self, stage, epoch=None) -> None:
+    def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
         if stage == sb.Stage.TRAIN:
+            assert epoch is not None  # SpeechBrain gives it in training
             self._epoch = epoch
             if self.step == 0:
                 self.batch_means.take()
 
-    def on_fit_batch_start(self, batch, should_step) -> None:
+    def on_fit_batch_start(self, batch: Any, should_step: bool) -> None:
         """Seed what is random in the step (dropout, negatives), so that it does not depend on what ran before it."""
         torch.manual_seed(derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0))))
 
@@ -144,11 +145,17 @@ class ReproducibleBrain(sb.Brain):
         return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
 
 
+def _epoch_of(line: str) -> int:
+    match = _EPOCH.match(line)
+    assert match, f"{line!r} is no line of train_log.txt"
+    return int(match[1])
+
+
 def _forget_epochs(log, last):
     """Leave the epochs up to `last` in a log: a process that was killed may have logged one that it did not save."""
     if log.is_file():
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if int(_EPOCH.match(line)[1]) <= last]
+        kept = [line for line in lines if _epoch_of(line) <= last]
         if kept != lines:
             with replacing(log) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")

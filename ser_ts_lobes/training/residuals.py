@@ -14,9 +14,9 @@ class Residuals(NamedTuple):
 
     Attributes
     ----------
-    weight, offset : numpy.ndarray
+    weight, offset
         w and b, shape (D,).
-    residual : numpy.ndarray
+    residual
         r = w * prediction + b - label of the fitted utterances, shape (N, D), on the scale of the labels.
         Each column has a mean of zero.
     """
@@ -25,7 +25,7 @@ class Residuals(NamedTuple):
     offset: np.ndarray
     residual: np.ndarray
 
-    def apply(self, predictions, targets):
+    def apply(self, predictions: ArrayLike, targets: ArrayLike) -> np.ndarray:
         """Return the residuals, shape (N, D), of utterances that weren't fitted (validation, test).
 
         Raises
@@ -33,14 +33,14 @@ class Residuals(NamedTuple):
         InputError
             If the shapes differ or a value isn't finite.
         """
-        predictions = finite_array(predictions, "predictions")
-        targets = finite_array(targets, "targets")
-        if not predictions.shape == targets.shape == (len(targets), *self.weight.shape):
+        p, y = finite_array(predictions, "predictions"), finite_array(targets, "targets")
+        if not p.shape == y.shape == (len(y), *self.weight.shape):
             raise InputError(
-                f"predictions have shape {predictions.shape} and targets {targets.shape}; "
+                f"predictions have shape {p.shape} and targets {y.shape}; "
                 f"both have to be (utterances, {self.weight.size})."
             )
-        return self.weight * predictions + self.offset - targets
+        residual: np.ndarray = self.weight * p + self.offset - y
+        return residual
 
 
 def fit_residuals(predictions: ArrayLike, targets: ArrayLike) -> Residuals:
@@ -71,7 +71,7 @@ def fit_residuals(predictions: ArrayLike, targets: ArrayLike) -> Residuals:
     """
     m = moments(predictions, targets)
     weight = np.divide(m.cov, m.var_p, out=np.zeros_like(m.cov), where=m.var_p > 0)
-    line = Residuals(weight, m.mean_y - weight * m.mean_p, residual=None)
+    line = Residuals(weight, m.mean_y - weight * m.mean_p, residual=np.empty((0, len(weight))))
     return line._replace(residual=line.apply(predictions, targets))
 
 
@@ -103,11 +103,12 @@ def keep_mask(residual: ArrayLike, threshold: float | None = 2.0) -> np.ndarray:
     >>> keep_mask([[0.0], [1.0], [-1.0], [1.0], [-1.0], [9.0]]).tolist()
     [True, True, True, True, True, False]
     """
-    residual = finite_array(residual, "residual")
-    if residual.ndim != 2 or len(residual) == 0:
-        raise InputError(f"residual has shape {residual.shape}; it has to be (utterances, dimensions).")
+    r = finite_array(residual, "residual")
+    if r.ndim != 2 or len(r) == 0:
+        raise InputError(f"residual has shape {r.shape}; it has to be (utterances, dimensions).")
     if threshold is None:
-        return np.ones(len(residual), dtype=bool)
+        return np.ones(len(r), dtype=bool)
     if not threshold >= 0:
         raise InputError(f"The residual threshold is {threshold}; give a number >= 0, or None to keep all.")
-    return (np.abs(residual) <= threshold * residual.std(axis=0)).all(axis=1)
+    kept: np.ndarray = (np.abs(r) <= threshold * r.std(axis=0)).all(axis=1)
+    return kept

@@ -24,16 +24,16 @@ class TeacherTargets:
 
     Attributes
     ----------
-    ids : list of str
+    ids
         N utterance ids, each once.
-    embedding : numpy.ndarray
+    embedding
         Teacher embeddings e_at, float32, shape (N, E).
-    prediction, label, residual : numpy.ndarray
+    prediction, label, residual
         float64, shape (N, 3) in the order of `ser_ts_lobes.DIMENSIONS`, on the corpus's scale; residuals as
         in `ser_ts_lobes.training.residuals`. Their threshold is the student's hyper-parameter, so no mask is kept.
-    made_from : dict of str to str
+    made_from
         Fingerprints of what made them: "manifest", "teacher" (checkpoint), "code" (version).
-    path : pathlib.Path or None
+    path
         The file they were loaded from, for error messages.
     """
 
@@ -68,7 +68,7 @@ class TeacherTargets:
             save_file(tensors, temporary, metadata)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "TeacherTargets":
         """Read what `save` wrote.
 
         Raises
@@ -144,11 +144,11 @@ class TeacherTargets:
             ) from None
 
     @cached_property
-    def _row_of(self):
+    def _row_of(self) -> dict[str, int]:
         return {utterance: row for row, utterance in enumerate(self.ids)}
 
     @property
-    def _where(self):
+    def _where(self) -> Path | str:
         return self.path or "Teacher targets"
 
 
@@ -173,7 +173,7 @@ def save_targets(folder: str | Path, targets: dict[str, TeacherTargets]) -> None
     print(f"Targets and plots: {run.path}")
 
 
-def _problem(ids, tensors):
+def _problem(ids: list[str], tensors: dict[str, np.ndarray]) -> str | None:
     """Return what is wrong with the parts of targets, or None."""
     seen = set()
     for utterance in ids:
