@@ -1,7 +1,10 @@
+import contextlib
 import errno
 import fcntl
 import json
 import logging
+import os
+import pickle
 import subprocess
 import sys
 import time
@@ -52,12 +55,15 @@ def test_each_utterance_gets_its_own_features(tmp_path, tiny_hubert, wavs, dtype
         torch.testing.assert_close(features[name], expected[0], rtol=0, atol=tolerance)
 
 
-def test_what_is_there_is_not_computed_again(tmp_path, tiny_hubert, wavs, monkeypatch):
+def test_what_is_there_is_not_computed_again(tmp_path, tiny_hubert, wavs, monkeypatch, caplog):
     encoder = load_speech_encoder(tiny_hubert)
     first = compute(tmp_path, encoder, wavs)
     monkeypatch.setattr(encoder, "frozen_forward", None)
+    caplog.clear()
     again = compute(tmp_path, encoder, wavs)
     assert again["utt0"].equal(first["utt0"])
+    assert compute(tmp_path, encoder, {"utt3": wavs["utt3"]})["utt3"].equal(first["utt3"])  # of some of them, too
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("change", ["weights", "layer", "dtype", "manifest"])
@@ -279,3 +285,80 @@ def test_a_damaged_folder_is_noticed_and_repaired(tmp_path, wavs, monkeypatch, c
     assert sum(calls) == n_missing
     assert "index.json names other features than are there" in caplog.text
     assert_whole(tmp_path, wavs)
+
+
+class NotingStatistics(ShortTermStatistics):
+    """Notes how many utterances of which length it gets at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def frozen_forward(self, wavs, lens):
+        self.batches.append((lens * wavs.shape[1]).round().int().tolist())
+        return super().frozen_forward(wavs, lens)
+
+
+def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path, capsys, caplog):
+    lengths = [16000 - 500 * (7 * i % 17) for i in range(17)]
+    data = dataset({f"utt{i}": 0.1 * torch.randn(length) for i, length in enumerate(lengths)})
+    read_by = set()
+    data.add_dynamic_item(lambda wav: read_by.add(os.getpid()) or wav, "speech", "heard")
+    encoder = NotingStatistics()
+    with caplog.at_level(logging.INFO):
+        FrozenFeatures.compute(tmp_path, encoder, data, "heard", "manifest")
+    assert encoder.batches == [sorted(lengths)[:16], sorted(lengths)[16:]]
+    assert read_by == {os.getpid()}
+    [folder] = tmp_path.iterdir()
+    [path] = folder.glob("*.safetensors")
+    with safe_open(path, "pt") as shard:
+        assert shard.get_tensor("utt3").dtype == torch.float16
+    bar = capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
+    assert bar.startswith("frozen features (heard): 100%") and "17/17" in bar and "utt/s" in bar
+    [message] = caplog.messages
+    assert message.startswith(f"Frozen features (heard) of 17 utterances: 0.00 GB in {folder}, ")
+
+
+def test_two_items_of_one_dataset_have_features_of_their_own(tmp_path, wavs):
+    data = dataset(wavs)
+    data.add_dynamic_item(lambda wav: wav.square(), "speech", "squared")
+    as_they_are, squared = (
+        FrozenFeatures.compute(tmp_path, ShortTermStatistics(), data, key, "manifest", progressbar=False)
+        for key in ("speech", "squared")
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not squared["utt0"].equal(as_they_are["utt0"])
+
+
+def test_the_encoder_and_its_input_are_on_the_device(tmp_path, tiny_hubert, wavs):
+    encoder, devices = load_speech_encoder(tiny_hubert), []
+
+    def forward(wavs, lens):
+        devices.extend(tensor.device.type for tensor in (wavs, lens, next(encoder.parameters())))
+        return torch.zeros(len(wavs), 1, 1), torch.ones(len(wavs))
+
+    encoder.frozen_forward = forward
+    compute(tmp_path, encoder, wavs, device="meta")
+    assert devices == ["meta"] * 3
+
+
+def test_features_that_were_read_travel_to_another_process(tmp_path, wavs):
+    features = compute(tmp_path, ShortTermStatistics(), wavs)
+    expected = features["utt0"]
+    assert pickle.loads(pickle.dumps(features))["utt0"].equal(expected)
+
+
+def test_without_locks_nothing_of_another_writer_is_removed(tmp_path, wavs, monkeypatch):
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    [folder] = tmp_path.iterdir()
+    others = [folder / ".shard-0.safetensors.1.tmp", folder / "shard-0.safetensors"]
+    for path in others:
+        path.write_bytes(b"half of it")
+    (folder / "index.json").unlink()
+    with monkeypatch.context() as no_locks:
+        no_locks.setattr(ser_ts_lobes.features, "locked", lambda path: contextlib.nullcontext(False))
+        compute(tmp_path, ShortTermStatistics(), wavs)
+    assert all(path.exists() for path in others)
+    (folder / "index.json").unlink()
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert not any(path.exists() for path in others)
