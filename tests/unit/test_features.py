@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,8 +114,11 @@ def test_what_overflows_the_number_type_is_named(tmp_path, tiny_hubert, wavs):
     encoder = load_speech_encoder(tiny_hubert)
     with torch.no_grad():
         encoder.layers[-1].final_layer_norm.bias.fill_(1e5)  # float16 ends at 65504
-    with pytest.raises(InputError, match="utt0.*float16.*--feature_dtype float32"):
+    with pytest.raises(InputError) as error:
         compute(tmp_path, encoder, wavs)
+    assert str(error.value) == (
+        "A feature of utterance 'utt0' can't be held as float16: check the audio, or use --feature_dtype float32."
+    )
     assert compute(tmp_path, encoder, wavs, dtype="float32")["utt0"].isfinite().all()
 
 
@@ -299,7 +304,8 @@ class NotingStatistics(ShortTermStatistics):
         return super().frozen_forward(wavs, lens)
 
 
-def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path, capsys, caplog):
+def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=7.4e9))
     lengths = [16000 - 500 * (7 * i % 17) for i in range(17)]
     data = dataset({f"utt{i}": 0.1 * torch.randn(length) for i, length in enumerate(lengths)})
     read_by = set()
@@ -316,7 +322,19 @@ def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path
     bar = capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
     assert bar.startswith("frozen features (heard): 100%") and "17/17" in bar and "utt/s" in bar
     [message] = caplog.messages
-    assert message.startswith(f"Frozen features (heard) of 17 utterances: 0.00 GB in {folder}, ")
+    assert message == f"Frozen features (heard) of 17 utterances: 0.00 GB in {folder}, 7 GB left on the disk."
+
+
+def test_no_progress_is_shown_where_none_is_wanted(tmp_path, wavs, capsys):
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_shard_ends_with_the_batch_that_fills_it(tmp_path, wavs, monkeypatch):
+    monkeypatch.setattr(ser_ts_lobes.features, "_SHARD_BYTES", 2 * 68 * 2)  # two utterances of 68 float16 do not yet
+    compute(tmp_path, ShortTermStatistics(), wavs, batch_size=1)
+    sizes = [len(safe_open(path, "pt").keys()) for path in tmp_path.glob("*/*.safetensors")]
+    assert sorted(sizes) == [2, 3]
 
 
 def test_two_items_of_one_dataset_have_features_of_their_own(tmp_path, wavs):
