@@ -138,6 +138,11 @@ def test_splits_come_in_order_and_stale_ones_go(tmp_path):
     assert list(find_manifests(tmp_path)) == ["train", "valid", "test", "test7"]  # a user's own file stays
 
 
+def test_the_test_set_comes_before_test_set_1(tmp_path):
+    splits = {name: [utterance(name)] for name in ("test1", "test", "train")}
+    assert list(write(tmp_path, **splits)) == list(find_manifests(tmp_path)) == ["train", "test", "test1"]
+
+
 def test_no_manifests_names_the_prepare_script(tmp_path):
     with pytest.raises(InputError, match="msp_podcast_prepare.py DATA_FOLDER"):
         find_manifests(tmp_path / "nowhere")
@@ -179,6 +184,13 @@ def test_shared_speakers_are_a_warning_unless_unknown(tmp_path, caplog):
     )
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["Speakers in both train and test (1): 7 (2 and 2 utterances)."]
+
+
+def test_ten_shared_speakers_are_named(tmp_path, caplog):
+    both = [[utterance(f"{split}{speaker}", f"{speaker:02}") for speaker in range(11)] for split in ("train", "valid")]
+    write(tmp_path, train=both[0], valid=both[1])
+    [message] = caplog.messages
+    assert "(11): 00 (1 and 1 utterances), " in message and ", 09 (1 and 1 utterances) and 1 more." in message
 
 
 def test_unlabelled_test_set_is_read_but_has_no_labels(tmp_path):
@@ -303,6 +315,7 @@ ENTRY = {"file": "train.csv", "sha256": "", "missing_transcripts": []}
         SOUND | {"splits": {"train": ENTRY}, "label_range": [1]},
         SOUND | {"splits": {"train": ENTRY}, "label_range": ["1", "7"]},
         SOUND | {"splits": {"train": ENTRY}, "data_root": 5},
+        SOUND | {"splits": {"train": ENTRY}, "side_files": []},
     ],
 )
 def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, content):
@@ -425,6 +438,9 @@ def test_fingerprint_notices_every_change(tmp_path):
     before = fingerprint()
     os.utime(label_file, (1, 1))
     assert fingerprint() == before  # a label file counts with its content
+    os.utime(folder / "a.wav", ns=(1, (folder / "a.wav").stat().st_mtime_ns))
+    assert fingerprint() == before  # that somebody has heard it
+    assert fingerprint(seed=1, folder="f") == fingerprint(folder="f", seed=1)
     seen = {before, fingerprint(seed=1), fingerprint(seed=2)}
     label_file.write_text("y")
     seen.add(fingerprint())
@@ -615,3 +631,11 @@ def test_a_relative_data_root_is_of_the_working_directory(tmp_path, monkeypatch)
     manifest = read_manifest(path, "moved")
     assert manifest.utterances["a"]["wav"] == str(tmp_path / "moved" / "a.wav")
     assert manifest.data_root == str(tmp_path / "moved")
+
+
+def test_a_sidecar_of_before_names_no_side_files(tmp_path):
+    path = write(tmp_path, train=[utterance()])["train"]
+    sidecar = json.loads((tmp_path / "manifests.json").read_text())
+    del sidecar["side_files"]
+    (tmp_path / "manifests.json").write_text(json.dumps(sidecar))
+    assert is_prepared(tmp_path, "inputs") and read_manifest(path).data_root == "/corpus"
