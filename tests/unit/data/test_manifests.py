@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import logging
 import math
 import os
 from pathlib import Path
@@ -14,10 +15,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.manifests import COLUMNS, Utterance, find_manifests, is_prepared, read_manifest, write_manifests
+from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, spelt_otherwise, warn_contradicted
 from ser_ts_lobes.errors import InputError, first_few
 from ser_ts_lobes.files import walk_files
 from ser_ts_lobes.fingerprint import fingerprint_files
-from ser_ts_lobes.text_files import read_lines, read_rows, write_csv
+from ser_ts_lobes.text_files import parse_json, read_lines, read_rows, write_csv
 
 SCALE = (1.0, 7.0)
 
@@ -61,7 +63,7 @@ def test_manifest_is_exactly_this_text(tmp_path):
     assert sidecar["data_root"] == "/corpus"
     train = sidecar["splits"]["train"]
     assert (train["utterances"], train["speakers"], train["missing_transcripts"]) == (2, 1, ["b"])
-    assert train["hours"] == pytest.approx((1 / 3 + 1.5) / 3600, abs=1e-4)
+    assert train["hours"] == 0.0005
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["$5", "$data_root", 'a "b", c', "\n x"])
@@ -123,6 +125,11 @@ def test_splits_come_in_order_and_stale_ones_go(tmp_path):
     assert list(find_manifests(tmp_path)) == ["train", "valid", "test", "test7"]  # a user's own file stays
 
 
+def test_the_test_set_comes_before_test_set_1(tmp_path):
+    splits = {name: [utterance(name)] for name in ("test1", "test", "train")}
+    assert list(write(tmp_path, **splits)) == list(find_manifests(tmp_path)) == ["train", "test", "test1"]
+
+
 def test_no_manifests_names_the_prepare_script(tmp_path):
     with pytest.raises(InputError, match="python <corpus>_prepare.py DATA_FOLDER"):
         find_manifests(tmp_path / "nowhere")
@@ -164,6 +171,13 @@ def test_shared_speakers_are_a_warning_unless_unknown(tmp_path, caplog):
     )
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["Speakers in both train and test (1): 7 (2 and 2 utterances)."]
+
+
+def test_ten_shared_speakers_are_named(tmp_path, caplog):
+    both = [[utterance(f"{split}{speaker}", f"{speaker:02}") for speaker in range(11)] for split in ("train", "valid")]
+    write(tmp_path, train=both[0], valid=both[1])
+    [message] = caplog.messages
+    assert "(11): 00 (1 and 1 utterances), " in message and ", 09 (1 and 1 utterances) and 1 more." in message
 
 
 def test_unlabelled_test_set_is_read_but_has_no_labels(tmp_path):
@@ -221,7 +235,8 @@ ROW = "a,1,/x/a.wav,1,F,1,2,3,well,N\n"
     ("text", "message"),
     [
         ("ID,duration\na,1\n", "train.csv, line 1: no column wav, spk_id, gender, activation"),
-        ("", "train.csv, line 1: no column ID"),
+        ("", "train.csv, line 1: no column ID.*; it must have ID, duration, wav, .*, emotion, separated by commas"),
+        (OWN.replace("ID", "ID,wav,wav,ID") + ROW, "train.csv, line 1: the column ID, wav is there twice; keep one"),
         (OWN, "has no utterances"),
         (OWN + ROW + "\n" + ROW, "train.csv, lines 2 and 4: ID a occurs twice"),
         (
@@ -288,6 +303,7 @@ ENTRY = {"file": "train.csv", "sha256": "", "missing_transcripts": []}
         SOUND | {"splits": {"train": ENTRY}, "label_range": [1]},
         SOUND | {"splits": {"train": ENTRY}, "label_range": ["1", "7"]},
         SOUND | {"splits": {"train": ENTRY}, "data_root": 5},
+        SOUND | {"splits": {"train": ENTRY}, "side_files": []},
     ],
 )
 def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, content):
@@ -306,8 +322,8 @@ def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, conten
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 200_000, "nested too deeply"),
-        ('{"splits": ' + "9" * 5000 + "}", "a number has too many digits"),
+        ("[" * 200_000, r"\(nested too deeply\)"),
+        ('{"splits": ' + "9" * 5000 + "}", r"\(a number has too many digits\)"),
         ("{}\n{", "line 2"),
     ],
 )
@@ -353,7 +369,7 @@ def test_a_file_name_that_is_not_utf_8(tmp_path):
 
 
 def test_text_that_has_no_encoding_is_not_written(tmp_path):
-    with pytest.raises(InputError, match=r"a\.csv can't be written: .*half \\ud800 a"):
+    with pytest.raises(InputError, match=r"a\.csv can't be written: 'x\\nhalf \\ud800 a character\\n' is not text"):
         write_csv(tmp_path / "a.csv", ["x"], [["half \ud800 a character"]])
     assert os.listdir(tmp_path) == []
 
@@ -425,6 +441,9 @@ def test_fingerprint_notices_every_change(tmp_path):
     before = fingerprint()
     os.utime(label_file, (1, 1))
     assert fingerprint() == before  # a label file counts with its content
+    os.utime(folder / "a.wav", ns=(1, (folder / "a.wav").stat().st_mtime_ns))
+    assert fingerprint() == before  # that somebody has heard it
+    assert fingerprint(seed=1, folder="f") == fingerprint(folder="f", seed=1)
     seen = {before, fingerprint(seed=1), fingerprint(seed=2)}
     label_file.write_text("y")
     seen.add(fingerprint())
@@ -448,6 +467,12 @@ def test_read_rows_counts_lines_of_the_file(tmp_path):
     ]
 
 
+def test_rows_that_may_be_cut_are_a_warning(tmp_path, caplog):
+    path = own_csv(tmp_path, "a,b\n1,2")
+    assert list(read_rows(path, ("a", "b"))) == [(2, {"a": "1", "b": "2"})]
+    assert caplog.messages == [f"{path}, line 2: no line break at the end; is the file cut short?"]
+
+
 def test_own_csv_with_byte_order_mark(tmp_path):
     assert list(read_manifest(own_csv(tmp_path, "\ufeff" + OWN + ROW)).utterances) == ["a"]
 
@@ -460,6 +485,8 @@ def test_read_lines_says_where(tmp_path, caplog):
     path.write_bytes(b"one\ntw")
     assert list(read_lines(path)) == list(read_lines(path, warn_if_cut=True)) == [(1, "one\n"), (2, "tw")]
     assert caplog.messages == [f"{path}, line 2: no line break at the end; is the file cut short?"]
+    path.write_bytes(b"")
+    assert list(read_lines(path, warn_if_cut=True)) == [] and len(caplog.messages) == 1
     path.write_bytes("one\ntwö\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"lines\.txt, line 2: not text in UTF-8"):
         list(read_lines(path))
@@ -492,3 +519,134 @@ def test_a_lost_side_file_is_noticed_in_a_folder_in_new_folders(tmp_path):
 def test_blanks_after_commas_are_no_part_of_a_value(tmp_path):
     path = own_csv(tmp_path, 'a, b\n1, "x, y"\n')
     assert list(read_rows(path, ("a", "b"))) == [(2, {"a": "1", "b": "x, y"})]
+
+
+def test_what_was_written_is_logged(tmp_path, caplog):
+    hour = {"duration": 3600.0}
+    with caplog.at_level(logging.INFO):
+        write(
+            tmp_path,
+            train=[utterance("a", **hour), utterance("b", "2"), utterance("c", "", transcript=None)],
+            test3=[utterance("d", labels=None)],
+        )
+    assert caplog.messages[0] == "Speakers in both train and test (1): 1 (1 and 1 utterances)."
+    assert caplog.messages[1:] == [
+        "train: 3 utterances, 2 known speakers, 1.00 h, 1 without a transcript.",
+        "test3: 1 utterances, 1 known speakers, 0.00 h, 0 without a transcript, all without labels.",
+    ]
+
+
+def test_two_labels_are_not_taken_for_three(tmp_path):
+    with pytest.raises(ValueError, match="shorter"):
+        write(tmp_path, train=[utterance(labels=(2.0, 3.0))])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_split_that_is_gone_may_have_been_deleted_by_hand(tmp_path):
+    write(tmp_path, train=[utterance("a")], valid=[utterance("b")])["valid"].unlink()
+    assert list(write(tmp_path, train=[utterance("a")])) == ["train"]
+    assert is_prepared(tmp_path, "inputs")
+
+
+def test_a_system_that_only_hears_does_not_see_transcripts(tmp_path):
+    def fingerprints(reads, data_root="/corpus", **changes):
+        path = write(tmp_path / "manifests", train=[utterance("a"), utterance("b", **changes)])["train"]
+        return read_manifest(path, data_root).fingerprints(reads)
+
+    hears, reads = fingerprints(False), fingerprints(True)
+    assert hears.keys() == {"train"} and reads.keys() == {"train", "train_transcripts"}
+    assert reads["train"] == hears["train"] != reads["train_transcripts"]
+    assert fingerprints(True, data_root="/moved") == reads
+    reworded = fingerprints(True, transcript="better")
+    assert reworded["train"] == reads["train"] and reworded["train_transcripts"] != reads["train_transcripts"]
+    changes = {"wav": "/corpus/b.wav"}, {"duration": 2.0}, {"spk_id": "2"}, {"labels": (2.0, 3.5, 6.0)}
+    others = [fingerprints(True, **change) for change in changes]
+    assert len({other["train"] for other in [reads, *others]}) == 5
+    assert {other["train_transcripts"] for other in others} == {reads["train_transcripts"]}
+
+
+def test_parse_json_hands_its_options_on():
+    def refuse(pairs):
+        raise InputError("twice")
+
+    assert parse_json('{"a": 1}', "a.json", parse_int=str) == {"a": "1"}
+    with pytest.raises(InputError, match="^twice$"):
+        parse_json('{"a": 1}', "a.json", object_pairs_hook=refuse)
+    with pytest.raises(InputError) as error:
+        parse_json("{}\n{", "a.json")
+    assert str(error.value) == "a.json, line 2: not JSON that can be used (Extra data). Restore the file."
+
+
+def test_a_file_in_other_upper_and_lower_case_is_found(tmp_path):
+    for place in ("Labels/a.csv", "labels/a.csv", "AUDIOS/b.WAV"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    assert spelt_otherwise(tmp_path, "Audios/b.wav") == tmp_path / "AUDIOS" / "b.WAV"
+    assert spelt_otherwise(tmp_path, "Labels/A.csv") == tmp_path / "Labels" / "a.csv"  # as it is wanted, where it is
+    assert spelt_otherwise(tmp_path, "labels/A.csv") == tmp_path / "labels" / "a.csv"
+    for nowhere in ("labels/b.csv", "labels/a.csv/b.csv", "nowhere/a.csv"):
+        assert spelt_otherwise(tmp_path, nowhere) is None
+
+
+def test_audio_in_other_upper_and_lower_case_is_refused(tmp_path):
+    for name in ("a.WAV", "B.wav", "c.wav"):
+        (tmp_path / name).touch()
+    refuse_other_case([tmp_path / "c.wav", tmp_path / "d.wav", tmp_path / "nowhere" / "a.wav"])
+    with pytest.raises(InputError) as error:
+        refuse_other_case(tmp_path / name for name in ("a.wav", "d.wav", "b.wav", "c.wav"))
+    assert str(error.value) == (
+        f"2 audio files in {tmp_path} have names in other upper and lower case than the labels say: "
+        "a.WAV for a.wav, B.wav for b.wav. Rename them."
+    )
+
+
+def test_labels_that_contradict_their_raters_are_named(caplog):
+    labels = np.array([[1.0, 2.5, 3.33], [4.0, 4.0, 4.0]])
+    warn_contradicted(["a", "b"], labels, labels + 0.01, digits=2)  # off by one in the last digit
+    warn_contradicted(["a", "b"], labels, [[1, 2.5, 3.33], [np.nan] * 3], digits=2)
+    assert caplog.messages == []
+    warn_contradicted(["a", "b"], labels, labels + [[0, -0.1, 0], [0, 0, 0.011]], digits=2)
+    assert caplog.messages == [
+        "2 labels are not the mean of what their raters said: a (valence 2.5, its raters' mean is 2.4), "
+        "b (dominance 4, its raters' mean is 4.011)."
+    ]
+
+
+def test_listed_utterances_are_a_warning_if_there_are_any(tmp_path, caplog):
+    path = tmp_path / "excluded.csv"
+    list_utterances(path, ("ID", "reason"), [("a", "silent"), ("b", "cut")], "2 utterances are left out")
+    assert path.read_text() == "ID,reason\na,silent\nb,cut\n"
+    assert caplog.messages == [f"2 utterances are left out: a, b. All are listed in {path}."]
+    caplog.clear()
+    list_utterances(path, ("ID", "reason"), [], "none")
+    assert path.read_text() == "ID,reason\n" and caplog.messages == []
+
+
+def test_what_is_not_text_is_shown_with_what_is_around_it(tmp_path):
+    text = 25 * "x" + "\ud800" + 25 * "y"
+    with pytest.raises(InputError) as error:
+        write_csv(tmp_path / "a.csv", ["x"], [[text]])
+    assert f"a.csv can't be written: '{20 * 'x'}\\ud800{20 * 'y'}' is not text. Correct it" in str(error.value)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError) as error:
+        list(walk_files(tmp_path / "nowhere"))
+    assert str(error.value) == f"{tmp_path / 'nowhere'} can't be read: No such file or directory."
+
+
+def test_a_relative_data_root_is_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_manifests("manifests", {"train": [utterance(wav="corpus/a.wav")]}, "corpus", "inputs", SCALE)["train"]
+    assert read_manifest(path).utterances["a"]["wav"] == str(tmp_path / "corpus" / "a.wav")
+    manifest = read_manifest(path, "moved")
+    assert manifest.utterances["a"]["wav"] == str(tmp_path / "moved" / "a.wav")
+    assert manifest.data_root == str(tmp_path / "moved")
+
+
+def test_a_sidecar_of_before_names_no_side_files(tmp_path):
+    path = write(tmp_path, train=[utterance()])["train"]
+    sidecar = json.loads((tmp_path / "manifests.json").read_text())
+    del sidecar["side_files"]
+    (tmp_path / "manifests.json").write_text(json.dumps(sidecar))
+    assert is_prepared(tmp_path, "inputs") and read_manifest(path).data_root == "/corpus"

@@ -167,7 +167,9 @@ def test_unknown_speakers_do_not_form_a_group():
     predictions, targets = ratings(n=30)
     all_unknown = bootstrap_ci(predictions, targets, ["Unknown"] * 30)
     np.testing.assert_allclose(all_unknown, bootstrap_ci(predictions, targets), rtol=1e-12)
-    with pytest.raises(InputError, match="one group"):
+    with pytest.raises(
+        InputError, match="^All utterances are in one group; a bootstrap over groups needs at least 2.$"
+    ):
         bootstrap_ci(predictions, targets, ["speaker"] * 30)
     with pytest.raises(InputError, match="one for each of 30"):
         bootstrap_ci(predictions, targets, ["speaker"] * 29)
@@ -179,6 +181,8 @@ def test_settings_that_mean_nothing_are_refused():
         (name,) = setting
         with pytest.raises(InputError, match=name):
             bootstrap_ci(predictions, targets, **setting)
+    with pytest.raises(InputError, match="^statistic is 'rmse'; choose one of ccc, pearson.$"):
+        resample(predictions, targets, statistic="rmse")
 
 
 def test_interval_is_undefined_where_a_resample_is_constant():

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests, feature_folder):
         } | overrides
         if system == "atmaja":
             overrides["word_vectors"] = save_word_vectors(tmp_path / "word_vectors.txt")
-        elif system != "attn":
+        elif system == "attn":
+            overrides["model"] = {"n_chunks": 3, "chunk_size": 8}  # all 11 x 62 frames take half a minute
+        else:
             overrides["speech_source"] = tiny_hubert
         if system == "teacher":
             overrides["text_source"] = tiny_bert
@@ -227,10 +230,16 @@ def test_the_training_loss_of_an_epoch_goes_with_the_means_of_its_batches(make_b
 
 def test_a_prediction_must_be_of_each_utterance(make_brain, monkeypatch):
     brain, _, datasets = make_brain("hubert_base")
-    said = Outputs(["a"], None, None, None)
-    monkeypatch.setattr(brain, "evaluate", lambda dataset, test_loader_kwargs: setattr(brain, "outputs", said))
+    said, asked = Outputs(["a"], None, None, None), []
+
+    def evaluate(dataset, test_loader_kwargs):
+        asked.append((dataset, test_loader_kwargs))
+        brain.outputs = said
+
+    monkeypatch.setattr(brain, "evaluate", evaluate)
     with pytest.raises(RuntimeError, match="^1 predictions for 12 utterances$"):
         brain.predict(datasets["test1"])
+    assert asked == [(datasets["test1"], {"batch_size": 8, "num_workers": 0})]
     brain.debug = True
     assert brain.predict(datasets["test1"]) is said
 
@@ -357,7 +366,8 @@ def test_a_checkpoint_of_other_data_is_refused(make_brain, tmp_path, manifests):
 
 def test_an_untrained_system_is_not_tested(make_brain):
     brain, _, datasets = make_brain("hubert_base")
-    with pytest.raises(InputError, match="train this system first"):
+    message = "train this system first, with train_teacher.py or train_student.py.$"
+    with pytest.raises(InputError, match=message):
         brain.test({"test1": datasets["test1"]})
 
 
@@ -534,16 +544,16 @@ def first_batch(brain, datasets, hparams):
 def test_dropout_is_not_the_same_in_each_step(make_brain):
     brain, hparams, datasets = make_brain("ft", trainable_layers=1)
     brain.modules.train()
-    brain.on_stage_start(torch_stage("TRAIN"), epoch=1)
     batch = next(
         iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
     )
     outputs = []
-    for step in (1, 1, 2):
+    for epoch, step in ((1, 1), (1, 1), (1, 2), (2, 1)):
+        brain.on_stage_start(torch_stage("TRAIN"), epoch)
         brain.step = step
         brain.on_fit_batch_start(batch, True)
         outputs.append(brain.compute_forward(batch, torch_stage("TRAIN")).prediction)
-    assert outputs[0].equal(outputs[1]) and not outputs[0].equal(outputs[2])
+    assert outputs[0].equal(outputs[1]) and not any(outputs[0].equal(output) for output in outputs[2:])
 
 
 def gradients(brain, datasets, hparams):
@@ -652,16 +662,21 @@ def test_an_epoch_that_was_logged_but_not_saved_is_logged_once(make_brain):
     assert log.read_text() == before and before.count("epoch:") == 2
 
 
-def test_debug_mode_leaves_no_results(make_brain):
+def test_debug_mode_leaves_no_results(make_brain, caplog):
     brain, hparams, datasets = make_brain("hubert_base", run_opts={"debug": True, "debug_batches": 1})
     brain.train(datasets)
-    brain.test(datasets)
+    with caplog.at_level(logging.INFO):
+        brain.test(datasets)
+    assert caplog.messages[-1] == (
+        "Debug mode saw a few batches only: no metrics.json and predictions.csv are written."
+    )
     assert len(brain.outputs.ids) < 12  # it has not seen the whole test set
     run = RunFolder(hparams["output_folder"])
     assert not run.finished and not (run.path / "predictions.csv").exists()
     teacher, _, datasets = make_brain("teacher", TeacherBrain, run_opts={"debug": True})
-    with pytest.raises(InputError, match="Debug mode sees a few batches only"):
+    with pytest.raises(InputError) as error:
         teacher.make_targets(datasets)
+    assert str(error.value) == ("Debug mode sees a few batches only, of which no targets are made: leave --debug out.")
 
 
 def test_transcripts_do_not_concern_systems_that_only_hear(make_brain, manifests):
@@ -670,3 +685,52 @@ def test_transcripts_do_not_concern_systems_that_only_hear(make_brain, manifests
     assert set(brain.made_from()) == {"train", "valid"}
     assert set(teacher.made_from()) == {"train", "valid", "train_transcripts", "valid_transcripts"}
     assert teacher.made_from()["train"] == brain.made_from()["train"] != teacher.made_from()["train_transcripts"]
+
+
+def test_encoders_get_to_know_the_training_set(make_brain, manifests, monkeypatch):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=0, batch_size=5)
+    heard = {}
+    for key in ("speech", "text"):
+        monkeypatch.setattr(hparams[f"{key}_encoder"], "fit", lambda batches, key=key: heard.update({key: [*batches]}))
+    brain.train(datasets)
+    by_length = sorted(manifests["train"].utterances, key=lambda id: manifests["train"].utterances[id]["duration"])
+    expected = {item["id"]: item for item in datasets["train"]}
+    for key, batches in heard.items():
+        assert [len(padded) for padded, _ in batches] == [5, 5, 5, 5, 4]
+        rows = [
+            row[: round(float(n) * len(row))] for padded, lens in batches for row, n in zip(padded, lens, strict=True)
+        ]
+        assert all(row.equal(expected[id][key]) for row, id in zip(rows, by_length, strict=True))
+    assert heard.keys() == {"speech", "text"}
+
+
+def test_all_inputs_are_on_the_brains_device(make_brain, monkeypatch):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain)
+    brain.device = torch.device("meta")
+    devices = [tensor.device.type for batch in brain._inputs(datasets["train"], "text") for tensor in batch]
+    assert set(devices) == {"meta"}
+    heard = []
+    for key in ("speech", "text"):
+        encoder = hparams[f"{key}_encoder"]
+        monkeypatch.setattr(encoder, "forward", lambda *inputs: (heard.extend(x.device.type for x in inputs), None))
+    monkeypatch.setattr(hparams["model"], "forward", lambda **inputs: None)
+    brain.compute_forward(first_batch(brain, datasets, hparams), torch_stage("TRAIN"))
+    assert heard == ["meta"] * 4
+
+
+def test_a_checkpoint_has_the_names_that_those_of_before_have(make_brain):
+    brain, hparams, datasets = make_brain("ft", trainable_layers=1)
+    ready(brain)
+    first_batch(brain, datasets, hparams)
+    assert {"optimizer", "lr_annealing", "dataloader-TRAIN", "batch_means"} <= brain.checkpointer.recoverables.keys()
+    end_epoch(brain, 1, lambda label: label + 1)
+    names = {path.name for path in Path(brain.checkpointer.checkpoints_dir).glob("*/*")}
+    assert {"optimizer.ckpt", "lr_annealing.ckpt", "dataloader-TRAIN.ckpt"} <= names
+
+
+def test_the_fingerprint_of_a_model_that_is_trained_on_several_devices_is_the_same(make_brain):
+    brain, _, _ = make_brain("ft", trainable_layers=1)
+    before = brain.fingerprint()
+    for name in ("speech_encoder", "model"):
+        brain.modules[name] = torch.nn.DataParallel(brain.modules[name])
+    assert brain.fingerprint() == before

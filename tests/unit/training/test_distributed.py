@@ -77,6 +77,20 @@ def test_a_batch_that_needs_no_gradient_is_gathered_all_the_same(tmp_path):
     assert on_each_rank(task, tmp_path, 2) == [([[0, 0], [1, 1]], False)] * 2
 
 
+def test_ranks_tell_their_sizes_on_the_device_of_the_batch(monkeypatch):  # NCCL takes no tensor of the CPU
+    class Gathers(Exception):
+        pass
+
+    def all_gather(gathered, tensor):
+        raise Gathers({tensor.device.type for tensor in [*gathered, tensor]})
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+    with pytest.raises(Gathers, match="{'meta'}"):
+        gather_batch(torch.ones(2, 3, device="meta"))
+
+
 def batches(n_items=10, batch_size=4, rank=0, n_ranks=1, epoch=1, monkeypatch=None, **options):
     with monkeypatch.context() as patch:
         if n_ranks > 1:
@@ -107,6 +121,7 @@ def test_by_default_all_come_in_their_order():
 def test_a_batch_of_one_for_each_process_and_no_rest_is_enough(monkeypatch):
     assert batches(8, 4, n_ranks=4, rank=3, shuffle=False, drop_last=False, monkeypatch=monkeypatch) == [[3], [7]]
     assert batches(4, 4, shuffle=False, monkeypatch=monkeypatch) == [[0, 1, 2, 3]]
+    assert batches(2, 1, shuffle=False, monkeypatch=monkeypatch) == [[0], [1]]
 
 
 def test_each_seed_and_each_epoch_has_an_order_of_its_own(monkeypatch):

@@ -1,11 +1,16 @@
+import contextlib
 import errno
 import fcntl
 import json
 import logging
+import os
+import pickle
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 import ser_ts_lobes.training.features
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.descriptors import ShortTermStatistics
+from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.lobes.words import WordEncoder
 from ser_ts_lobes.training.features import FrozenFeatures
@@ -52,12 +58,15 @@ def test_each_utterance_gets_its_own_features(tmp_path, tiny_hubert, wavs, dtype
         torch.testing.assert_close(features[name], expected[0], rtol=0, atol=tolerance)
 
 
-def test_what_is_there_is_not_computed_again(tmp_path, tiny_hubert, wavs, monkeypatch):
+def test_what_is_there_is_not_computed_again(tmp_path, tiny_hubert, wavs, monkeypatch, caplog):
     encoder = load_speech_encoder(tiny_hubert)
     first = compute(tmp_path, encoder, wavs)
     monkeypatch.setattr(encoder, "frozen_forward", None)
+    caplog.clear()
     again = compute(tmp_path, encoder, wavs)
     assert again["utt0"].equal(first["utt0"])
+    assert compute(tmp_path, encoder, {"utt3": wavs["utt3"]})["utt3"].equal(first["utt3"])  # of some of them, too
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("change", ["weights", "layer", "dtype", "manifest"])
@@ -106,8 +115,11 @@ def test_what_overflows_the_number_type_is_named(tmp_path, tiny_hubert, wavs):
     encoder = load_speech_encoder(tiny_hubert)
     with torch.no_grad():
         encoder.layers[-1].final_layer_norm.bias.fill_(1e5)  # float16 ends at 65504
-    with pytest.raises(InputError, match="utt0.*float16.*--feature_dtype float32"):
+    with pytest.raises(InputError) as error:
         compute(tmp_path, encoder, wavs)
+    assert str(error.value) == (
+        "A feature of utterance 'utt0' can't be held as float16: check the audio, or use --feature_dtype float32."
+    )
     assert compute(tmp_path, encoder, wavs, dtype="float32")["utt0"].isfinite().all()
 
 
@@ -279,3 +291,88 @@ def test_a_damaged_folder_is_noticed_and_repaired(tmp_path, wavs, monkeypatch, c
     assert sum(calls) == n_missing
     assert "index.json names other features than are there" in caplog.text
     assert_whole(tmp_path, wavs)
+
+
+def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=7.4e9))
+    lengths = [16000 - 500 * (7 * i % 17) for i in range(17)]
+    data = dataset({f"utt{i}": 0.1 * torch.randn(length) for i, length in enumerate(lengths)})
+    read_by = set()
+    data.add_dynamic_item(lambda wav: read_by.add(os.getpid()) or wav, "speech", "heard")
+    batches = []
+
+    def noting(encoder, wavs, lens):
+        batches.append((lens * wavs.shape[1]).round().int().tolist())
+        return compute_frozen(encoder, wavs, lens)
+
+    monkeypatch.setattr(ser_ts_lobes.training.features, "compute_frozen", noting)
+    with caplog.at_level(logging.INFO):
+        FrozenFeatures.compute(tmp_path, ShortTermStatistics(), data, "heard", "manifest")
+    assert batches == [sorted(lengths)[:16], sorted(lengths)[16:]]
+    assert read_by == {os.getpid()}
+    [folder] = tmp_path.iterdir()
+    [path] = folder.glob("*.safetensors")
+    with safe_open(path, "pt") as shard:
+        assert shard.get_tensor("utt3").dtype == torch.float16
+    bar = capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
+    assert bar.startswith("frozen features (heard): 100%") and "17/17" in bar and "utt/s" in bar
+    [message] = caplog.messages
+    assert message == f"Frozen features (heard) of 17 utterances: 0.00 GB in {folder}, 7 GB left on the disk."
+
+
+def test_no_progress_is_shown_where_none_is_wanted(tmp_path, wavs, capsys):
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_shard_ends_with_the_batch_that_fills_it(tmp_path, wavs, monkeypatch):
+    # Two utterances of 68 float16 do not fill it yet.
+    monkeypatch.setattr(ser_ts_lobes.training.features, "_SHARD_BYTES", 2 * 68 * 2)
+    compute(tmp_path, ShortTermStatistics(), wavs, batch_size=1)
+    sizes = [len(safe_open(path, "pt").keys()) for path in tmp_path.glob("*/*.safetensors")]
+    assert sorted(sizes) == [2, 3]
+
+
+def test_two_items_of_one_dataset_have_features_of_their_own(tmp_path, wavs):
+    data = dataset(wavs)
+    data.add_dynamic_item(lambda wav: wav.square(), "speech", "squared")
+    as_they_are, squared = (
+        FrozenFeatures.compute(tmp_path, ShortTermStatistics(), data, key, "manifest", progressbar=False)
+        for key in ("speech", "squared")
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not squared["utt0"].equal(as_they_are["utt0"])
+
+
+def test_the_encoder_and_its_input_are_on_the_device(tmp_path, tiny_hubert, wavs):
+    encoder, devices = load_speech_encoder(tiny_hubert), []
+
+    def forward(wavs, lens):
+        devices.extend(tensor.device.type for tensor in (wavs, lens, next(encoder.parameters())))
+        return torch.zeros(len(wavs), 1, 1), torch.ones(len(wavs))
+
+    encoder.frozen_forward = forward
+    compute(tmp_path, encoder, wavs, device="meta")
+    assert devices == ["meta"] * 3
+
+
+def test_features_that_were_read_travel_to_another_process(tmp_path, wavs):
+    features = compute(tmp_path, ShortTermStatistics(), wavs)
+    expected = features["utt0"]
+    assert pickle.loads(pickle.dumps(features))["utt0"].equal(expected)
+
+
+def test_without_locks_nothing_of_another_writer_is_removed(tmp_path, wavs, monkeypatch):
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    [folder] = tmp_path.iterdir()
+    others = [folder / ".shard-0.safetensors.1.tmp", folder / "shard-0.safetensors"]
+    for path in others:
+        path.write_bytes(b"half of it")
+    (folder / "index.json").unlink()
+    with monkeypatch.context() as no_locks:
+        no_locks.setattr(ser_ts_lobes.training.features, "locked", lambda path: contextlib.nullcontext(False))
+        compute(tmp_path, ShortTermStatistics(), wavs)
+    assert all(path.exists() for path in others)
+    (folder / "index.json").unlink()
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert not any(path.exists() for path in others)

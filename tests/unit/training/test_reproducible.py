@@ -130,6 +130,19 @@ def test_training_and_validation_get_their_own_data_and_options(make_brain):
     assert torch.cat(brain.validated).equal(data(6).tensors[0])
 
 
+def test_each_epoch_is_told_its_number_and_shows_its_progress_where_that_is_wanted(make_brain, capsys):
+    for wanted in (False, True):
+        brain = fit(make_brain({"noprogressbar": not wanted}, folder=f"run{wanted}", epochs=3))
+        assert brain._epoch == 3
+        assert ("4/4" in capsys.readouterr().err) is wanted
+
+
+def test_a_brain_has_its_optimizers_class_and_its_batch_means(make_brain):
+    brain = make_brain(opt_class=torch.optim.SGD)
+    assert brain.opt_class is torch.optim.SGD
+    assert brain.checkpointer.recoverables["batch_means"] is brain.batch_means
+
+
 def test_other_options_of_the_loader_reach_it(make_brain):
     options = {"batch_size": 5, "shuffle": False, "drop_last": False, "collate_fn": lambda items: [[items], 0]}
     loader = make_brain(train_dataloader_opts=options).make_dataloader(data(), TRAIN, **options)
@@ -258,8 +271,12 @@ def test_gradients_that_are_not_finite_are_left_out_where_that_is_wanted(
 
 
 def test_a_run_whose_weights_do_not_move_says_so(make_brain):
-    with pytest.raises(InputError, match="No weight has changed in epoch 1, so nothing is learnt: look at lr"):
+    with pytest.raises(InputError) as error:
         fit(make_brain(lr=0.0))
+    assert str(error.value) == (
+        "No weight has changed in epoch 1, so nothing is learnt: look at lr and encoder_lr, at max_grad_norm, and in "
+        "train_log.txt at grad_norm."
+    )
     fit(make_brain(folder="tiny", lr=1e-5))
 
 
@@ -297,6 +314,14 @@ def test_results_do_not_outlive_the_training_that_they_are_of(make_brain, tmp_pa
     stopped = make_brain(epochs=2)
     stopped.hparams.epoch_counter.should_stop = True  # as when the loss no longer falls
     assert left_of_results(stopped, tmp_path / "run") == everything
+
+
+def test_epochs_that_were_logged_but_not_saved_are_forgotten(make_brain, tmp_path):
+    log = tmp_path / "run" / "train_log.txt"
+    fit(make_brain(epochs=2))
+    log.write_text("epoch: 1, lr: 0.1\nepoch: 2, lr: 0.1\nepoch: 3, lr: 0.1\nepoch: 12, lr: 0.1\n")
+    make_brain(epochs=3).on_fit_start()
+    assert log.read_text() == "epoch: 1, lr: 0.1\nepoch: 2, lr: 0.1\n"
 
 
 def test_results_are_the_main_processs_to_remove(make_brain, tmp_path, monkeypatch):
