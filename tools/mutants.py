@@ -30,6 +30,9 @@ WORK = ROOT / "build" / "mutants"
 MODULES = (
     "results.metrics",
     "data.manifests",
+    "data.preparation",
+    "text_files",
+    "fingerprint",
     *(
         f"training.{name}"
         for name in (
@@ -38,6 +41,7 @@ MODULES = (
             "targets",
             "features",
             "datasets",
+            "fitting",
             "distributed",
             "brains",
             "reproducible",

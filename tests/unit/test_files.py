@@ -11,7 +11,8 @@ import time
 import pytest
 
 from ser_ts_lobes import files
-from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, try_lock
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, try_lock, walk_files
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
@@ -81,3 +82,9 @@ def test_a_file_system_without_locks_is_said_in_one_sentence(tmp_path, monkeypat
         assert not alone
     [message] = caplog.messages
     assert f"{tmp_path} has no locks (No locks available): do not start two programs" in message
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError) as error:
+        list(walk_files(tmp_path / "nowhere"))
+    assert str(error.value) == f"{tmp_path / 'nowhere'} can't be read: No such file or directory."

@@ -1,5 +1,3 @@
-import csv
-import hashlib
 import json
 import logging
 import math
@@ -15,11 +13,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.manifests import COLUMNS, Utterance, find_manifests, is_prepared, read_manifest, write_manifests
-from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, spelt_otherwise, warn_contradicted
-from ser_ts_lobes.errors import InputError, first_few
-from ser_ts_lobes.files import walk_files
-from ser_ts_lobes.fingerprint import fingerprint_files
-from ser_ts_lobes.text_files import parse_json, read_lines, read_rows, write_csv
+from ser_ts_lobes.errors import InputError
 
 SCALE = (1.0, 7.0)
 
@@ -344,36 +338,6 @@ def test_manifest_folder_that_is_a_file(tmp_path):
             find_manifests(folder)
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
-    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
-    for folder in (corpus, elsewhere):
-        folder.mkdir()
-        (folder / "a.wav").write_text("one")
-    before = fingerprint_files([corpus])
-    (corpus / "linked").symlink_to(elsewhere)
-    (corpus / "here").symlink_to(".")
-    (elsewhere / "up").symlink_to(tmp_path)
-    (corpus / "nowhere.wav").symlink_to("nowhere")
-    (corpus / "itself.wav").symlink_to("itself.wav")
-    names = {name: status and status.st_size for name, status in walk_files(corpus)}
-    assert names["a.wav"] == names["linked/a.wav"] == 3
-    assert names["nowhere.wav"] is names["itself.wav"] is None
-    assert all(name.count("/") < 5 for name in names)
-    assert fingerprint_files([corpus]) != before
-
-
-def test_a_file_name_that_is_not_utf_8(tmp_path):
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.wav")).write_text("one")
-    with pytest.raises(InputError, match=r"has a file whose name is not UTF-8, b'\\xe9\.wav'\. Rename it"):
-        fingerprint_files([tmp_path])
-
-
-def test_text_that_has_no_encoding_is_not_written(tmp_path):
-    with pytest.raises(InputError, match=r"a\.csv can't be written: 'x\\nhalf \\ud800 a character\\n' is not text"):
-        write_csv(tmp_path / "a.csv", ["x"], [["half \ud800 a character"]])
-    assert os.listdir(tmp_path) == []
-
-
 def test_require_transcripts_names_the_command(tmp_path):
     path = write(tmp_path, train=[utterance("a"), utterance("b", transcript=None), utterance("c", transcript="")])
     with pytest.raises(InputError) as error:
@@ -413,98 +377,8 @@ def test_interrupted_writing_leaves_no_prepared_folder(tmp_path, monkeypatch):
     assert (tmp_path / "valid.csv").read_text().splitlines()[1].startswith("b,")
 
 
-def test_fingerprint_of_several_folders(tmp_path):
-    described = []
-    for name in ("Audios", "Transcripts"):
-        (tmp_path / name).mkdir()
-        for file in ("b", "a"):
-            (tmp_path / name / file).write_text(name)
-            os.utime(tmp_path / name / file, ns=(0, 5))
-        described.append([name, [f"{file}/({len(name)}, 5)" for file in ("a", "b")]])
-    text = '{"release": "2.0"}' + "".join(map(json.dumps, described))
-    folders = [tmp_path / name for name, _ in described]
-    assert fingerprint_files(folders, release="2.0") == hashlib.sha256(text.encode()).hexdigest()
-    with pytest.raises(InputError, match="nowhere does not exist"):
-        fingerprint_files([*folders, tmp_path / "nowhere"])
-
-
-def test_fingerprint_notices_every_change(tmp_path):
-    folder, label_file = tmp_path / "Audios", tmp_path / "labels.csv"
-    (folder / "deep").mkdir(parents=True)
-    (folder / "a.wav").write_text("one")
-    (folder / "deep" / "b.wav").write_text("two")
-    label_file.write_text("x")
-
-    def fingerprint(**options):
-        return fingerprint_files([label_file, folder], **options)
-
-    before = fingerprint()
-    os.utime(label_file, (1, 1))
-    assert fingerprint() == before  # a label file counts with its content
-    os.utime(folder / "a.wav", ns=(1, (folder / "a.wav").stat().st_mtime_ns))
-    assert fingerprint() == before  # that somebody has heard it
-    assert fingerprint(seed=1, folder="f") == fingerprint(folder="f", seed=1)
-    seen = {before, fingerprint(seed=1), fingerprint(seed=2)}
-    label_file.write_text("y")
-    seen.add(fingerprint())
-    os.utime(folder / "deep" / "b.wav", (1, 1))
-    seen.add(fingerprint())
-    (folder / "a.wav").rename(folder / "c.wav")
-    seen.add(fingerprint())
-    (folder / "c.wav").unlink()
-    seen.add(fingerprint())
-    assert len(seen) == 7
-    with pytest.raises(InputError, match="nowhere does not exist"):
-        fingerprint_files([tmp_path / "nowhere"])
-
-
-def test_read_rows_counts_lines_of_the_file(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_bytes(b'\xef\xbb\xbfb,a,more\r\n"1\r\n2",x,y\r\n\r\n3, z,\r\n')
-    assert list(read_rows(path, ("a", "b"), key="a")) == [
-        (3, {"b": "1\r\n2", "a": "x", "more": "y"}),
-        (5, {"b": "3", "a": "z", "more": ""}),
-    ]
-
-
-def test_rows_that_may_be_cut_are_a_warning(tmp_path, caplog):
-    path = own_csv(tmp_path, "a,b\n1,2")
-    assert list(read_rows(path, ("a", "b"))) == [(2, {"a": "1", "b": "2"})]
-    assert caplog.messages == [f"{path}, line 2: no line break at the end; is the file cut short?"]
-
-
 def test_own_csv_with_byte_order_mark(tmp_path):
     assert list(read_manifest(own_csv(tmp_path, "\ufeff" + OWN + ROW)).utterances) == ["a"]
-
-
-def test_read_lines_says_where(tmp_path, caplog):
-    path = tmp_path / "lines.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
-    assert list(read_lines(path)) == [(1, "one\r\n"), (2, "two\n")]
-    assert caplog.messages == []
-    path.write_bytes(b"one\ntw")
-    assert list(read_lines(path)) == list(read_lines(path, warn_if_cut=True)) == [(1, "one\n"), (2, "tw")]
-    assert caplog.messages == [f"{path}, line 2: no line break at the end; is the file cut short?"]
-    path.write_bytes(b"")
-    assert list(read_lines(path, warn_if_cut=True)) == [] and len(caplog.messages) == 1
-    path.write_bytes("one\ntwö\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"lines\.txt, line 2: not text in UTF-8"):
-        list(read_lines(path))
-    with pytest.raises(InputError, match=r"can't be read: Is a directory"):
-        list(read_lines(tmp_path))
-
-
-def test_write_csv_digests_what_it_writes(tmp_path):
-    digest = write_csv(tmp_path / "a.csv", ("x", "y"), [(1, 'say "é"')])
-    assert digest == hashlib.sha256((tmp_path / "a.csv").read_bytes()).hexdigest()
-    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [["x", "y"], ["1", 'say "é"']]
-    assert os.listdir(tmp_path) == ["a.csv"]
-
-
-def test_first_few():
-    assert first_few("abcd") == "a, b, c and 1 more"
-    assert first_few("abc") == "a, b, c"
 
 
 def test_a_lost_side_file_is_noticed_in_a_folder_in_new_folders(tmp_path):
@@ -514,11 +388,6 @@ def test_a_lost_side_file_is_noticed_in_a_folder_in_new_folders(tmp_path):
     assert is_prepared(folder, "inputs")
     side_file.unlink()
     assert not is_prepared(folder, "inputs")
-
-
-def test_blanks_after_commas_are_no_part_of_a_value(tmp_path):
-    path = own_csv(tmp_path, 'a, b\n1, "x, y"\n')
-    assert list(read_rows(path, ("a", "b"))) == [(2, {"a": "1", "b": "x, y"})]
 
 
 def test_what_was_written_is_logged(tmp_path, caplog):
@@ -563,76 +432,6 @@ def test_a_system_that_only_hears_does_not_see_transcripts(tmp_path):
     others = [fingerprints(True, **change) for change in changes]
     assert len({other["train"] for other in [reads, *others]}) == 5
     assert {other["train_transcripts"] for other in others} == {reads["train_transcripts"]}
-
-
-def test_parse_json_hands_its_options_on():
-    def refuse(pairs):
-        raise InputError("twice")
-
-    assert parse_json('{"a": 1}', "a.json", parse_int=str) == {"a": "1"}
-    with pytest.raises(InputError, match="^twice$"):
-        parse_json('{"a": 1}', "a.json", object_pairs_hook=refuse)
-    with pytest.raises(InputError) as error:
-        parse_json("{}\n{", "a.json")
-    assert str(error.value) == "a.json, line 2: not JSON that can be used (Extra data). Restore the file."
-
-
-def test_a_file_in_other_upper_and_lower_case_is_found(tmp_path):
-    for place in ("Labels/a.csv", "labels/a.csv", "AUDIOS/b.WAV"):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
-        (tmp_path / place).touch()
-    assert spelt_otherwise(tmp_path, "Audios/b.wav") == tmp_path / "AUDIOS" / "b.WAV"
-    assert spelt_otherwise(tmp_path, "Labels/A.csv") == tmp_path / "Labels" / "a.csv"  # as it is wanted, where it is
-    assert spelt_otherwise(tmp_path, "labels/A.csv") == tmp_path / "labels" / "a.csv"
-    for nowhere in ("labels/b.csv", "labels/a.csv/b.csv", "nowhere/a.csv"):
-        assert spelt_otherwise(tmp_path, nowhere) is None
-
-
-def test_audio_in_other_upper_and_lower_case_is_refused(tmp_path):
-    for name in ("a.WAV", "B.wav", "c.wav"):
-        (tmp_path / name).touch()
-    refuse_other_case([tmp_path / "c.wav", tmp_path / "d.wav", tmp_path / "nowhere" / "a.wav"])
-    with pytest.raises(InputError) as error:
-        refuse_other_case(tmp_path / name for name in ("a.wav", "d.wav", "b.wav", "c.wav"))
-    assert str(error.value) == (
-        f"2 audio files in {tmp_path} have names in other upper and lower case than the labels say: "
-        "a.WAV for a.wav, B.wav for b.wav. Rename them."
-    )
-
-
-def test_labels_that_contradict_their_raters_are_named(caplog):
-    labels = np.array([[1.0, 2.5, 3.33], [4.0, 4.0, 4.0]])
-    warn_contradicted(["a", "b"], labels, labels + 0.01, digits=2)  # off by one in the last digit
-    warn_contradicted(["a", "b"], labels, [[1, 2.5, 3.33], [np.nan] * 3], digits=2)
-    assert caplog.messages == []
-    warn_contradicted(["a", "b"], labels, labels + [[0, -0.1, 0], [0, 0, 0.011]], digits=2)
-    assert caplog.messages == [
-        "2 labels are not the mean of what their raters said: a (valence 2.5, its raters' mean is 2.4), "
-        "b (dominance 4, its raters' mean is 4.011)."
-    ]
-
-
-def test_listed_utterances_are_a_warning_if_there_are_any(tmp_path, caplog):
-    path = tmp_path / "excluded.csv"
-    list_utterances(path, ("ID", "reason"), [("a", "silent"), ("b", "cut")], "2 utterances are left out")
-    assert path.read_text() == "ID,reason\na,silent\nb,cut\n"
-    assert caplog.messages == [f"2 utterances are left out: a, b. All are listed in {path}."]
-    caplog.clear()
-    list_utterances(path, ("ID", "reason"), [], "none")
-    assert path.read_text() == "ID,reason\n" and caplog.messages == []
-
-
-def test_what_is_not_text_is_shown_with_what_is_around_it(tmp_path):
-    text = 25 * "x" + "\ud800" + 25 * "y"
-    with pytest.raises(InputError) as error:
-        write_csv(tmp_path / "a.csv", ["x"], [[text]])
-    assert f"a.csv can't be written: '{20 * 'x'}\\ud800{20 * 'y'}' is not text. Correct it" in str(error.value)
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(InputError) as error:
-        list(walk_files(tmp_path / "nowhere"))
-    assert str(error.value) == f"{tmp_path / 'nowhere'} can't be read: No such file or directory."
 
 
 def test_a_relative_data_root_is_of_the_working_directory(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""What prepare scripts share."""
+
+import numpy as np
+import pytest
+
+from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, spelt_otherwise, warn_contradicted
+from ser_ts_lobes.errors import InputError
+
+
+def test_a_file_in_other_upper_and_lower_case_is_found(tmp_path):
+    for place in ("Labels/a.csv", "labels/a.csv", "AUDIOS/b.WAV"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    assert spelt_otherwise(tmp_path, "Audios/b.wav") == tmp_path / "AUDIOS" / "b.WAV"
+    assert spelt_otherwise(tmp_path, "Labels/A.csv") == tmp_path / "Labels" / "a.csv"  # as it is wanted, where it is
+    assert spelt_otherwise(tmp_path, "labels/A.csv") == tmp_path / "labels" / "a.csv"
+    for nowhere in ("labels/b.csv", "labels/a.csv/b.csv", "nowhere/a.csv"):
+        assert spelt_otherwise(tmp_path, nowhere) is None
+
+
+def test_audio_in_other_upper_and_lower_case_is_refused(tmp_path):
+    for name in ("a.WAV", "B.wav", "c.wav"):
+        (tmp_path / name).touch()
+    refuse_other_case([tmp_path / "c.wav", tmp_path / "d.wav", tmp_path / "nowhere" / "a.wav"])
+    with pytest.raises(InputError) as error:
+        refuse_other_case(tmp_path / name for name in ("a.wav", "d.wav", "b.wav", "c.wav"))
+    assert str(error.value) == (
+        f"2 audio files in {tmp_path} have names in other upper and lower case than the labels say: "
+        "a.WAV for a.wav, B.wav for b.wav. Rename them."
+    )
+
+
+def test_labels_that_contradict_their_raters_are_named(caplog):
+    labels = np.array([[1.0, 2.5, 3.33], [4.0, 4.0, 4.0]])
+    warn_contradicted(["a", "b"], labels, labels + 0.01, digits=2)  # off by one in the last digit
+    warn_contradicted(["a", "b"], labels, [[1, 2.5, 3.33], [np.nan] * 3], digits=2)
+    assert caplog.messages == []
+    warn_contradicted(["a", "b"], labels, labels + [[0, -0.1, 0], [0, 0, 0.011]], digits=2)
+    assert caplog.messages == [
+        "2 labels are not the mean of what their raters said: a (valence 2.5, its raters' mean is 2.4), "
+        "b (dominance 4, its raters' mean is 4.011)."
+    ]
+
+
+def test_listed_utterances_are_a_warning_if_there_are_any(tmp_path, caplog):
+    path = tmp_path / "excluded.csv"
+    list_utterances(path, ("ID", "reason"), [("a", "silent"), ("b", "cut")], "2 utterances are left out")
+    assert path.read_text() == "ID,reason\na,silent\nb,cut\n"
+    assert caplog.messages == [f"2 utterances are left out: a, b. All are listed in {path}."]
+    caplog.clear()
+    list_utterances(path, ("ID", "reason"), [], "none")
+    assert path.read_text() == "ID,reason\n" and caplog.messages == []
