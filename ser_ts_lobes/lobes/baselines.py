@@ -48,10 +48,10 @@ def split_chunks(frames: torch.Tensor, lens: torch.Tensor, n_chunks: int = 11, c
 class MeanAggregation(torch.nn.Module):
     """Mean of an utterance's chunks, (B, C, D) -> (B, D)."""
 
-    def __init__(self, size) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         return chunks.mean(1)
 
@@ -69,7 +69,7 @@ class GateAggregation(torch.nn.Module):
         super().__init__()
         self.gate = torch.nn.Linear(size, 1)
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         return (chunks * self.gate(chunks).sigmoid()).mean(1)
 
@@ -89,7 +89,7 @@ class RNNAttention(torch.nn.Module):
         self.score = torch.nn.Linear(size, size, bias=False)
         self.output = torch.nn.Linear(2 * size, size, bias=False)
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         states, _ = self.rnn(chunks)
         last = states[:, -1]
@@ -106,7 +106,7 @@ class SelfAttention(torch.nn.Module):
     size
         D.
     n_heads, head_size
-        Of the attention (3 and 50 in Lin and Busso's code).
+        Attention heads, and the size of each (3 and 50 in Lin and Busso's code).
     """
 
     def __init__(self, size: int, n_heads: int = 3, head_size: int = 50) -> None:
@@ -116,7 +116,7 @@ class SelfAttention(torch.nn.Module):
         self.merge = torch.nn.Linear(n_heads * head_size, size)
         self.norm = torch.nn.LayerNorm(size, eps=1e-6)
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         query, key, value = self.query_key_value(chunks).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         heads = torch.nn.functional.scaled_dot_product_attention(query, key, value)
@@ -153,7 +153,7 @@ class ChunkNetwork(torch.nn.Module):
         self.hidden = torch.nn.Linear(size, size)
         self.output = torch.nn.Linear(size, 1)
 
-    def forward(self, chunks: torch.Tensor):
+    def forward(self, chunks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict.
 
         Parameters

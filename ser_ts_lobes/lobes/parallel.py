@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SETTING_THREADS = threading.Lock()
 
 
-def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor):
+def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Do what `Encoder.frozen_forward` does, in the fastest way; kept features are handed on as they are.
 
     On a CPU the waveforms of a batch go one by one, side by side: its caches hold the activations of one but not of
