@@ -62,7 +62,7 @@ class GateAggregation(torch.nn.Module):
     Parameters
     ----------
     size
-        D.
+        D, size of a chunk's vector and of the result.
     """
 
     def __init__(self, size: int) -> None:
@@ -80,7 +80,7 @@ class RNNAttention(torch.nn.Module):
     Parameters
     ----------
     size
-        D.
+        D, size of a chunk's vector and of the result.
     """
 
     def __init__(self, size: int) -> None:
@@ -104,7 +104,7 @@ class SelfAttention(torch.nn.Module):
     Parameters
     ----------
     size
-        D.
+        D, size of a chunk's vector and of the result.
     n_heads, head_size
         Attention heads, and the size of each (3 and 50 in Lin and Busso's code).
     """
@@ -141,7 +141,7 @@ class ChunkNetwork(torch.nn.Module):
     aggregation
         ``mean``, ``gate``, ``rnn`` or ``self``.
     dropout
-        Of the LSTM layers' inputs, in 0-1.
+        Share of the LSTM layers' inputs that is left out, in 0-1.
     """
 
     def __init__(self, size: int, aggregation: str, dropout: float) -> None:
@@ -194,7 +194,7 @@ class ChunkAttention(torch.nn.Module):
     aggregation
         How chunks become an utterance: ``mean``, ``gate``, ``rnn`` or ``self``.
     dropout
-        Of the LSTM layers' inputs (Lin and Busso's code: 0.5).
+        Share of the LSTM layers' inputs that is left out, in 0-1 (Lin and Busso's code: 0.5).
 
     Example
     -------
@@ -252,9 +252,9 @@ class SpeechTextLSTM(torch.nn.Module):
     word_size
         Size of a word vector (Atmaja and Akagi 2020: 300).
     lstm_size
-        Of three layers for either input (Atmaja and Akagi 2020: 256).
+        Size of the three layers for either input (Atmaja and Akagi 2020: 256).
     speech_dropout, text_dropout, joint_dropout
-        Behind the two LSTMs, and before the output layer (Atmaja and Akagi 2020: 0.1, 0.4, 0.4).
+        Dropout, in 0-1, behind the two LSTMs and before the output layer (Atmaja and Akagi 2020: 0.1, 0.4, 0.4).
 
     Example
     -------

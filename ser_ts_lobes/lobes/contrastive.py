@@ -111,7 +111,7 @@ def draw_negatives(now: torch.Tensor, n_frames: int, n_steps: int, n_negatives: 
     n_steps
         Those that follow each are to be predicted, and never negatives.
     n_negatives
-        How many for each.
+        How many to draw for each.
 
     Returns
     -------

@@ -27,7 +27,7 @@ class DescriptorEncoder(Encoder):
     trainable_layers
         1 if the subclass has a layer on top of the descriptors (0: none).
     **settings
-        For the fingerprint.
+        What else determines the descriptors; for the fingerprint.
     """
 
     always_on_cpu = True

@@ -28,7 +28,7 @@ def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor)
     Parameters
     ----------
     encoder
-        Not wrapped for distributed training.
+        The encoder, not wrapped for distributed training.
     inputs
         (B, N) waveforms or token ids, or (B, T, D) from `Encoder.frozen_forward`.
     lens

@@ -116,7 +116,7 @@ class TransformerPooling(torch.nn.Module):
     num_heads
         Attention heads (ours).
     dropout
-        Within the layers (ours).
+        Dropout within the layers, in 0-1 (ours).
 
     Example
     -------

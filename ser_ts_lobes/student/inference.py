@@ -149,7 +149,7 @@ class EmotionRegressor(Pretrained):
             A folder that `ser-ts export` wrote, or a name on the Hugging Face Hub (``user/name``). The network is
             used for the latter alone.
         device
-            Such as ``cpu`` or ``cuda:0``.
+            Where the student runs, such as ``cpu`` or ``cuda:0``.
         revision
             Branch, tag or commit on the Hub.
 

@@ -97,7 +97,7 @@ def describe_network(network: StudentNetwork) -> dict[str, Any]:
     Parameters
     ----------
     network
-        With GRU or transformer pooling.
+        A network with GRU or transformer pooling.
 
     Returns
     -------
@@ -263,7 +263,9 @@ def _is_test(value: Any) -> bool:
     """Whether it is scores of each dimension on each test set, null where there are none."""
     if not isinstance(value, dict):
         return False
-    scores = [split.get(name) if isinstance(split, dict) else None for split in value.values() for name in DIMENSIONS]
+    scores: list[Any] = [
+        split.get(name) if isinstance(split, dict) else None for split in value.values() for name in DIMENSIONS
+    ]
     return all(isinstance(score, dict) and "ccc" in score for score in scores) and all(
         score["ccc"] is None or _is_score(score["ccc"]) for score in scores
     )
@@ -345,9 +347,10 @@ def _make_network(config: dict[str, Any]) -> StudentNetwork:
     return StudentNetwork(encoder, model, LabelScale())
 
 
-def _check_encoder(encoder: Any) -> None:
+def _check_encoder(encoder: dict[str, Any]) -> None:
     """Refuse what would make sound expensive to hear, which the shapes of weights don't tell."""
-    kind, features = model_type(encoder), encoder.get("feature_extractor")
+    kind = model_type(encoder)
+    features: Any = encoder.get("feature_extractor")
     if kind == "whisper":
         model = model_config(encoder)
         sizes = {name: features[name] for name in ("feature_size", "n_fft", "hop_length")}

@@ -49,7 +49,7 @@ def export_onnx(network: "StudentNetwork", path: str | Path) -> None:
     Parameters
     ----------
     network
-        On the CPU, in float32.
+        The student's network, on the CPU and in float32.
     path
         The file to write.
 
@@ -283,9 +283,9 @@ def write_onnx(
     Parameters
     ----------
     folder
-        Of an exported student.
+        The folder of an exported student.
     network
-        The student's.
+        The student's network.
     test_sets
         On which to measure the cost of 8-bit integers; empty to leave it unmeasured, None for no such file.
 

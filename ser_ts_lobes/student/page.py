@@ -164,7 +164,7 @@ def render(
     note
         What is to be said of the values.
     problem
-        Why there are none.
+        Why there are no values.
 
     Returns
     -------

@@ -41,7 +41,7 @@ class Sweep:
     Attributes
     ----------
     key
-        Such as ``ts_weight``.
+        The key, such as ``ts_weight``.
     values
         As on the command line; ``none`` stands for YAML's null.
 
@@ -73,7 +73,7 @@ class Job:
     Attributes
     ----------
     name
-        Such as ``cts/fold1/3``: the run, as below ``results_folder``.
+        The run, as below ``results_folder``, such as ``cts/fold1/3``.
     recipe
         Where the script is, and runs.
     script
