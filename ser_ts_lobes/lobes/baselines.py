@@ -48,10 +48,10 @@ def split_chunks(frames: torch.Tensor, lens: torch.Tensor, n_chunks: int = 11, c
 class MeanAggregation(torch.nn.Module):
     """Mean of an utterance's chunks, (B, C, D) -> (B, D)."""
 
-    def __init__(self, size) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         return chunks.mean(1)
 
@@ -62,14 +62,14 @@ class GateAggregation(torch.nn.Module):
     Parameters
     ----------
     size
-        D.
+        D, size of a chunk's vector and of the result.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.gate = torch.nn.Linear(size, 1)
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         return (chunks * self.gate(chunks).sigmoid()).mean(1)
 
@@ -80,7 +80,7 @@ class RNNAttention(torch.nn.Module):
     Parameters
     ----------
     size
-        D.
+        D, size of a chunk's vector and of the result.
     """
 
     def __init__(self, size: int) -> None:
@@ -89,7 +89,7 @@ class RNNAttention(torch.nn.Module):
         self.score = torch.nn.Linear(size, size, bias=False)
         self.output = torch.nn.Linear(2 * size, size, bias=False)
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         states, _ = self.rnn(chunks)
         last = states[:, -1]
@@ -104,9 +104,9 @@ class SelfAttention(torch.nn.Module):
     Parameters
     ----------
     size
-        D.
+        D, size of a chunk's vector and of the result.
     n_heads, head_size
-        Of the attention (3 and 50 in Lin and Busso's code).
+        Attention heads, and the size of each (3 and 50 in Lin and Busso's code).
     """
 
     def __init__(self, size: int, n_heads: int = 3, head_size: int = 50) -> None:
@@ -116,7 +116,7 @@ class SelfAttention(torch.nn.Module):
         self.merge = torch.nn.Linear(n_heads * head_size, size)
         self.norm = torch.nn.LayerNorm(size, eps=1e-6)
 
-    def forward(self, chunks):
+    def forward(self, chunks: torch.Tensor) -> torch.Tensor:
         """Aggregate."""
         query, key, value = self.query_key_value(chunks).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         heads = torch.nn.functional.scaled_dot_product_attention(query, key, value)
@@ -141,7 +141,7 @@ class ChunkNetwork(torch.nn.Module):
     aggregation
         ``mean``, ``gate``, ``rnn`` or ``self``.
     dropout
-        Of the LSTM layers' inputs, in 0-1.
+        Share of the LSTM layers' inputs that is left out, in 0-1.
     """
 
     def __init__(self, size: int, aggregation: str, dropout: float) -> None:
@@ -153,7 +153,7 @@ class ChunkNetwork(torch.nn.Module):
         self.hidden = torch.nn.Linear(size, size)
         self.output = torch.nn.Linear(size, 1)
 
-    def forward(self, chunks: torch.Tensor):
+    def forward(self, chunks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict.
 
         Parameters
@@ -194,7 +194,7 @@ class ChunkAttention(torch.nn.Module):
     aggregation
         How chunks become an utterance: ``mean``, ``gate``, ``rnn`` or ``self``.
     dropout
-        Of the LSTM layers' inputs (Lin and Busso's code: 0.5).
+        Share of the LSTM layers' inputs that is left out, in 0-1 (Lin and Busso's code: 0.5).
 
     Example
     -------
@@ -252,9 +252,9 @@ class SpeechTextLSTM(torch.nn.Module):
     word_size
         Size of a word vector (Atmaja and Akagi 2020: 300).
     lstm_size
-        Of three layers for either input (Atmaja and Akagi 2020: 256).
+        Size of the three layers for either input (Atmaja and Akagi 2020: 256).
     speech_dropout, text_dropout, joint_dropout
-        Behind the two LSTMs, and before the output layer (Atmaja and Akagi 2020: 0.1, 0.4, 0.4).
+        Dropout, in 0-1, behind the two LSTMs and before the output layer (Atmaja and Akagi 2020: 0.1, 0.4, 0.4).
 
     Example
     -------

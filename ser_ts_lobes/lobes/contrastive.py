@@ -38,7 +38,7 @@ class FuturePrediction(torch.nn.Module):
             torch.nn.Linear(context_size, channels, bias=False) for _ in range(n_steps)
         )
 
-    def forward(self, context: torch.Tensor, frames: torch.Tensor):
+    def forward(self, context: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict, with new negatives in each call.
 
         Parameters
@@ -84,7 +84,7 @@ def present_frames(batch: int, time: int, n_steps: int, device: torch.device | N
     batch, time, n_steps
         B utterances of T frames, of which the last `n_steps` are only predicted.
     device
-        Of the result.
+        Where the result is to be.
 
     Returns
     -------
@@ -105,24 +105,26 @@ def draw_negatives(now: torch.Tensor, n_frames: int, n_steps: int, n_negatives: 
     Parameters
     ----------
     now
-        (Q,), from `present_frames`.
+        (Q,) int64, from `present_frames`.
     n_frames
         Frames of the batch.
     n_steps
         Those that follow each are to be predicted, and never negatives.
     n_negatives
-        How many for each.
+        How many to draw for each.
 
     Returns
     -------
     torch.Tensor
-        (Q, n_negatives), indices of frames; all steps share them.
+        (Q, n_negatives) int64, indices of frames; all steps share them.
     """
     shift = torch.randint(n_frames - n_steps, (len(now), n_negatives), device=now.device)
     return (now.unsqueeze(1) + n_steps + 1 + shift) % n_frames
 
 
-def info_nce(predicted: torch.Tensor, frames: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor):
+def info_nce(
+    predicted: torch.Tensor, frames: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of the right frame among its negatives, and the accuracy.
 
     Parameters

@@ -8,6 +8,7 @@ trains are the same kind of file.
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from speechbrain.dataio.dataio import length_to_mask
@@ -22,10 +23,11 @@ KERNEL_SIZES, STRIDES, PADDINGS = (10, 8, 4, 4, 4), (5, 4, 2, 2, 2), (3, 2, 1, 1
 HOP_LENGTH = 160  # samples a frame: the product of the strides
 
 # CPC_audio's defaults: what a key that its checkpoint lacks stands for.
-_DEFAULTS = {"hiddenEncoder": 256, "hiddenGar": 256, "arMode": "LSTM", "nLevelsGRU": 1}
+_DEFAULTS: dict[str, Any] = {"hiddenEncoder": 256, "hiddenGar": 256, "arMode": "LSTM", "nLevelsGRU": 1}
+_CONTEXTS = ("LSTM", "GRU")
 # What else shapes CPC_audio's network, and the values that are supported here.
 _SUPPORTED = {
-    "arMode": ("LSTM", "GRU"),
+    "arMode": _CONTEXTS,
     "encoder_type": ("cpc",),
     "normMode": ("layerNorm",),
     "cpc_mode": (None, "none"),
@@ -52,7 +54,7 @@ class ChannelNorm(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(1, channels, 1))
         self.bias = torch.nn.Parameter(torch.zeros(1, channels, 1))
 
-    def forward(self, hidden):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Normalise, (B, C, T) -> (B, C, T)."""
         variance, mean = torch.var_mean(hidden, dim=1, keepdim=True)
         return (hidden - mean) * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
@@ -67,13 +69,13 @@ class CPC(torch.nn.Module):
     Parameters
     ----------
     channels
-        Of the convolutions.
+        Channels of the convolutions.
     context_size
-        Of the recurrent layers.
+        Size of the recurrent layers.
     context
         ``LSTM`` or ``GRU``.
     context_layers
-        Recurrent layers.
+        Number of the recurrent layers.
 
     Raises
     ------
@@ -94,8 +96,8 @@ class CPC(torch.nn.Module):
         self, channels: int = 256, context_size: int = 256, context: str = "LSTM", context_layers: int = 1
     ) -> None:
         super().__init__()
-        if context not in _SUPPORTED["arMode"]:
-            raise InputError(f"context is {context!r}; choose one of {', '.join(_SUPPORTED['arMode'])}.")
+        if context not in _CONTEXTS:
+            raise InputError(f"context is {context!r}; choose one of {', '.join(_CONTEXTS)}.")
         self.config = PretrainedConfig(
             channels=channels, hidden_size=context_size, context=context, context_layers=context_layers
         )
@@ -108,7 +110,7 @@ class CPC(torch.nn.Module):
         recurrent = getattr(torch.nn, context)
         self.context = recurrent(channels, context_size, context_layers, batch_first=True)
 
-    def convolve(self, wavs: torch.Tensor, n_samples: torch.Tensor):
+    def convolve(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the convolutions, as if each utterance were alone.
 
         Parameters
@@ -127,15 +129,17 @@ class CPC(torch.nn.Module):
         """
         hidden = torch.nn.functional.pad(wavs, (0, max(0, HOP_LENGTH - wavs.shape[1]))).unsqueeze(1)
         n_frames = n_samples.clamp(min=HOP_LENGTH)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            reach = n_frames + 2 * convolution.padding[0] - convolution.kernel_size[0]
-            n_frames = reach // convolution.stride[0] + 1
+        shapes = zip(KERNEL_SIZES, STRIDES, PADDINGS, strict=True)
+        for convolution, norm, (kernel_size, stride, padding) in zip(
+            self.convolutions, self.norms, shapes, strict=True
+        ):
+            n_frames = (n_frames + 2 * padding - kernel_size) // stride + 1
             hidden = torch.relu(norm(convolution(hidden)))
             # The next layer pads with zeros; an utterance's padding begins where it ends.
             hidden = hidden * length_to_mask(n_frames, hidden.shape[2]).unsqueeze(1)
         return hidden.transpose(1, 2), n_frames
 
-    def forward(self, wavs: torch.Tensor):
+    def forward(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames and their context.
 
         Parameters
@@ -175,7 +179,7 @@ class CPCEncoder(Encoder):
     torch.Size([2, 100, 16])
     """
 
-    def __init__(self, source: str, sha256: str | None = None, trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path, sha256: str | None = None, trainable_layers: int = 0) -> None:
         self._sha256 = sha256
         super().__init__(source, trainable_layers)
 
@@ -183,8 +187,8 @@ class CPCEncoder(Encoder):
         return load_cpc(source, self._sha256)
 
     @property
-    def layers(self):
-        """torch.nn.ModuleList : the recurrent context, as the one layer that may learn."""
+    def layers(self) -> torch.nn.ModuleList:
+        """The recurrent context, as the one layer that may learn."""
         return torch.nn.ModuleList([self.model.context])
 
     def _embed(self, inputs, lens):
@@ -200,7 +204,7 @@ class CPCEncoder(Encoder):
         return hidden
 
 
-def load_cpc(source, sha256=None) -> CPC:
+def load_cpc(source: str | Path, sha256: str | None = None) -> CPC:
     """Load a CPC checkpoint; nothing in it is executed.
 
     Parameters

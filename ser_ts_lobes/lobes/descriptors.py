@@ -27,7 +27,7 @@ class DescriptorEncoder(Encoder):
     trainable_layers
         1 if the subclass has a layer on top of the descriptors (0: none).
     **settings
-        For the fingerprint.
+        What else determines the descriptors; for the fingerprint.
     """
 
     always_on_cpu = True
@@ -42,8 +42,8 @@ class DescriptorEncoder(Encoder):
         return model
 
     @property
-    def layers(self):
-        """torch.nn.ModuleList : none."""
+    def layers(self) -> torch.nn.ModuleList:
+        """No layers, unless a subclass has one."""
         return torch.nn.ModuleList()
 
     def _describe(self, wav):
@@ -83,6 +83,9 @@ class FrameScale(torch.nn.Module):
     [-1.0, 0.0, 3.0, 0.0]
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, size: int, limit: float) -> None:
         super().__init__()
         self.limit = limit
@@ -95,9 +98,11 @@ class FrameScale(torch.nn.Module):
         Parameters
         ----------
         utterances
-            The training set, (T, size) a part of it.
+            The training set; each, (T, size), a part of it.
         """
-        n, mean, squares = 0, 0.0, 0.0
+        n = 0
+        mean: torch.Tensor | float = 0.0
+        squares: torch.Tensor | float = 0.0
         for frames in utterances:
             # Merging centred moments (Chan, Golub and LeVeque, 1983): descriptors may be far from zero.
             frames = frames.double()
@@ -106,11 +111,11 @@ class FrameScale(torch.nn.Module):
             squares = squares + (frames - own_mean).square().sum(0) + (own_mean - mean) ** 2 * (n * len(frames) / total)
             mean = mean + (own_mean - mean) * (len(frames) / total)
             n = total
-        std = (squares / n).sqrt()
-        self.mean.copy_(mean)
+        std = torch.as_tensor(squares / n).sqrt()
+        self.mean.copy_(torch.as_tensor(mean))
         self.std.copy_(torch.where(std > 0, std, 1.0))
 
-    def forward(self, frames, lens):
+    def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """Standardise and clip, (B, T, size) -> (B, T, size); zero beyond the valid frames."""
         frames = ((frames - self.mean) / self.std).clamp(-self.limit, self.limit)
         return frames * valid_mask(lens, frames.shape[1]).unsqueeze(-1)
@@ -165,11 +170,11 @@ class LowLevelDescriptors(DescriptorEncoder):
         return super()._load(source)
 
     @property
-    def layers(self):
-        """torch.nn.ModuleList : the standardisation, as the one layer that learns from the training set."""
+    def layers(self) -> torch.nn.ModuleList:
+        """The standardisation, as the one layer that learns from the training set."""
         return torch.nn.ModuleList([self.scale])
 
-    def fit(self, training_set) -> None:
+    def fit(self, training_set: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Take the statistics of the training set; see `Encoder.fit`."""
         self.scale.fit(hidden[valid_mask(lens, hidden.shape[1])] for hidden, lens in training_set)
 

@@ -1,6 +1,6 @@
 """The emotion model: pooled speech and text, their joint embedding, the three dimensions."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
@@ -8,15 +8,18 @@ from numpy.typing import ArrayLike
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.lobes.pooling import Pooling
+
 
 class EmotionOutput(NamedTuple):
     """What `EmotionModel` says of a batch.
 
     Attributes
     ----------
-    embedding : torch.Tensor
+    embedding
         (B, embedding_size): e_at of a teacher, e_a of a student.
-    prediction : torch.Tensor
+    prediction
         (B, 3): activation, valence, dominance, in training-set standard deviations from the mean.
     """
 
@@ -34,7 +37,7 @@ class EmotionModel(torch.nn.Module):
     Parameters
     ----------
     speech_pooling
-        Pools frames; None for a model that does not hear. It has an `output_size`.
+        Pools frames; None for a model that does not hear.
     text_pooling
         Pools tokens; None for a model that does not read.
     embedding_size
@@ -52,8 +55,8 @@ class EmotionModel(torch.nn.Module):
 
     def __init__(
         self,
-        speech_pooling: torch.nn.Module | None = None,
-        text_pooling: torch.nn.Module | None = None,
+        speech_pooling: "Pooling | None" = None,
+        text_pooling: "Pooling | None" = None,
         embedding_size: int = 128,
     ) -> None:
         super().__init__()
@@ -91,8 +94,10 @@ class EmotionModel(torch.nn.Module):
         """
         pooled = []
         if self.speech_pooling is not None:
+            assert frames is not None and frame_lens is not None
             pooled.append(self.speech_pooling(frames, frame_lens))
         if self.text_pooling is not None:
+            assert tokens is not None and token_lens is not None
             pooled.append(self.text_pooling(tokens, token_lens))
         embedding = self.projection(torch.cat(pooled, dim=-1))
         return EmotionOutput(embedding, self.output(embedding))
@@ -119,6 +124,9 @@ class LabelScale(torch.nn.Module):
     >>> scale.restore(scale.standardise(labels)).equal(labels)
     True
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,10 +155,10 @@ class LabelScale(torch.nn.Module):
         self.std.copy_(labels.std(0, correction=0))
         self.fitted = True
 
-    def standardise(self, labels):
+    def standardise(self, labels: torch.Tensor) -> torch.Tensor:
         """Bring labels on the corpus's scale, (B, 3), to what networks learn."""
         return (labels - self.mean) / self.std
 
-    def restore(self, predictions):
+    def restore(self, predictions: torch.Tensor) -> torch.Tensor:
         """Bring what networks predict, (B, 3), back to the corpus's scale."""
         return predictions * self.std + self.mean

@@ -1,6 +1,8 @@
 """What speech and text encoders have in common: a frozen part, a trainable part, a checkpoint."""
 
 import inspect
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 
 
-def load_pretrained(auto_class: type, source: str, **kwargs):
+def load_pretrained(auto_class: type[Any], source: str | Path, **kwargs: Any) -> Any:
     """Load with a `transformers` auto class; a source that can't be had is an `InputError`.
 
     Parameters
@@ -111,7 +113,7 @@ class Encoder(torch.nn.Module):
     #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
     always_on_cpu = False
 
-    def __init__(self, source: str | dict[str, Any], trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
         super().__init__()
         self.source = source
         self.model = self._load(source)
@@ -125,9 +127,9 @@ class Encoder(torch.nn.Module):
         self.output_size = self.model.config.hidden_size
         self.model.requires_grad_(False)
         self.layers[self.n_frozen :].requires_grad_(True)
-        self._frozen_weights = None
+        self._frozen_weights: str | None = None
 
-    def _load(self, source):
+    def _load(self, source: Any) -> Any:
         if isinstance(source, dict):
             return AutoModel.from_config(model_config(source), trust_remote_code=False)
         return load_pretrained(AutoModel, source, dtype=torch.float32)
@@ -145,24 +147,24 @@ class Encoder(torch.nn.Module):
         return {"model": {"model_type": config.model_type, **values}}
 
     @property
-    def layers(self):
-        """torch.nn.ModuleList : the transformer layers, bottom first."""
+    def layers(self) -> torch.nn.ModuleList:
+        """The transformer layers, bottom first."""
         return self.model.encoder.layers
 
-    def _embed(self, inputs, lens):
+    def _embed(self, inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """All that comes before the transformer layers: (B, N) -> (B, T, D) and relative lengths (B,)."""
         raise NotImplementedError
 
-    def _run_layers(self, hidden, lens, layers):
+    def _run_layers(self, hidden: torch.Tensor, lens: torch.Tensor, layers: torch.nn.ModuleList) -> torch.Tensor:
         """Run some transformer layers: (B, T, D) -> (B, T, D)."""
         raise NotImplementedError
 
-    def _finish(self, hidden):
+    def _finish(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply what comes after the last layer."""
         return hidden
 
     @torch.no_grad()
-    def frozen_forward(self, inputs: torch.Tensor, lens: torch.Tensor):
+    def frozen_forward(self, inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """From the input up to the first trainable layer, all utterances at once.
 
         `ser_ts_lobes.lobes.parallel.compute_frozen` does the same faster on a CPU.
@@ -206,7 +208,7 @@ class Encoder(torch.nn.Module):
             return hidden
         return self._finish(self._run_layers(hidden, lens, self.layers[self.n_frozen :]))
 
-    def forward(self, inputs: torch.Tensor, lens: torch.Tensor):
+    def forward(self, inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode: both parts for an input, the trainable part alone for kept frozen features.
 
         It is one method for both because only `forward` synchronises gradients under
@@ -230,16 +232,17 @@ class Encoder(torch.nn.Module):
             inputs, lens = self.frozen_forward(inputs, lens)
         return self.trainable_forward(inputs, lens), lens
 
-    def fit(self, training_set) -> None:
+    def fit(self, training_set: Iterable[Any]) -> None:
         """Take what an encoder needs to know of the training set before it is used; here nothing.
 
         Parameters
         ----------
-        training_set : iterable of str, or of tuple[torch.Tensor, torch.Tensor]
-            For an encoder that reads the transcripts; for one that hears what `frozen_forward` gives, in batches.
+        training_set
+            For an encoder that reads, the transcripts, each a str; for one that hears, what `frozen_forward` gives,
+            in batches.
         """
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "Encoder":
         """Set the mode of the trainable layers; the frozen part stays in evaluation mode."""
         super().train(mode)
         self.model.eval()
@@ -272,7 +275,7 @@ class Encoder(torch.nn.Module):
             settings=self._frozen_settings(),
         )
 
-    def _frozen_settings(self):
+    def _frozen_settings(self) -> dict[str, Any]:
         """All that the frozen part reads besides the model's weights and configuration, for JSON."""
         return {}
 
@@ -305,7 +308,7 @@ class Encoder(torch.nn.Module):
         self.layers[self.n_frozen :].load_state_dict(saved["layers"])
 
 
-def model_type(source: str | dict[str, Any]) -> str:
+def model_type(source: str | Path | dict[str, Any]) -> str:
     """Architecture name of a pretrained model (``hubert``, ``whisper``, ``bert``, ...).
 
     Parameters
@@ -322,7 +325,7 @@ def model_type(source: str | dict[str, Any]) -> str:
     return load_pretrained(AutoConfig, source).model_type
 
 
-def model_config(configuration: dict[str, Any]):
+def model_config(configuration: dict[str, Any]) -> PreTrainedConfig:
     """Make the configuration object of a `transformers` model; it names no code and no file.
 
     Parameters

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SETTING_THREADS = threading.Lock()
 
 
-def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor):
+def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Do what `Encoder.frozen_forward` does, in the fastest way; kept features are handed on as they are.
 
     On a CPU the waveforms of a batch go one by one, side by side: its caches hold the activations of one but not of
@@ -28,7 +28,7 @@ def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor)
     Parameters
     ----------
     encoder
-        Not wrapped for distributed training.
+        The encoder, not wrapped for distributed training.
     inputs
         (B, N) waveforms or token ids, or (B, T, D) from `Encoder.frozen_forward`.
     lens

@@ -1,12 +1,24 @@
 """Pooling: from the frames or tokens of an utterance to one vector."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.encoder import n_valid, valid_mask
 
 
-def make_pooling(kind: str, **sizes) -> torch.nn.Module:
+class Pooling(Protocol):
+    """What `EmotionModel` needs of a pooling: a module that gives one vector of `output_size` for an utterance."""
+
+    output_size: int
+
+    def __call__(self, frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """Pool frames (B, T, D) with relative lengths (B,) to (B, output_size)."""
+
+
+def make_pooling(kind: str, **sizes: int) -> Pooling:
     """Make the pooling that a recipe's ``pooling`` key names.
 
     Parameters
@@ -18,8 +30,8 @@ def make_pooling(kind: str, **sizes) -> torch.nn.Module:
 
     Returns
     -------
-    torch.nn.Module
-        With an ``output_size`` and ``forward(frames, lens)``.
+    Pooling
+        A torch.nn.Module.
 
     Raises
     ------
@@ -31,7 +43,11 @@ def make_pooling(kind: str, **sizes) -> torch.nn.Module:
     >>> make_pooling("transformer", input_size=16, hidden_size=32).output_size
     32
     """
-    kinds = {"gru": GRUPooling, "transformer": TransformerPooling, "attention": AttentionPooling}
+    kinds: dict[str, Callable[..., Pooling]] = {
+        "gru": GRUPooling,
+        "transformer": TransformerPooling,
+        "attention": AttentionPooling,
+    }
     if kind not in kinds:
         raise InputError(f"pooling is {kind!r}; choose one of {', '.join(kinds)}.")
     return AttentionPooling(sizes["input_size"]) if kind == "attention" else kinds[kind](**sizes)
@@ -100,7 +116,7 @@ class TransformerPooling(torch.nn.Module):
     num_heads
         Attention heads (ours).
     dropout
-        Within the layers (ours).
+        Dropout within the layers, in 0-1 (ours).
 
     Example
     -------
@@ -122,7 +138,7 @@ class TransformerPooling(torch.nn.Module):
             layer, num_layers, torch.nn.LayerNorm(hidden_size), enable_nested_tensor=False
         )
 
-    def forward(self, frames, lens):
+    def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """Pool, as `GRUPooling.forward` does: (B, T, input_size) and relative lengths (B,) to (B, hidden_size)."""
         valid = valid_mask(lens, frames.shape[1])
         outputs = self.transformer(self.projection(frames), src_key_padding_mask=~valid)
@@ -152,7 +168,7 @@ class AttentionPooling(torch.nn.Module):
         self.output_size = input_size
         self.score = torch.nn.Linear(input_size, 1)
 
-    def forward(self, frames, lens):
+    def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         """Pool, as `GRUPooling.forward` does: (B, T, input_size) and relative lengths (B,) to (B, input_size)."""
         valid = valid_mask(lens, frames.shape[1]).unsqueeze(-1)
         weights = self.score(frames).masked_fill(~valid, -torch.inf).softmax(dim=1)

@@ -6,6 +6,7 @@ and in SpeechBrain's own lobe it is not, for base models.)
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_config, m
 SAMPLE_RATE = 16000
 
 
-def load_speech_encoder(source: str | dict[str, Any], trainable_layers: int = 0) -> "SpeechEncoder | WhisperEncoder":
+def load_speech_encoder(
+    source: str | Path | dict[str, Any], trainable_layers: int = 0
+) -> "SpeechEncoder | WhisperEncoder":
     """Load a speech encoder of whatever architecture `source` is.
 
     Parameters
@@ -64,7 +67,7 @@ class SpeechEncoder(Encoder):
     #: Longest clip that can be encoded, in seconds.
     max_duration_s = math.inf
 
-    def __init__(self, source: str | dict[str, Any], trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
         self.model_type = model_type(source)
         if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
             name = "The encoder described" if isinstance(source, dict) else repr(source)
@@ -80,7 +83,7 @@ class SpeechEncoder(Encoder):
         else:
             self.normalize = load_pretrained(AutoFeatureExtractor, source).do_normalize
 
-    def configuration(self):
+    def configuration(self) -> dict[str, Any]:
         """All but the weights; see `Encoder.configuration`."""
         return {**super().configuration(), "feature_extractor": {"do_normalize": self.normalize}}
 
@@ -136,7 +139,7 @@ class SpeechEncoder(Encoder):
 
     def _wavlm_position_bias(self, hidden):
         """Relative position bias, which WavLM's first layer owns and all layers share."""
-        attention = self.layers[0].attention
+        attention: Any = self.layers[0].attention
         bias = attention.compute_bias(hidden.shape[1], hidden.shape[1])
         return bias.unsqueeze(0).expand(hidden.shape[0], -1, -1, -1).flatten(0, 1)
 
@@ -159,7 +162,10 @@ class WhisperEncoder(Encoder):
         How many transformer layers, counted from the top, learn.
     """
 
-    def __init__(self, source: str | dict[str, Any], trainable_layers: int = 0) -> None:
+    mel_filters: torch.Tensor
+    window: torch.Tensor
+
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
         super().__init__(source, trainable_layers)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])
@@ -176,7 +182,7 @@ class WhisperEncoder(Encoder):
             return modeling_whisper.WhisperEncoder(model_config(source))
         return load_pretrained(WhisperModel, source, dtype=torch.float32).encoder
 
-    def configuration(self):
+    def configuration(self) -> dict[str, Any]:
         """All but the weights; see `Encoder.configuration`."""
         return {
             **super().configuration(),
@@ -196,13 +202,13 @@ class WhisperEncoder(Encoder):
         }
 
     @property
-    def max_duration_s(self):
+    def max_duration_s(self) -> float:
         """Longest clip that can be encoded, in seconds."""
         return self.model.config.max_source_positions * 2 * self.hop_length / SAMPLE_RATE
 
     @property
-    def layers(self):
-        """torch.nn.ModuleList : the transformer layers, bottom first."""
+    def layers(self) -> torch.nn.ModuleList:
+        """The transformer layers, bottom first."""
         return self.model.layers
 
     def _embed(self, inputs, lens):

@@ -32,7 +32,7 @@ class TextEncoder(Encoder):
     True
     """
 
-    def __init__(self, source: str, trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path, trainable_layers: int = 0) -> None:
         kind = model_type(source)
         if kind not in ("bert", "roberta", "xlm-roberta"):
             raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be of BERT's architecture.")
@@ -44,8 +44,8 @@ class TextEncoder(Encoder):
             self.max_tokens -= self.model.config.pad_token_id + 1  # its positions start behind the padding's
 
     @property
-    def layers(self):
-        """torch.nn.ModuleList : the transformer layers, bottom first."""
+    def layers(self) -> torch.nn.ModuleList:
+        """The transformer layers, bottom first."""
         return self.model.encoder.layer
 
     def tokenize(self, text: str) -> torch.Tensor:

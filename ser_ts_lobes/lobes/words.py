@@ -46,14 +46,14 @@ class WordEncoder(Encoder):
     [[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]]
     """
 
-    def __init__(self, source: str, size: int = 300) -> None:
+    def __init__(self, source: str | Path, size: int = 300) -> None:
         if not Path(source).is_file():
             raise InputError(
                 f"{source} does not exist: name a text file of word vectors, such as glove.840B.300d.txt (from "
                 "nlp.stanford.edu/projects/glove) or crawl-300d-2M.vec (from fasttext.cc), unpacked."
             )
         self._size = size
-        self._id_of = {}
+        self._id_of: dict[str, int] = {}
         super().__init__(source, trainable_layers=1)
 
     def _load(self, source):
@@ -63,8 +63,8 @@ class WordEncoder(Encoder):
         return model
 
     @property
-    def layers(self):
-        """torch.nn.ModuleList : the vectors, as the one layer that learns."""
+    def layers(self) -> torch.nn.ModuleList:
+        """The vectors, as the one layer that learns."""
         return torch.nn.ModuleList([self.model.embedding])
 
     def fit(self, training_set: Iterable[str]) -> None:
@@ -73,7 +73,7 @@ class WordEncoder(Encoder):
         Parameters
         ----------
         training_set
-            Its transcripts.
+            Transcripts of the training set.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class WordEncoder(Encoder):
         ids = [self._id_of[word] for word in _words(text) if word in self._id_of]
         return torch.tensor(ids or [_PADDING], dtype=torch.long)
 
-    def frozen_forward(self, inputs, lens):
+    def frozen_forward(self, inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the word ids, (B, T) int64, as they are: nothing is frozen but the words' numbering."""
         return inputs, lens
 
@@ -133,7 +133,7 @@ def _words(text):
 
 def _read_vectors(path, words, size):
     """Read the vectors of some words: word -> (size,) float32."""
-    vectors = {}
+    vectors: dict[str, np.ndarray] = {}
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, 1):
             is_header = number == 1 and len(line.split()) == 2

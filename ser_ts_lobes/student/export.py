@@ -7,7 +7,9 @@ import math
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -18,7 +20,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.data.manifests import read_manifest
+from ser_ts_lobes.data.manifests import Manifest, read_manifest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder, WhisperEncoder
@@ -35,7 +37,7 @@ from ser_ts_lobes.student.network import (
     read_config,
     save_weights,
 )
-from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, cost_table, read_test_sets, write_onnx
+from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, LabelledSet, cost_table, read_test_sets, write_onnx
 from ser_ts_lobes.student.single_file import compose
 from ser_ts_lobes.student.space import APP_FILE, REQUIREMENTS_FILE, write_space
 
@@ -121,16 +123,17 @@ def export(
     InputError
         If the run isn't finished, isn't a student that can travel, or `out` is taken.
     """
-    run, out = RunFolder(Path(run).resolve()), Path(out).resolve()
+    run_folder, out = RunFolder(Path(run).resolve()), Path(out).resolve()
     _check_free(out, force)
-    report, hparams = run.report(), _load_hparams(run)
-    network = _load_network(run, hparams["modules"])
-    data_folder = run.working_folder / run.settings["data_folder"]
-    manifest_folder = run.working_folder / run.settings["manifest_folder"]
+    report, hparams = run_folder.report(), _load_hparams(run_folder)
+    network = _load_network(run_folder, hparams["modules"])
+    data_folder = run_folder.working_folder / run_folder.settings["data_folder"]
+    manifest_folder = run_folder.working_folder / run_folder.settings["manifest_folder"]
     manifest = _read_train_manifest(manifest_folder, data_folder, report)
-    residuals = _find_residuals(run)
-    test_sets = _find_test_sets(run, manifest_folder, data_folder) if int8 else None
-    config = {
+    residuals = _find_residuals(run_folder)
+    test_sets = _find_test_sets(run_folder, manifest_folder, data_folder) if int8 else None
+    assert manifest.label_range is not None  # else it has been refused
+    config: dict[str, Any] = {
         "format": FORMAT,
         "system": report["system"],
         "corpus": corpus or data_folder.name,
@@ -164,7 +167,7 @@ def export(
         card = make_card(config, out.name, has_residuals=residuals is not None)
         (folder / _CARD_FILE).write_text(str(card), encoding="utf-8")
         load_network(read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE)  # what can't be loaded isn't shared
-    if int8:
+    if test_sets is not None:
         print("\n\n".join(cost_table(config["onnx"], split) for split in test_sets))
 
 
@@ -176,7 +179,7 @@ def push(folder: str | Path, name: str, private: bool = False, yes: bool = False
     folder
         What `export` wrote.
     name
-        Of the repository, ``user/name``; it is created if need be.
+        The repository's name, ``user/name``; it is created if need be.
     private
         Whether a repository that is created is private.
     yes
@@ -209,7 +212,7 @@ def push(folder: str | Path, name: str, private: bool = False, yes: bool = False
     print(f"Sent: {address}")
 
 
-def _check_free(out, force):
+def _check_free(out: Path, force: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CONFIG_FILE).is_file():
@@ -219,7 +222,7 @@ def _check_free(out, force):
         raise InputError(f"{out} already holds a student: --force replaces it.")
 
 
-def _load_hparams(run):
+def _load_hparams(run: RunFolder) -> dict[str, Any]:
     """Load the hyper-parameters of a run that a student is made from, and no others.
 
     Others may name what an earlier version had, or look where the run was when it was trained.
@@ -233,10 +236,11 @@ def _load_hparams(run):
     _resolve_sources(written["modules"], run.working_folder)
     text = io.StringIO()
     yaml.dump({key: written[key] for key in ("modules", *_TRAINING_KEYS) if key in written}, text)
-    return load_hyperpyyaml(text.getvalue())
+    hparams: dict[str, Any] = load_hyperpyyaml(text.getvalue())
+    return hparams
 
 
-def _resolve_sources(settings, folder):
+def _resolve_sources(settings: dict[str, Any], folder: Path) -> None:
     """Let pretrained networks be found that are files or folders on disk, relative to a folder."""
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -245,7 +249,7 @@ def _resolve_sources(settings, folder):
             settings[key] = str(folder / value)
 
 
-def _load_network(run, modules):
+def _load_network(run: RunFolder, modules: dict[str, Any]) -> StudentNetwork:
     """Make the network with the weights that were tested."""
     report = run.report()
     encoder, pooling = modules["speech_encoder"], getattr(modules["model"], "speech_pooling", modules["model"])
@@ -266,7 +270,7 @@ def _load_network(run, modules):
     return StudentNetwork(**modules).eval()
 
 
-def _read_train_manifest(manifest_folder, data_folder, report):
+def _read_train_manifest(manifest_folder: Path, data_folder: Path, report: dict[str, Any]) -> Manifest:
     path = manifest_folder / "train.csv"
     manifest = read_manifest(path, data_folder)
     if manifest.audio_fingerprint != report["manifests"]["train"]:
@@ -276,7 +280,7 @@ def _read_train_manifest(manifest_folder, data_folder, report):
     return manifest
 
 
-def _find_residuals(run):
+def _find_residuals(run: RunFolder) -> Path | None:
     """Find the plot of the teacher's residuals; None for a student that learnt alone, or whose teacher is gone."""
     if "teacher_folder" not in run.settings:
         return None
@@ -284,7 +288,7 @@ def _find_residuals(run):
     return path if path.is_file() else None
 
 
-def _find_test_sets(run, manifest_folder, data_folder):
+def _find_test_sets(run: RunFolder, manifest_folder: Path, data_folder: Path) -> dict[str, LabelledSet]:
     """Find the labelled test sets, to measure what 8-bit integers cost; none if they are gone."""
     try:
         test_sets = read_test_sets(run, manifest_folder, data_folder)
@@ -297,7 +301,7 @@ def _find_test_sets(run, manifest_folder, data_folder):
     return test_sets
 
 
-def _histogram(labels, label_range):
+def _histogram(labels: np.ndarray, label_range: tuple[float, float]) -> dict[str, list[Any]]:
     """Count the labels in cells of the valence-activation plane: ``counts[valence][activation]``."""
     low, high = label_range
     n_cells = min(max(round((high - low) / _HISTOGRAM_STEP), 1), MAX_CELLS)
@@ -311,7 +315,7 @@ def _histogram(labels, label_range):
     }
 
 
-def _without_nan(value):
+def _without_nan(value: Any) -> Any:
     """Replace NaN, which JSON hasn't, by None: scores of a test set too small for them."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
@@ -321,7 +325,7 @@ def _without_nan(value):
 
 
 @contextlib.contextmanager
-def _replacing_folder(path):
+def _replacing_folder(path: Path) -> Iterator[Path]:
     """Write the files of a student whole or not at all; what else is in its folder is never touched.
 
     An error takes everything back. A crash amid the renames can't, but loses nothing: the configuration is the first to
@@ -346,15 +350,15 @@ def _replacing_folder(path):
             shutil.rmtree(temporary)
 
 
-def _replace_files(path, new, old):
+def _replace_files(path: Path, new: Path, old: Path) -> None:
     """Move a student's files out of its folder, and those of another one in; or, upon an error, back."""
-    moved = []
+    moved: list[tuple[Path, Path]] = []  # where a file is now, and where it was
 
-    def move(file, folder):
+    def move(file: Path, folder: Path) -> None:
         file.rename(folder / file.name)
         moved.append((folder / file.name, file))
 
-    def is_config(file):
+    def is_config(file: Path) -> bool:
         return file.name == CONFIG_FILE
 
     mine = [file for file in path.iterdir() if file.name in _FILES and not file.is_dir()]

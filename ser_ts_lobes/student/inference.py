@@ -2,9 +2,9 @@
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import huggingface_hub
 import numpy as np
@@ -19,6 +19,9 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 from ser_ts_lobes.student.network import CONFIG_FILE, WEIGHTS_FILE, load_network, read_config
+
+if TYPE_CHECKING:
+    from ser_ts_lobes.student.network import StudentNetwork
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -57,13 +60,18 @@ class StudentFiles:
     """
 
     def __init__(self) -> None:
-        self.collect_in = None
+        self.collect_in: str | Path | None = None
 
-    def set_collect_in(self, path) -> None:
+    def set_collect_in(self, path: str | Path | None) -> None:
         """Choose the folder in which SpeechBrain gathers what it fetches; None for none."""
         self.collect_in = path
 
-    def collect_files(self, default_source, local_strategy=LocalStrategy.SYMLINK, fetch_config=FetchConfig()) -> None:  # noqa: B008
+    def collect_files(
+        self,
+        default_source: str,
+        local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
+        fetch_config: FetchConfig = FetchConfig(),  # noqa: B008
+    ) -> None:
         """Fetch the files as `speechbrain.utils.fetching.fetch` does."""
         self.config_path, self.weights_path = (
             fetch(name, default_source, self.collect_in, None, local_strategy, fetch_config)
@@ -73,7 +81,7 @@ class StudentFiles:
     def load_collected(self) -> None:
         """Do nothing: loading is left to the code that will use the network."""
 
-    def find(self, source, revision) -> None:
+    def find(self, source: str | Path, revision: str | None) -> None:
         """Find the files in a local folder or, for a name like ``user/name`` that is none, on the Hub."""
         folder = Path(source)
         if folder.is_dir():
@@ -114,7 +122,14 @@ class EmotionRegressor(Pretrained):
         Longest clip, in seconds, that is heard at once; 60, or what the encoder hears if that is less.
     """
 
-    def __init__(self, modules=None, hparams=None, run_opts=None, freeze_params=True) -> None:
+    def __init__(
+        self,
+        modules: dict[str, torch.nn.Module] | None = None,
+        hparams: dict[str, Any] | None = None,
+        run_opts: dict[str, Any] | None = None,
+        freeze_params: bool = True,
+    ) -> None:
+        assert hparams is not None  # only SpeechBrain's signature lets them be left out
         files = hparams["pretrainer"]
         config = read_config(files.config_path)
         network = load_network(config, files.weights_path)
@@ -134,7 +149,7 @@ class EmotionRegressor(Pretrained):
             A folder that `ser-ts export` wrote, or a name on the Hugging Face Hub (``user/name``). The network is
             used for the latter alone.
         device
-            Such as ``cpu`` or ``cuda:0``.
+            Where the student runs, such as ``cpu`` or ``cuda:0``.
         revision
             Branch, tag or commit on the Hub.
 
@@ -152,7 +167,7 @@ class EmotionRegressor(Pretrained):
         return cls(hparams={"pretrainer": files}, run_opts={"device": device})
 
     @classmethod
-    def from_hparams(cls, source: str, **kwargs) -> "EmotionRegressor":
+    def from_hparams(cls, source: str, **kwargs: Any) -> "EmotionRegressor":
         """Load a student as SpeechBrain does, by its ``hyperparams.yaml``; for sources that you trust.
 
         Parameters
@@ -169,14 +184,16 @@ class EmotionRegressor(Pretrained):
         """
         # The file names the copy of this code that travels with it; here is the original.
         overrides = f"pretrainer: !new:{StudentFiles.__module__}.StudentFiles"
-        return super().from_hparams(source, overrides=overrides, **kwargs)
+        student: EmotionRegressor = super().from_hparams(source, overrides=overrides, **kwargs)
+        return student
 
     @property
-    def network(self):
-        """torch.nn.Module : waveforms and relative lengths to `EmotionOutput`, on the corpus's scale."""
-        return self.mods["network"]
+    def network(self) -> "StudentNetwork":
+        """Waveforms and relative lengths to `EmotionOutput`, on the corpus's scale."""
+        network: StudentNetwork = self.mods["network"]
+        return network
 
-    def forward(self, wavs, wav_lens=None):
+    def forward(self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None) -> torch.Tensor:
         """Do what `predict_batch` does."""
         return self.predict_batch(wavs, wav_lens)
 
@@ -201,7 +218,8 @@ class EmotionRegressor(Pretrained):
             raise InputError(f"wavs of shape {tuple(wavs.shape)} aren't a batch (B, N) of finite samples.")
         wav_lens = torch.ones(len(wavs)) if wav_lens is None else torch.as_tensor(wav_lens)
         frozen = compute_frozen(self.network.speech_encoder, wavs.to(self.device), wav_lens.to(self.device))
-        return self.network(*frozen).prediction
+        prediction: torch.Tensor = self.network(*frozen).prediction
+        return prediction
 
     def predict_file(self, path: str | Path) -> Emotion:
         """Predict one audio file.
@@ -239,13 +257,13 @@ class EmotionRegressor(Pretrained):
 
         Returns
         -------
-        list of Prediction
+        list[Prediction]
             In the order of `paths`.
         """
         paths = list(paths)
         durations = [read_header(path).duration for path in paths]
         by_length = sorted(range(len(paths)), key=durations.__getitem__)
-        predictions = [None] * len(paths)
+        predictions: dict[int, Prediction] = {}
         with tqdm(total=len(paths), unit="file", disable=not progress) as bar:
             for start in range(0, len(paths), batch_size):
                 batch = by_length[start : start + batch_size]
@@ -258,7 +276,7 @@ class EmotionRegressor(Pretrained):
                 for i, emotion in zip(clips, self._predict(list(clips.values())), strict=True):
                     predictions[i] = Prediction(str(paths[i]), emotion, None)
                 bar.update(len(batch))
-        return predictions
+        return [predictions[i] for i in range(len(paths))]
 
     def predict_timeline(
         self, path: str | Path, window_s: float = 4.0, hop_s: float = 1.0, batch_size: int = 8
@@ -301,7 +319,7 @@ class EmotionRegressor(Pretrained):
             emotions += self._predict([clip for _, clip in batch])
         return Timeline(np.array(starts), np.array(ends), np.array(emotions))
 
-    def _read_clip(self, path):
+    def _read_clip(self, path: str | Path) -> torch.Tensor:
         """Read a file of at most `max_clip_s`, and no more of it than that."""
         blocks = []
         for block in stream_audio(path):
@@ -313,7 +331,7 @@ class EmotionRegressor(Pretrained):
                 )
         return torch.cat(blocks)
 
-    def _predict(self, clips):
+    def _predict(self, clips: list[torch.Tensor]) -> list[Emotion]:
         """Predict waveforms of any lengths, each (N,)."""
         if not clips:
             return []
@@ -322,9 +340,10 @@ class EmotionRegressor(Pretrained):
         return [Emotion(*row) for row in self.predict_batch(wavs, lengths / lengths.max()).tolist()]
 
 
-def _windows(blocks, window, hop):
+def _windows(blocks: Iterable[torch.Tensor], window: int, hop: int) -> Iterator[tuple[int, torch.Tensor]]:
     """Cut a stream of samples into windows; yield where each begins, and its samples."""
-    held, start = torch.empty(0), None  # the samples from the last window on; where that begins
+    held = torch.empty(0)  # the samples from the last window on
+    start: int | None = None  # where that begins
     for block in blocks:
         held = torch.cat([held, block])
         while len(held) >= (window if start is None else hop + window):

@@ -1,6 +1,7 @@
 """The model card of an exported student: what it is, how good it is, what it is for and not for."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import huggingface_hub
@@ -16,7 +17,7 @@ RESIDUALS_FILE = "teacher_residuals.png"
 _PAPER = "https://arxiv.org/abs/2112.00158"
 
 
-def make_card(config: dict[str, Any], name: str, has_residuals: bool = False):
+def make_card(config: dict[str, Any], name: str, has_residuals: bool = False) -> huggingface_hub.ModelCard:
     """Write the model card of a student, with the metadata that the Hugging Face Hub reads.
 
     Parameters
@@ -24,7 +25,7 @@ def make_card(config: dict[str, Any], name: str, has_residuals: bool = False):
     config
         ``config.json`` of the student.
     name
-        Of the model.
+        The model's name.
     has_residuals
         Whether the plot of its teacher's residuals travels along.
 
@@ -55,12 +56,12 @@ def make_card(config: dict[str, Any], name: str, has_residuals: bool = False):
     return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
-def _slug(corpus):
+def _slug(corpus: str) -> str:
     """Name a corpus as the Hub names data sets."""
     return re.sub(r"[^\w.-]+", "-", corpus).strip("-.") or "unnamed"
 
 
-def _eval_results(config):
+def _eval_results(config: dict[str, Any]) -> Iterator[huggingface_hub.EvalResult]:
     for split, scores in config["test"].items():
         for dimension in DIMENSIONS:
             score = scores[dimension]
@@ -78,7 +79,7 @@ def _eval_results(config):
                 )
 
 
-def _what(config, name):
+def _what(config: dict[str, Any], name: str) -> str:
     low, high = config["label_range"]
     training = config["training"]
     if "ts_weight" in training:
@@ -121,7 +122,7 @@ student = foreign_class("SOURCE", pymodule_file="custom_interface.py", classname
 In a shell: `ser-ts predict SOURCE *.wav`. Any sampling rate, mono or stereo, in any format that libsndfile reads."""
 
 
-def _results(config):
+def _results(config: dict[str, Any]) -> str:
     scored = {split: scores for split, scores in config["test"].items() if scores["activation"]["ccc"] is not None}
     if not scored:
         return "## Results\n\nIts test sets have no labels, or too few to score it."
@@ -137,7 +138,7 @@ Concordance correlation coefficient (CCC) [95 % bootstrap interval over {units}]
 {joined}"""
 
 
-def _residuals(config):
+def _residuals(config: dict[str, Any]) -> str:
     return f"""## The teacher's residuals
 
 How far the teacher was off on each utterance of the training set, against what it predicted. A conditionally taught
@@ -146,7 +147,7 @@ student (`cts`) does not follow its teacher outside the band.
 ![Residuals of the teacher's predictions on the training set of {config["corpus"]}]({RESIDUALS_FILE})"""
 
 
-def _onnx(config):
+def _onnx(config: dict[str, Any]) -> str:
     onnx = config["onnx"]
     lines = [
         "## ONNX\n",
@@ -160,7 +161,7 @@ def _onnx(config):
     return "\n".join(lines)
 
 
-def _limits(config):
+def _limits(config: dict[str, Any]) -> str:
     mean = ", ".join(
         f"{dimension} {value:.2f}" for dimension, value in zip(DIMENSIONS, config["label_mean"], strict=True)
     )
@@ -179,7 +180,7 @@ own recordings, statistics over many recordings, dialogue systems.
 - Music, silence and noise get a value, too; it means nothing."""
 
 
-def _licences(config):
+def _licences(config: dict[str, Any]) -> str:
     counts = config["counts"]
     sets = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     return f"""## Training data and licences
@@ -191,7 +192,7 @@ pretrained encoder, {config["encoder"]["source"]}. **Check both before you publi
 `custom_interface.py` is licensed under Apache 2.0."""
 
 
-def _files(config):
+def _files(config: dict[str, Any]) -> str:
     training = ", ".join(f"{key} {value}" for key, value in config["training"].items())
     versions = ", ".join(f"{package} {version}" for package, version in config["versions"].items())
     return f"""## Files and settings

@@ -13,6 +13,7 @@ A network that then can't hear a moment of noise is refused, too.
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import EmotionModel, EmotionOutput, LabelScale
 from ser_ts_lobes.lobes.encoder import model_config, model_type
-from ser_ts_lobes.lobes.pooling import GRUPooling, make_pooling
+from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling, make_pooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from ser_ts_lobes.lobes.speech import SpeechEncoder, WhisperEncoder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -94,7 +97,7 @@ def describe_network(network: StudentNetwork) -> dict[str, Any]:
     Parameters
     ----------
     network
-        With GRU or transformer pooling.
+        A network with GRU or transformer pooling.
 
     Returns
     -------
@@ -102,11 +105,13 @@ def describe_network(network: StudentNetwork) -> dict[str, Any]:
         For JSON: ``encoder``, ``pooling``, ``embedding_size``.
     """
     encoder, pooling = network.speech_encoder, network.model.speech_pooling
+    assert not isinstance(encoder.source, dict)  # it was trained on an encoder that has weights of its own
     # A path says nothing to others, and may say too much.
     local = Path(encoder.source).exists()
     if isinstance(pooling, GRUPooling):
         kind, input_size, num_layers = "gru", pooling.gru.input_size, pooling.gru.num_layers
     else:
+        assert isinstance(pooling, TransformerPooling)
         kind, input_size, num_layers = "transformer", pooling.projection.in_features, pooling.transformer.num_layers
     return {
         "encoder": {
@@ -130,7 +135,7 @@ def save_weights(network: StudentNetwork, path: str | Path, half: bool = False) 
     Parameters
     ----------
     network
-        Whose.
+        Whose weights to write.
     path
         ``model.safetensors``.
     half
@@ -183,7 +188,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def _check_value(path, name, value, most, depth=1):
+def _check_value(path: Path, name: str, value: Any, most: int, depth: int = 1) -> None:
     """Refuse a value that no student's configuration holds, whatever it stands for, and all that is in it."""
     if isinstance(value, dict | list):
         if depth == _MAX_DEPTH or len(value) > _MAX_ITEMS:
@@ -201,39 +206,39 @@ def _check_value(path, name, value, most, depth=1):
         raise InputError(f"{path}: {name} is not {kind} of at most {most:,}, as a student's is; export it again.")
 
 
-def _is_text(value):
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_part(value):
+def _is_part(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _is_size(value):
+def _is_size(value: Any) -> bool:
     return type(value) is int and value > 0  # True is an int, too
 
 
-def _is_score(value):
+def _is_score(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_LABEL
 
 
-def _are_scores(values, size):
+def _are_scores(values: Any, size: int) -> bool:
     return isinstance(values, list) and len(values) == size and all(map(_is_score, values))
 
 
-def _is_label_mean(value):
+def _is_label_mean(value: Any) -> bool:
     return _are_scores(value, len(DIMENSIONS))
 
 
-def _is_label_std(value):
+def _is_label_std(value: Any) -> bool:
     return _is_label_mean(value) and min(value) > 0
 
 
-def _is_label_range(value):
+def _is_label_range(value: Any) -> bool:
     return _are_scores(value, 2) and value[1] - value[0] >= _MIN_LABEL_RANGE
 
 
-def _is_label_histogram(value):
+def _is_label_histogram(value: Any) -> bool:
     """Whether it is counts between edges: a row for each cell of valence, a column for each of activation."""
     if not isinstance(value, dict):
         return False
@@ -254,11 +259,13 @@ def _is_label_histogram(value):
     )
 
 
-def _is_test(value):
+def _is_test(value: Any) -> bool:
     """Whether it is scores of each dimension on each test set, null where there are none."""
     if not isinstance(value, dict):
         return False
-    scores = [split.get(name) if isinstance(split, dict) else None for split in value.values() for name in DIMENSIONS]
+    scores: list[Any] = [
+        split.get(name) if isinstance(split, dict) else None for split in value.values() for name in DIMENSIONS
+    ]
     return all(isinstance(score, dict) and "ccc" in score for score in scores) and all(
         score["ccc"] is None or _is_score(score["ccc"]) for score in scores
     )
@@ -318,7 +325,7 @@ def load_network(config: dict[str, Any], path: str | Path) -> StudentNetwork:
 
 
 @contextlib.contextmanager
-def _one_sentence():
+def _one_sentence() -> Iterator[None]:
     """Say in one sentence whatever a made-up configuration leads to."""
     try:
         yield
@@ -329,7 +336,7 @@ def _one_sentence():
         raise InputError(f"{CONFIG_FILE} describes no network that can be made ({reason}): export it again.") from error
 
 
-def _make_network(config):
+def _make_network(config: dict[str, Any]) -> StudentNetwork:
     _check_encoder(config["encoder"])
     kind, sizes = config["pooling"].get("kind"), {**config["pooling"]}
     sizes.pop("kind", None)
@@ -340,9 +347,10 @@ def _make_network(config):
     return StudentNetwork(encoder, model, LabelScale())
 
 
-def _check_encoder(encoder):
+def _check_encoder(encoder: dict[str, Any]) -> None:
     """Refuse what would make sound expensive to hear, which the shapes of weights don't tell."""
-    kind, features = model_type(encoder), encoder.get("feature_extractor")
+    kind = model_type(encoder)
+    features: Any = encoder.get("feature_extractor")
     if kind == "whisper":
         model = model_config(encoder)
         sizes = {name: features[name] for name in ("feature_size", "n_fft", "hop_length")}
@@ -366,7 +374,7 @@ def _check_encoder(encoder):
         raise ValueError(f"it has no attention heads, or more than {_MAX_HEADS}")
 
 
-def _hears_by_convolutions(model):
+def _hears_by_convolutions(model: "PreTrainedConfig") -> bool:
     """Whether a configuration's convolutions are as fast, and as near-sighted, as a speech encoder's."""
     field, step, values_per_s = 1, 1, 0  # samples that a frame hears; samples from a frame to the next
     for layer in zip(model.conv_dim, model.conv_kernel, model.conv_stride, strict=True):
@@ -379,7 +387,7 @@ def _hears_by_convolutions(model):
     return step in _FRAME_STEPS and field <= _MAX_FIELD and values_per_s <= _MAX_VALUES_PER_S
 
 
-def _read_weights(path, expected):
+def _read_weights(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Read the weights of a safetensors file, if they have the names and shapes that are expected."""
     try:
         with path.open("rb") as file:
@@ -400,7 +408,7 @@ def _read_weights(path, expected):
         ) from error
 
 
-def _hear_noise(network):
+def _hear_noise(network: StudentNetwork) -> None:
     """Refuse a network that fails, or tells no numbers, for a moment of noise."""
     noise = torch.randn(1, SAMPLE_RATE // 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -14,13 +14,13 @@ import copy
 import importlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from ser_ts_lobes import DIMENSIONS
@@ -49,7 +49,7 @@ def export_onnx(network: "StudentNetwork", path: str | Path) -> None:
     Parameters
     ----------
     network
-        On the CPU, in float32.
+        The student's network, on the CPU and in float32.
     path
         The file to write.
 
@@ -62,7 +62,7 @@ def export_onnx(network: "StudentNetwork", path: str | Path) -> None:
     network = copy.deepcopy(network).eval()
     for module in network.modules():
         if isinstance(module, GRUPooling):
-            module.gru = _OnnxGRU(module.gru)
+            module.add_module("gru", _OnnxGRU(module.gru))
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             _OnnxNetwork(network).eval(),
@@ -72,6 +72,7 @@ def export_onnx(network: "StudentNetwork", path: str | Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # as it would be without `dynamo`
     # Named here and not by the exporter, which does not see that WavLM has a value called "embedding" inside.
     for node in program.model.graph:
         for value in node.outputs:
@@ -86,11 +87,11 @@ def export_onnx(network: "StudentNetwork", path: str | Path) -> None:
 class _OnnxNetwork(torch.nn.Module):
     """The network with lengths in samples, as a caller has them who does not know SpeechBrain."""
 
-    def __init__(self, network) -> None:
+    def __init__(self, network: "StudentNetwork") -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, waveform, lengths):
+    def forward(self, waveform: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = self.network(waveform, lengths / waveform.shape[1])
         return output.prediction, output.embedding
 
@@ -98,7 +99,7 @@ class _OnnxNetwork(torch.nn.Module):
 class _OnnxGRU(torch.nn.Module):
     """`GRUPooling`'s GRU as ONNX's own operator; PyTorch would unroll it over a fixed number of frames."""
 
-    def __init__(self, gru) -> None:
+    def __init__(self, gru: torch.nn.GRU) -> None:
         super().__init__()
         self.hidden_size = gru.hidden_size
         self.layers = torch.nn.ModuleList()
@@ -109,13 +110,13 @@ class _OnnxGRU(torch.nn.Module):
             layer.register_buffer("b", torch.cat([_update_gate_first(bias_ih), _update_gate_first(bias_hh)])[None])
             self.layers.append(layer)
 
-    def forward(self, frames):
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, None]:
         n_batch, n_frames, _ = frames.shape
         hidden = frames.transpose(0, 1)
         for layer in self.layers:
             hidden, _ = torch.onnx.ops.symbolic_multi_out(
                 "GRU",
-                (hidden, layer.w, layer.r, layer.b),
+                (hidden, *(layer.get_buffer(name) for name in "wrb")),
                 {"hidden_size": self.hidden_size, "linear_before_reset": 1},
                 dtypes=(hidden.dtype, hidden.dtype),
                 shapes=((n_frames, 1, n_batch, self.hidden_size), (1, n_batch, self.hidden_size)),
@@ -124,7 +125,7 @@ class _OnnxGRU(torch.nn.Module):
         return hidden.transpose(0, 1), None
 
 
-def _update_gate_first(weights):
+def _update_gate_first(weights: torch.Tensor) -> torch.Tensor:
     """Bring PyTorch's order of gates, (reset, update, new), to ONNX's, (update, reset, new)."""
     reset, update, new = weights.detach().chunk(3)
     return torch.cat([update, reset, new])
@@ -146,7 +147,7 @@ def open_onnx(path: str | Path) -> "InferenceSession":
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def run_onnx(session: "InferenceSession", waveforms: Sequence[ArrayLike]):
+def run_onnx(session: "InferenceSession", waveforms: Sequence[np.ndarray | torch.Tensor]) -> list[np.ndarray]:
     """Run a student's ONNX file on a batch.
 
     Parameters
@@ -154,7 +155,7 @@ def run_onnx(session: "InferenceSession", waveforms: Sequence[ArrayLike]):
     session
         From `open_onnx`.
     waveforms
-        Each (N,), 16 kHz, of any length.
+        Each (N,), 16 kHz in -1..1, of any length.
 
     Returns
     -------
@@ -167,7 +168,8 @@ def run_onnx(session: "InferenceSession", waveforms: Sequence[ArrayLike]):
     batch = np.zeros((len(waveforms), lengths.max()), np.float32)
     for row, waveform in zip(batch, waveforms, strict=True):
         row[: len(waveform)] = waveform
-    return session.run(_OUTPUTS, {"waveform": batch, "lengths": lengths})
+    outputs: list[np.ndarray] = session.run(_OUTPUTS, {"waveform": batch, "lengths": lengths})
+    return outputs
 
 
 def quantise_onnx(path: str | Path, int8_path: str | Path) -> None:
@@ -202,13 +204,13 @@ class LabelledSet(NamedTuple):
 
     Attributes
     ----------
-    paths : list of pathlib.Path
+    paths
         Audio files.
-    prediction, label : numpy.ndarray
+    prediction, label
         (N, 3), on the corpus's scale.
     """
 
-    paths: list
+    paths: list[Path]
     prediction: np.ndarray
     label: np.ndarray
 
@@ -219,7 +221,7 @@ def read_test_sets(run: "RunFolder", manifest_folder: str | Path, data_folder: s
     Parameters
     ----------
     run
-        Of a finished run.
+        A finished run.
     manifest_folder, data_folder
         As in the run's hyper-parameters.
 
@@ -281,9 +283,9 @@ def write_onnx(
     Parameters
     ----------
     folder
-        Of an exported student.
+        The folder of an exported student.
     network
-        The student's.
+        The student's network.
     test_sets
         On which to measure the cost of 8-bit integers; empty to leave it unmeasured, None for no such file.
 
@@ -332,7 +334,7 @@ def cost_table(onnx: dict[str, Any], split: str) -> str:
     return markdown_table([f"CCC on {split}", *DIMENSIONS, "size"], rows)
 
 
-def _require(package):
+def _require(package: str) -> ModuleType:
     """Import a package that only ONNX needs."""
     try:
         return importlib.import_module(package)
@@ -341,7 +343,7 @@ def _require(package):
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Keep back what the exporters say to their developers; errors are raised."""
     logging.disable(logging.WARNING)
     try:

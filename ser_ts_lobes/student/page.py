@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
-    from ser_ts_lobes.student.inference import EmotionRegressor, Timeline
+    from ser_ts_lobes.student.inference import Emotion, Timeline
 
 try:
     from ser_ts_lobes.errors import InputError
     from ser_ts_lobes.student.inference import EmotionRegressor
 except ModuleNotFoundError:  # in an exported folder, on a machine without the package
-    from custom_interface import EmotionRegressor, InputError
+    from custom_interface import EmotionRegressor, InputError  # type: ignore[no-redef]
 
 WINDOW_S, HOP_S = 4.0, 1.0
 MAX_UPLOAD = "100mb"
@@ -51,13 +52,13 @@ _CSS = """
 """
 
 
-def make_page(student: "EmotionRegressor"):
+def make_page(student: EmotionRegressor) -> gr.Blocks:
     """Make the page of a student.
 
     Parameters
     ----------
     student
-        Whom to ask.
+        The student that hears the recordings.
 
     Returns
     -------
@@ -66,7 +67,7 @@ def make_page(student: "EmotionRegressor"):
     config = student.config
     low, high = config["label_range"]
 
-    def hear(path):
+    def hear(path: str | None) -> str:
         if path is None:
             return render(config)
         try:
@@ -92,7 +93,7 @@ def make_page(student: "EmotionRegressor"):
 
 
 def serve(
-    student: "EmotionRegressor",
+    student: EmotionRegressor,
     host: str | None = None,
     port: int | None = None,
     share: bool = False,
@@ -103,7 +104,7 @@ def serve(
     Parameters
     ----------
     student
-        Whom to ask.
+        The student that hears the recordings.
     host
         Address to listen on; None: this machine alone (127.0.0.1), or what GRADIO_SERVER_NAME says.
     port
@@ -140,12 +141,12 @@ def serve(
         )
     except OSError as error:
         raise InputError(f"The page can't be shown on port {port or 7860} ({error}): choose another --port.") from error
-    return address
+    return str(address)
 
 
 def render(
     config: dict[str, Any],
-    emotion: Sequence[float] | None = None,
+    emotion: Sequence[float] | np.ndarray | None = None,
     timeline: "Timeline | None" = None,
     note: str = "",
     problem: str = "",
@@ -155,7 +156,7 @@ def render(
     Parameters
     ----------
     config
-        Of the student: its ``label_...`` entries and ``corpus``.
+        The student's: its ``label_...`` entries are drawn.
     emotion
         Activation, valence, dominance; None draws the page without a recording.
     timeline
@@ -163,7 +164,7 @@ def render(
     note
         What is to be said of the values.
     problem
-        Why there are none.
+        Why there are no values.
 
     Returns
     -------
@@ -180,7 +181,7 @@ def render(
     )
 
 
-def _ask(student, path):
+def _ask(student: EmotionRegressor, path: str) -> "tuple[Emotion | np.ndarray, Timeline, str]":
     """Give emotion, timeline and what to say of them."""
     timeline = student.predict_timeline(path, WINDOW_S, HOP_S)
     duration_s = timeline.end_s[-1]
@@ -190,7 +191,7 @@ def _ask(student, path):
     return timeline.values.mean(axis=0), timeline, note
 
 
-def _limits(student):
+def _limits(student: EmotionRegressor) -> str:
     config = student.config
     low, high = config["label_range"]
     scores = []
@@ -214,7 +215,7 @@ def _limits(student):
     )
 
 
-def _dial(config, j, value):
+def _dial(config: dict[str, Any], j: int, value: float | None) -> str:
     """Draw the dial of dimension `j`."""
     name, at_low, at_high = _DIMENSIONS[j]
     low, high = config["label_range"]
@@ -240,32 +241,32 @@ def _dial(config, j, value):
     )
 
 
-def _text(x, y, content, anchor="middle", css_class="", style=""):
+def _text(x: float, y: float, content: str | int, anchor: str = "middle", css_class: str = "", style: str = "") -> str:
     return f'<text class="{css_class}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{style}">{content}</text>'
 
 
-def _on_dial(value, config, radius):
+def _on_dial(value: float, config: dict[str, Any], radius: float) -> tuple[float, float]:
     low, high = config["label_range"]
     angle = np.pi * (1 - np.clip((value - low) / (high - low), 0, 1))
     return 110 + radius * np.cos(angle), 106 - radius * np.sin(angle)
 
 
-def _arc(start, end, config, radius, style):
+def _arc(start: float, end: float, config: dict[str, Any], radius: float, style: str) -> str:
     (x0, y0), (x1, y1) = (_on_dial(value, config, radius) for value in (start, end))
     return f'<path d="M{x0:.1f} {y0:.1f} A{radius} {radius} 0 0 1 {x1:.1f} {y1:.1f}" {style} stroke-linecap="round"/>'
 
 
-def _plane(config, emotion):
+def _plane(config: dict[str, Any], emotion: Sequence[float] | np.ndarray | None) -> str:
     """Draw where a recording lies among the training labels in the valence-activation plane."""
     low, high = config["label_range"]
     histogram = config["label_histogram"]
     counts = np.array(histogram["counts"])
     left, top, size = 34, 8, 270
 
-    def across(valence):
+    def across(valence: ArrayLike) -> Any:
         return left + size * (np.clip(valence, low, high) - low) / (high - low)
 
-    def down(activation):
+    def down(activation: ArrayLike) -> Any:
         return top + size * (high - np.clip(activation, low, high)) / (high - low)
 
     marks = []
@@ -298,7 +299,7 @@ def _plane(config, emotion):
     )
 
 
-def _timeline(config, timeline):
+def _timeline(config: dict[str, Any], timeline: "Timeline | None") -> str:
     """Draw emotion over time."""
     heading = "<h2>Over time</h2>"
     if timeline is None:
@@ -310,7 +311,7 @@ def _timeline(config, timeline):
     middle_s, end_s = (timeline.start_s + timeline.end_s) / 2, timeline.end_s[-1]
     x = left + (right - left) * middle_s / end_s
 
-    def down(value):
+    def down(value: ArrayLike) -> Any:
         return top + (bottom - top) * (high - np.clip(value, low, high)) / (high - low)
 
     marks = []
@@ -336,7 +337,7 @@ def _timeline(config, timeline):
     )
 
 
-def _ticks(end_s):
+def _ticks(end_s: float) -> np.ndarray:
     """Choose about five round times from 0 to `end_s`."""
     steps = [factor * 10**power for power in range(-1, 6) for factor in (1, 2, 5)]
     step = next(step for step in steps if end_s / step <= 6)

@@ -6,9 +6,9 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import soundfile
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAX_STDIN_BYTES = 2**31
 
 STDIN = "-"
+#: A line of the output by column.
+_Row = dict[str, Any]
+
 _DECIMALS = {"start_s": 2, "end_s": 2} | dict.fromkeys(DIMENSIONS, 4)
 
 
@@ -104,7 +107,7 @@ def find_audio(names: list[str]) -> list[str]:
 
     Returns
     -------
-    list of str
+    list[str]
 
     Raises
     ------
@@ -135,11 +138,11 @@ def plot_timeline(path: str | Path, timeline: "Timeline", label_range: Sequence[
     path
         The PNG to write.
     timeline
-        Of one recording.
+        What a student heard in one recording.
     label_range
         Lowest and highest label of the corpus: the ends of the vertical axes.
     title
-        Of the figure.
+        The figure's title.
     """
     figure = Figure(figsize=(12, 6), layout="constrained")
     axes = figure.subplots(len(DIMENSIONS), sharex=True, sharey=True)
@@ -169,19 +172,31 @@ def plot_timeline(path: str | Path, timeline: "Timeline", label_range: Sequence[
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def _predict_clips(student, paths, local, batch_size):
-    rows, errors = [], []
+def _predict_clips(
+    student: EmotionRegressor, paths: list[str], local: list[str], batch_size: int
+) -> tuple[list[_Row], list[str]]:
+    rows: list[_Row] = []
+    errors: list[str] = []
     predictions = student.predict_files(local, batch_size, progress=sys.stderr.isatty())
     for path, prediction in zip(paths, predictions, strict=True):
-        if prediction.error is None:
+        if prediction.emotion is not None:
             rows.append({"path": path, **prediction.emotion._asdict()})
-        else:
+        if prediction.error is not None:
             errors.append(prediction.error)
     return rows, errors
 
 
-def _predict_timelines(student, paths, local, window, hop, batch_size, plot):
-    rows, errors = [], []
+def _predict_timelines(
+    student: EmotionRegressor,
+    paths: list[str],
+    local: list[str],
+    window: float,
+    hop: float,
+    batch_size: int,
+    plot: str | None,
+) -> tuple[list[_Row], list[str]]:
+    rows: list[_Row] = []
+    errors: list[str] = []
     for path, place in zip(paths, local, strict=True):
         try:
             timeline = student.predict_timeline(place, window, hop, batch_size)
@@ -198,7 +213,7 @@ def _predict_timelines(student, paths, local, window, hop, batch_size, plot):
 
 
 @contextlib.contextmanager
-def _standard_input(paths):
+def _standard_input(paths: list[str]) -> Iterator[list[str]]:
     """Give the paths of the files to read: where ``-`` is among them, that of a copy of standard input."""
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, "standard_input")
@@ -211,18 +226,18 @@ def _standard_input(paths):
         yield [copy if path == STDIN else path for path in paths]
 
 
-def _print_csv(columns, rows):
+def _print_csv(columns: list[str], rows: list[_Row]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(_texts(row) for row in rows)
 
 
-def _print_json(columns, rows):
+def _print_json(columns: list[str], rows: list[_Row]) -> None:
     del columns  # each row says its own
     print(json.dumps(rows, indent=1))
 
 
-def _print_table(columns, rows):
+def _print_table(columns: list[str], rows: list[_Row]) -> None:
     cells = [columns, *map(_texts, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for path, *values in cells:
@@ -230,7 +245,7 @@ def _print_table(columns, rows):
         print("  ".join([f"{path:<{widths[0]}}", *numbers]))
 
 
-def _texts(row):
+def _texts(row: _Row) -> list[str]:
     return [f"{value:.{_DECIMALS[key]}f}" if key in _DECIMALS else value for key, value in row.items()]
 
 

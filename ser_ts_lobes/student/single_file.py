@@ -3,7 +3,13 @@
 import ast
 import importlib.util
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+
+# What a module defines at its top level.
+_Definition = ast.FunctionDef | ast.ClassDef | ast.Assign
+# Where a name is from: a module, the name there (None for the module itself), the name here.
+_Import = tuple[str, str | None, str]
 
 _PACKAGE = __name__.split(".")[0]
 
@@ -40,7 +46,7 @@ def compose(module: str, name: str, docstring: str) -> str:
     >>> "class InputError(ValueError)" in source, "plain_errors" in source
     (True, False)
     """
-    modules = {}
+    modules: dict[str, _Module] = {}
     _read(module, modules)
     needed, imports = _reach(modules, module, name)
     _check_distinct(needed)
@@ -54,12 +60,15 @@ def compose(module: str, name: str, docstring: str) -> str:
 class _Module:
     """The top level of a module: what it defines, and what it imports."""
 
-    def __init__(self, name) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        source = Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None  # it has been imported from, so it is a file
+        source = Path(spec.origin).read_text(encoding="utf-8")
         self.lines = source.splitlines()
-        self.definitions = {}  # name -> syntax tree
-        self.imports = defaultdict(list)  # name -> (module, name there), or (import statement, None)
+        self.definitions: dict[str, _Definition] = {}
+        # By name: (module, name there), or (import statement, None).
+        self.imports: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 self.definitions[node.name] = node
@@ -67,6 +76,7 @@ class _Module:
                 targets = [target for assigned in node.targets for target in ast.walk(assigned)]
                 self.definitions |= {target.id: node for target in targets if isinstance(target, ast.Name)}
             elif isinstance(node, ast.ImportFrom):
+                assert node.module is not None  # the package has no relative imports
                 for alias in node.names:
                     self.imports[alias.asname or alias.name].append((node.module, alias.name))
             elif isinstance(node, ast.Import):
@@ -74,19 +84,19 @@ class _Module:
                     bound = alias.asname or alias.name.split(".")[0]
                     self.imports[bound].append((f"import {ast.unparse(alias)}", None))
 
-    def write(self, names):
+    def write(self, names: Iterable[str]) -> str:
         """Give the source of some definitions, with the comments right above them."""
         nodes = sorted({self.definitions[name] for name in names}, key=lambda node: node.lineno)
         return "\n\n\n".join(self._source(node) for node in nodes)
 
-    def _source(self, node):
+    def _source(self, node: _Definition) -> str:
         first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) - 1
         while first > 0 and self.lines[first - 1].startswith("#"):
             first -= 1
         return "\n".join(self.lines[first : node.end_lineno])
 
 
-def _read(name, modules):
+def _read(name: str, modules: dict[str, _Module]) -> None:
     """Read a module, after those of this package that it imports."""
     if name in modules:
         return
@@ -98,9 +108,10 @@ def _read(name, modules):
     modules[name] = module
 
 
-def _reach(modules, module, name):
+def _reach(modules: dict[str, _Module], module: str, name: str) -> tuple[dict[str, set[str]], set[_Import]]:
     """Find what a name needs: names by module of this package, and (module, name) of other packages."""
-    needed, imports = defaultdict(set), set()
+    needed: defaultdict[str, set[str]] = defaultdict(set)
+    imports: set[_Import] = set()
     todo = [(module, name)]
     while todo:
         module, name = todo.pop()
@@ -122,17 +133,17 @@ def _reach(modules, module, name):
     return {module: names for module, names in needed.items() if names}, imports
 
 
-def _check_distinct(needed):
-    owners = {}
+def _check_distinct(needed: dict[str, set[str]]) -> None:
+    owners: dict[str, str] = {}
     for module, names in needed.items():
         for name in names:
             if owners.setdefault(name, module) != module:
                 raise ValueError(f"{owners[name]} and {module} both define {name}: rename one of them.")
 
 
-def _write_imports(imports):
+def _write_imports(imports: set[_Import]) -> str:
     lines = {origin for origin, original, _ in imports if original is None}
-    by_module = defaultdict(set)
+    by_module: defaultdict[str, set[str]] = defaultdict(set)
     for origin, original, name in imports:
         if original is not None:
             by_module[origin].add(original if original == name else f"{original} as {name}")

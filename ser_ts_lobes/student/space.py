@@ -29,7 +29,7 @@ def write_space(folder: Path) -> None:
     Parameters
     ----------
     folder
-        Of an exported student, with ``custom_interface.py``.
+        The folder of an exported student, with ``custom_interface.py``.
     """
     # By its path, for importing it would import gradio.
     shutil.copyfile(Path(__file__).with_name("page.py"), folder / APP_FILE)

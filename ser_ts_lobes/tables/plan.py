@@ -3,10 +3,11 @@
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,9 +40,9 @@ class Sweep:
 
     Attributes
     ----------
-    key : str
-        Such as ``ts_weight``.
-    values : tuple of str
+    key
+        The key, such as ``ts_weight``.
+    values
         As on the command line; ``none`` stands for YAML's null.
 
     Example
@@ -51,13 +52,13 @@ class Sweep:
     """
 
     key: str
-    values: tuple
+    values: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str) -> "Sweep":
         """Read ``key=value,value``."""
-        key, _, values = text.partition("=")
-        values = tuple(value.strip() for value in values.split(",") if value.strip())
+        key, _, listed = text.partition("=")
+        values = tuple(value.strip() for value in listed.split(",") if value.strip())
         if not key or not values or len(set(values)) < len(values) or "/" in text:
             raise InputError(f"--sweep {text}: expected a key and different values without '/', as ts_weight=3,10,30.")
         if key in _SET_BY_PLAN:
@@ -71,48 +72,48 @@ class Job:
 
     Attributes
     ----------
-    name : str
-        Such as ``cts/fold1/3``: the run, as below ``results_folder``.
-    recipe : pathlib.Path
+    name
+        The run, as below ``results_folder``, such as ``cts/fold1/3``.
+    recipe
         Where the script is, and runs.
-    script : str
-        Its name.
-    arguments : list of str
+    script
+        The script's name.
+    arguments
         The hparams file and the options.
-    settings : dict
+    settings
         The hparams that this makes, as `ser_ts_lobes.settings.read_settings` reads them.
-    makes : dict
+    makes
         What a model of it is made with, as `ser_ts_lobes.experiment.model_settings` gives it.
-    needs : list of str
+    needs
         Names of jobs that must have succeeded.
     """
 
     name: str
     recipe: Path
     script: str
-    arguments: list
-    settings: dict
-    makes: dict
-    needs: list = field(default_factory=list)
+    arguments: list[str]
+    settings: dict[str, Any]
+    makes: dict[str, Any]
+    needs: list[str] = field(default_factory=list)
 
     @property
-    def folder(self):
-        """The run's output folder, a pathlib.Path."""
+    def folder(self) -> Path:
+        """The run's output folder."""
         return self.recipe / self.settings["output_folder"]
 
     @property
-    def run_folder(self):
+    def run_folder(self) -> RunFolder:
         """The files there, read afresh at each use, for its script may have run since the last."""
         return RunFolder(self.folder)
 
     @property
-    def command(self):
-        """The command line, a list of str; it runs in the recipe's folder."""
+    def command(self) -> list[str]:
+        """The command line; it runs in the recipe's folder."""
         return [sys.executable, self.script, *self.arguments]
 
     @cached_property
-    def shares(self):
-        """What it makes unless another job has, a set of str: manifests and features of frozen networks."""
+    def shares(self) -> set[str]:
+        """What it makes unless another job has: manifests and features of frozen networks."""
         shared = {f"manifests {self.settings['prepare_opts']['manifest_folder']}"}
         if self.settings["feature_folder"]:
             for name, encoder in self.settings["modules"].items():
@@ -122,16 +123,16 @@ class Job:
         return shared
 
     @property
-    def past_start(self):
+    def past_start(self) -> bool:
         """Whether it has come to train, so that what it shares is there."""
         return self.run_folder.started
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether what it writes last is there."""
         return self.run_folder.finished
 
-    def stale(self, open_run: Callable = RunFolder) -> str | None:
+    def stale(self, open_run: Callable[[Path], RunFolder] = RunFolder) -> str | None:
         """Say in what an earlier run in its folder, whole or partial, was another one than it would be.
 
         Parameters
@@ -141,7 +142,7 @@ class Job:
 
         Returns
         -------
-        str or None
+        str | None
         """
         run = open_run(self.folder)
         saved, finished = made_from(run.checkpoints), run.finished
@@ -170,7 +171,7 @@ class TargetsJob(Job):
     """A run of the targets script. Its files are replaced when they are another teacher's, so never stale."""
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether what it writes last is there, and is of the teacher as it is now."""
         run = self.run_folder
         paths = run.targets_paths()
@@ -179,7 +180,7 @@ class TargetsJob(Job):
         # They are written after the tables and plots that belong to them.
         return all(TeacherTargets.load(path).made_from.get("teacher") == run.fingerprint for path in paths)
 
-    def stale(self, open_run=RunFolder) -> None:
+    def stale(self, open_run: Callable[[Path], RunFolder] = RunFolder) -> None:
         """Return None."""
 
 
@@ -200,9 +201,9 @@ def make_plan(
     systems
         Stems of its hparams files.
     seeds
-        Each system is trained once a seed; None for the hparams' own.
+        Seeds, with each of which every system is trained; None for the hparams' own.
     folds
-        And once a fold; None for all ``folds`` of the hparams.
+        Folds, on each of which every system is trained; None for all ``folds`` of the hparams.
     options
         Options of the scripts, ``--key=value`` or ``--key value``, for each system that has the key;
         ``--system.key`` is for that system alone.
@@ -256,8 +257,8 @@ class _Planner:
 
     def __init__(self, recipe, options, sweep) -> None:
         self.recipe, self.options, self.sweep = recipe, options, sweep
-        self.jobs = {}
-        self._keys = {}
+        self.jobs: dict[str, Job] = {}
+        self._keys: dict[str, set[str]] = {}
 
     def add(self, system, seed, fold, value=None):
         """Add the training of a system, unless it is there; return its job."""
@@ -336,18 +337,18 @@ class _Planner:
         return settings, model_settings(settings, run_opts)
 
 
-def results_folder(recipe, options=()):
+def results_folder(recipe: str | Path, options: Sequence[str] = ()) -> str:
     """Return the scripts' ``results_folder``, which is relative to the recipe unless it is absolute."""
     default = read_settings(hparams_path(recipe, known_systems(recipe)[0]))["results_folder"]
     return _parse_options(options).get((None, "results_folder"), default)
 
 
-def hparams_path(recipe, system):
+def hparams_path(recipe: str | Path, system: str) -> Path:
     """Return the path of a system's hparams file."""
     return Path(recipe) / "hparams" / f"{system}.yaml"
 
 
-def known_systems(recipe):
+def known_systems(recipe: str | Path) -> list[str]:
     """Return the names of a recipe's systems in the order of a table's rows, which its hparams give."""
     systems = sorted(path.stem for path in Path(recipe).glob("hparams/*.yaml"))
     if not systems:
@@ -356,7 +357,7 @@ def known_systems(recipe):
     return in_order(systems, rows)
 
 
-def in_order(systems, rows):
+def in_order(systems: Iterable[str], rows: Sequence[str]) -> list[str]:
     """Sort systems as their rows stand; those that aren't among the rows follow by name.
 
     Example
@@ -380,7 +381,7 @@ def _parse_options(tokens):
 
 def _fingerprints(folder):
     """Fingerprints of the manifests that are in a folder today, by name."""
-    today = {}
+    today: dict[str, str] = {}
     for path in find_manifests(folder).values() if any(folder.glob("*.csv")) else ():
         today |= _fingerprints_of(path, path.stat().st_mtime_ns)
     return today

@@ -4,12 +4,12 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
-from ser_ts_lobes.results.paper import read_figures
+from ser_ts_lobes.results.paper import Figure, read_figures
 from ser_ts_lobes.results.plots import plot_comparison, plot_sweep
 from ser_ts_lobes.results.text_tables import ccc_cell, gap_cell, latex_table, markdown_table
 from ser_ts_lobes.tables.plan import known_systems, make_plan, results_folder
@@ -18,7 +18,7 @@ from ser_ts_lobes.tables.runs import find_runs, summarise
 from ser_ts_lobes.text_files import write_csv
 
 if TYPE_CHECKING:
-    from ser_ts_lobes.tables.plan import Sweep
+    from ser_ts_lobes.tables.plan import Job, Sweep
     from ser_ts_lobes.tables.runs import Run
 
 _REFERENCE = "ft"
@@ -34,8 +34,8 @@ def make_tables(
     sweep: "Sweep | None" = None,
     options: Sequence[str] = (),
     against: str | None = None,
-    gpus=(),
-    jobs=None,
+    gpus: Sequence[str] = (),
+    jobs: int | None = None,
     slurm: dict[str, str] | None = None,
     dry_run: bool = False,
     report_only: bool = False,
@@ -49,9 +49,9 @@ def make_tables(
     systems
         Stems of hparams files; None for all, or with `report_only` for all on disk.
     seeds
-        None for the hparams' own, or with `report_only` for all on disk.
+        Seeds of the table's runs; None for the hparams' own, or with `report_only` for all on disk.
     folds
-        None for all.
+        Folds of the table's runs; None for all.
     sweep
         A setting to vary; the table is then of its values.
     options
@@ -63,9 +63,9 @@ def make_tables(
     slurm
         Options of a Slurm cluster; see `ser_ts_lobes.tables.runner.SlurmPool`. None runs on this machine.
     dry_run
-        Only print the commands.
+        Whether only to print the commands.
     report_only
-        Run nothing; without `sweep`, report every sweep on disk too.
+        Whether to run nothing; without `sweep`, every sweep on disk is then reported too.
 
     Raises
     ------
@@ -95,15 +95,15 @@ def make_tables(
     logs.mkdir(parents=True, exist_ok=True)
     pool = LocalPool(logs, jobs or 1, gpus) if slurm is None else SlurmPool(logs, jobs, slurm)
     failures = run_jobs(plan, pool, logs)
-    seeds = {job.settings["seed"] for job in plan}
-    folds = {job.settings["fold"] for job in plan if "fold" in job.settings} or None
-    key = sweep and sweep.key
-    runs = find_runs(results, systems, seeds, folds)
+    key = sweep.key if sweep else None
+    planned_seeds = {job.settings["seed"] for job in plan}
+    planned_folds = {job.settings["fold"] for job in plan if "fold" in job.settings} or None
+    runs = find_runs(results, systems, planned_seeds, planned_folds)
     write_report(results / "table" / (key or ""), runs, recipe, against, key)
     raise_failures(failures, len(plan))
 
 
-def print_commands(plan, recipe) -> None:
+def print_commands(plan: "list[Job]", recipe: Path) -> None:
     """Print the commands of a plan that have not been run, as one would type them."""
     print(f"cd {shlex.quote(str(recipe))}")
     for job in plan:
@@ -139,7 +139,7 @@ def write_report(
     runs = [run for run in runs if run.system in swept and run.key in (None, key)]
     if not runs:
         return
-    rows = {}
+    rows: dict[str, list[Run]] = {}
     for run in runs if key is None else sorted(runs, key=lambda run: _by_value(run, key)):
         rows.setdefault(run.system if key is None else f"{run.system}, {key} {run.value(key)}", []).append(run)
     summary = summarise(rows, against or _REFERENCE)
@@ -160,7 +160,7 @@ def write_report(
         if key is None:
             plot_comparison(folder / f"valence_{split}.png", reports, split, title, ["valence"])
         else:
-            curves = {}
+            curves: dict[str, dict[str, dict[str, Any]]] = {}
             for row, report in reports.items():
                 curves.setdefault(rows[row][0].system, {})[rows[row][0].value(key)] = report
             plot_sweep(folder / f"curve_{split}.png", curves, split, title, key)
@@ -180,7 +180,7 @@ def _paper_figures(recipe, rows, summary):
             of_folds = [run for run in rows[row] if run.seed == seed]
             sizes = sum((Counter(run.metrics["counts"]) for run in of_folds), Counter())
             data.append((dict(sizes), of_folds[0].settings.get("release")))
-    figures = {}
+    figures: dict[str, dict[str, Figure]] = {}
     for figure in read_figures(recipe):
         if figure.statistic == "ccc" and all(figure.belongs_to(sizes, release) for sizes, release in data):
             figures.setdefault(figure.split, {})[figure.system] = figure

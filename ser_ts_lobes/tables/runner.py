@@ -15,6 +15,8 @@ from ser_ts_lobes.experiment import LOCK_FILE, LOCK_VARIABLE
 from ser_ts_lobes.files import sign_lock, try_lock
 
 if TYPE_CHECKING:
+    import submitit
+
     from ser_ts_lobes.tables.plan import Job
 
 _POLL_S = 0.5
@@ -41,11 +43,11 @@ class JobProcess:
         self.job, self.log, self.environment = job, log, environment or {}
         job.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(job.folder / LOCK_FILE, "a+")  # closed when the job is done
-        self._process = None
-        self._status = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._status: int | None = None
         self.done()
 
-    def done(self):
+    def done(self) -> bool:
         """Go on as far as possible without waiting; say whether the job has ended."""
         if self._process is None and self._status is None and try_lock(self._lock):
             if self.job.finished:  # by the process that had the lock
@@ -56,8 +58,9 @@ class JobProcess:
             self._end(self._process.returncode)
         return self._status is not None
 
-    def result(self):
+    def result(self) -> int:
         """Return the exit status of a job that has ended."""
+        assert self._status is not None
         return self._status
 
     def cancel(self) -> None:
@@ -129,14 +132,16 @@ class LocalPool:
         if len(environments) > 1 and "OMP_NUM_THREADS" not in os.environ:
             threads = max(1, (os.cpu_count() or 1) // len(environments))
             environments = [{"OMP_NUM_THREADS": str(threads), **variables} for variables in environments]
-        self._slots = [({**variables, **(environment or {})}, []) for variables in environments]
+        self._slots: list[tuple[dict[str, str], list[JobProcess]]] = [
+            ({**variables, **(environment or {})}, []) for variables in environments
+        ]
 
-    def has_room(self):
+    def has_room(self) -> bool:
         """Say whether another job can start."""
         return any(_is_free(used) for _, used in self._slots)
 
-    def start(self, job):
-        """Start a job where there is room; return its `JobProcess`."""
+    def start(self, job: "Job") -> JobProcess:
+        """Start a job where there is room; return its process."""
         environment, used = next(slot for slot in self._slots if _is_free(slot[1]))
         used[:] = [JobProcess(job, log_path(self._logs, job), environment)]
         return used[0]
@@ -181,14 +186,15 @@ class SlurmPool:
             self._executor.update_parameters(**parameters)
         except (NameError, ValueError, RuntimeError) as error:
             raise InputError(f"--slurm: {str(error).splitlines()[0]}") from error
-        self._logs, self._limit, self._jobs = logs, jobs, []
+        self._logs, self._limit = logs, jobs
+        self._jobs: list[submitit.Job[int]] = []
 
-    def has_room(self):
+    def has_room(self) -> bool:
         """Say whether another job can be submitted."""
         self._jobs = [job for job in self._jobs if not job.done()]
         return self._limit is None or len(self._jobs) < self._limit
 
-    def start(self, job):
+    def start(self, job: "Job") -> "submitit.Job[int]":
         """Submit a job; return submitit's."""
         submitted = self._executor.submit(run_to_end, job, log_path(self._logs, job))
         self._jobs.append(submitted)
@@ -223,15 +229,15 @@ class Failure:
 
     Attributes
     ----------
-    job : ser_ts_lobes.tables.plan.Job
-        Which.
-    reason : str
-        Why, in a few words.
-    log : pathlib.Path or None
+    job
+        The job.
+    reason
+        Why it did not succeed, in a few words.
+    log
         Its output; None for a job that was not started.
     """
 
-    job: object
+    job: "Job"
     reason: str
     log: Path | None = None
 
@@ -249,7 +255,7 @@ class Failure:
         return "\n".join([f"{self.job.name}: {self.reason}; the end of {self.log}:", *(f"    {line}" for line in tail)])
 
 
-def log_path(folder, job):
+def log_path(folder: Path, job: "Job") -> Path:
     """Return the file of a job's output."""
     return folder / f"{job.name.replace('/', '_')}.log"
 
@@ -280,9 +286,11 @@ def run_jobs(jobs: "list[Job]", pool: LocalPool | SlurmPool, logs: Path) -> list
         When interrupted; the jobs have been ended then.
     """
     waiting = [job for job in jobs if not job.finished]
-    total, started = len(waiting), {}
+    total = len(waiting)
+    started: dict[str, float] = {}
     succeeded = {job.name for job in jobs} - {job.name for job in waiting}
-    running, failures = [], []
+    running: list[tuple[Job, JobProcess | submitit.Job[int]]] = []
+    failures: list[Failure] = []
     print(f"{total} of {len(jobs)} jobs to run; their output: {logs}", flush=True)
     try:
         while waiting or running:
@@ -323,7 +331,7 @@ def raise_failures(failures: list[Failure], n_jobs: int) -> None:
     failures
         From `run_jobs`.
     n_jobs
-        That were to run.
+        Number of jobs that were to run.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Finished runs: found on disk, checked, and put together to the rows of a table."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,15 @@ class Run:
 
     Attributes
     ----------
-    system : str
+    system
         What was trained.
-    key : str or None
+    key
         The setting that a sweep varied; None for the system's own run.
-    seed : int
-        Of the run.
-    fold : int or None
-        Of a recipe with folds.
-    run_folder : ser_ts_lobes.results.run_folder.RunFolder
+    seed
+        The run's seed.
+    fold
+        The run's fold; None in a recipe without folds.
+    run_folder
         Its files.
     """
 
@@ -44,30 +44,30 @@ class Run:
     run_folder: RunFolder
 
     @property
-    def folder(self):
-        """Where it is, a pathlib.Path."""
+    def folder(self) -> Path:
+        """Where it is."""
         return self.run_folder.path
 
     @property
-    def metrics(self):
-        """Its scores, a dict, checked."""
+    def metrics(self) -> dict[str, Any]:
+        """Its scores, checked."""
         return self.run_folder.report()
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """Its hparams, as `ser_ts_lobes.settings.read_settings` gives them."""
         return self.run_folder.settings
 
-    def value(self, key):
+    def value(self, key: str) -> str:
         """Name the value that a setting has in this run; ``none`` is YAML's null."""
         value = self.settings[key]
         return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
-    def made_with(self):
+    def made_with(self) -> dict[str, Any]:
         """Return the settings of the model that was tested, flat; they stand with its numbers."""
         return self.metrics.get("settings") or flatten(self.settings)  # of an earlier version: beside them
 
-    def tested_on(self):
+    def tested_on(self) -> dict[str, str]:
         """Return the fingerprint of each labelled test set."""
         return {split: self.metrics["manifests"][split] for split in self.metrics["test"]}
 
@@ -75,8 +75,8 @@ class Run:
 def find_runs(
     results: Path,
     systems: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    folds: Sequence[int] | None = None,
+    seeds: Collection[int] | None = None,
+    folds: Collection[int] | None = None,
     rows: Sequence[str] = (),
 ) -> list[Run]:
     """Find the finished runs below a results folder.
@@ -86,9 +86,9 @@ def find_runs(
     results
         With ``<system>/[<key>/<value>/][fold<k>/]<seed>/metrics.json``.
     systems
-        In the order of the rows; None for all.
+        Those of the runs to find, in the order of the rows; None for all.
     seeds, folds
-        None for all.
+        Those of the runs to find; None for all.
     rows
         The order of all systems, where `systems` gives none; others follow by name.
 
@@ -131,7 +131,8 @@ def _check_settings(run):
 
 def _check_alike(runs):
     """Refuse runs that can't stand in one table."""
-    rows, tests = {}, {}
+    rows: dict[tuple[str, str | None, str | None], Run] = {}
+    tests: dict[int | None, Run] = {}
     for run in runs:
         row = (run.system, run.key, run.key and run.value(run.key))
         first = rows.setdefault(row, run)
@@ -163,7 +164,7 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
 
     Returns
     -------
-    dict[str, dict]
+    dict[str, dict[str, Any]]
         For each row that has a whole seed: ``seeds``, ``hours`` (mean over seeds; None if a log lacks it), ``folds``,
         and ``test`` as in ``metrics.json``, with ``ccc_std`` (sample standard deviation over seeds, if there are
         several), ``p`` (but for the row itself) and, where the teacher is a row and surely better than `against`,
@@ -173,7 +174,9 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
     folds = sorted({fold for _, _, fold in runs}, key=lambda fold: fold or 0)
     seeds = {row: sorted({run.seed for run in members}) for row, members in rows.items()}
     whole = [(row, seed) for row in rows for seed in seeds[row] if all((row, seed, fold) in runs for fold in folds)]
-    summary = {row: {"seeds": [seed for name, seed in whole if name == row], "folds": folds} for row in rows}
+    summary: dict[str, dict[str, Any]] = {
+        row: {"seeds": [seed for name, seed in whole if name == row], "folds": folds} for row in rows
+    }
     summary = {row: report for row, report in summary.items() if report["seeds"]}
     for row, report in summary.items():
         hours = [[runs[row, seed, fold].run_folder.training_hours for fold in folds] for seed in report["seeds"]]
