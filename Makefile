@@ -1,5 +1,6 @@
 ## make demo      a small study from audio to predictions (DEMO_ARGS: options of tools.demo)
 ## make test      lint, unit and integration tests, the examples of the docstrings (PYTEST_ARGS: pytest's options)
+## make docs      this documentation as HTML in build/docs, with a reference from the docstrings; warnings are errors
 ## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make format    lay out the code and mend what ruff can mend
@@ -11,7 +12,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test mutants hparams format clean
+.PHONY: help demo test docs mutants hparams format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -24,6 +25,10 @@ test: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+docs: .venv/.ready
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+	@echo "open build/docs/index.html"
+
 mutants: .venv/.ready
 	$(BIN)/python -m tools.mutants $(MUTANTS_ARGS)
 
@@ -35,7 +40,7 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .hypothesis .pytest_cache .ruff_cache *.egg-info build dist demo
+	rm -rf .venv .hypothesis .pytest_cache .ruff_cache *.egg-info build dist demo docs/api
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp comes last, so that a set-up which was cut short goes on at the next call.

@@ -77,7 +77,7 @@ def fit_residuals(predictions, targets):
 def keep_mask(residual, threshold=2.0):
     """Return which training utterances the student learns from: those that the teacher got about right.
 
-    An utterance is left out when |r_j| > threshold * sigma_j in any dimension j. sigma_j is the population
+    An utterance is left out when ``|r_j| > threshold * sigma_j`` in any dimension j. sigma_j is the population
     standard deviation of that column, so give the residuals of the whole training set, whose mean is zero.
 
     Parameters
