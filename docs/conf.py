@@ -4,6 +4,7 @@ The source folder is the repository's root: so README, docs/ and the recipes' RE
 to another works here, in an editor and on a code host alike.
 """
 
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -15,8 +16,8 @@ release = __version__
 html_title = f"ser_ts_lobes {release}"
 
 root_doc = "README"
-include_patterns = ["*.md", "docs/**", "recipes/**/README.md", "ser_ts_lobes/mini_hubert/README.md"]
-exclude_patterns = [".*", "build", "demo", "recipes/**/results", "docs/api/modules.rst"]
+include_patterns = ["*.md", "docs/**", "*/README.md", "recipes/**/README.md", "ser_ts_lobes/mini_hubert/README.md"]
+exclude_patterns = [".*", "build", "demo", "results", "recipes/**/results", "docs/api/modules.rst"]
 
 extensions = ["myst_parser", "sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_heading_anchors = 3  # levels of headings that links may name, as on code hosts
@@ -29,14 +30,16 @@ apidoc_modules = [
         "separate_modules": True,
         "max_depth": 1,
         "module_first": True,
-        # A room's names are documented where they are defined.
-        "automodule_options": {"members", "show-inheritance", "ignore-module-all"},
     }
 ]
+# Names are documented where they are defined, not where a room or an old address gives them, too.
+apidoc_automodule_options = ["ignore-module-all", "members", "show-inheritance"]
+os.environ["SPHINX_APIDOC_OPTIONS"] = ",".join(apidoc_automodule_options)  # Sphinx 9.0 reads it for packages
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True  # an attribute stands in its class's text, not a second time by itself
 default_role = "py:obj"  # `name` is a link where there is such a name
+suppress_warnings = ["ref.python"]  # several classes may have an attribute `name`
 
 # ---- The pages, which fetch nothing from elsewhere.
 html_theme = "furo"
@@ -74,6 +77,7 @@ recipes/**/README
 
 docs/method
 docs/design
+hparams/README
 Reference <docs/api/ser_ts_lobes>
 ser_ts_lobes/mini_hubert/README
 docs/mutants

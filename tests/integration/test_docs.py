@@ -53,6 +53,13 @@ def test_all_modules_are_in_the_reference(site):
         assert (site / "docs" / "api" / f"{name}.html").is_file(), name
 
 
+@pytest.mark.parametrize("name", ["training.ccc_loss", "inference.EmotionRegressor"])
+def test_names_are_documented_once(site, name):
+    module = name.split(".")[0]
+    text = (site / "docs" / "api" / f"ser_ts_lobes.{module}.html").read_text(encoding="utf-8")
+    assert f'id="module-ser_ts_lobes.{module}"' in text and f'id="ser_ts_lobes.{name}"' not in text
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
