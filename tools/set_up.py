@@ -1,4 +1,4 @@
-"""Make .venv with everything that the recipes, the demonstration and the tests need.
+"""Make .venv with everything that the recipes, the demonstration, the documentation and the tests need.
 
     python3 tools/set_up.py        (the first thing that any `make` target does)
 
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OLDEST_PYTHON = (3, 11)  # of the versions in constraints.txt
+OLDEST_PYTHON = (3, 11)  # of the versions in constraints.txt, and in setup.py
 
 # Run in the new environment. Prints what `fit_torchaudio` decides on. It catches only a failure to load the
 # extension of torchaudio with a CPU build of torch: any other error ends it with its own traceback.
@@ -79,7 +79,7 @@ def pip_steps(torch_index_url=None):
     ['--no-deps', '--index-url', 'address/of/a/CPU/index', 'torch', 'torchaudio']
     """
     index = ["--index-url", torch_index_url] if torch_index_url else []
-    return [["--no-deps", *index, "torch", "torchaudio"], ["-e", ".[app,attn,demo,dev,onnx,slurm]"]]
+    return [["--no-deps", *index, "torch", "torchaudio"], ["-e", ".[app,attn,demo,dev,docs,onnx,slurm]"]]
 
 
 def pip_install(python, *arguments):

@@ -180,7 +180,9 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
     summary = {row: report for row, report in summary.items() if report["seeds"]}
     for row, report in summary.items():
         hours = [[runs[row, seed, fold].run_folder.training_hours for fold in folds] for seed in report["seeds"]]
-        report["hours"] = None if None in sum(hours, []) else float(np.mean([sum(of_seed) for of_seed in hours]))
+        whole_hours = [[of_fold for of_fold in of_seed if of_fold is not None] for of_seed in hours]
+        known = whole_hours == hours
+        report["hours"] = float(np.mean([sum(of_seed) for of_seed in whole_hours])) if known else None
         report["test"] = {}
     for split in dict.fromkeys(split for run in runs.values() for split in run.metrics["test"]):
         per_fold = [

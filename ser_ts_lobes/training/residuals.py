@@ -78,7 +78,7 @@ def fit_residuals(predictions: ArrayLike, targets: ArrayLike) -> Residuals:
 def keep_mask(residual: ArrayLike, threshold: float | None = 2.0) -> np.ndarray:
     """Return which training utterances the student learns from: those that the teacher got about right.
 
-    An utterance is left out when |r_j| > threshold * sigma_j in any dimension j. sigma_j is the population
+    An utterance is left out when ``|r_j| > threshold * sigma_j`` in any dimension j. sigma_j is the population
     standard deviation of that column, so give the residuals of the whole training set, whose mean is zero.
 
     Parameters

@@ -1,6 +1,8 @@
 import importlib.metadata
+import re
 import shutil
 import sys
+import tomllib
 import venv
 
 import pytest
@@ -149,6 +151,21 @@ def test_old_python_is_named():
     set_up.check_python(sys.version_info)
     with pytest.raises(SystemExit, match=r"Python 3\.11 or newer is needed, this is 3\.9"):
         set_up.check_python((3, 9, 18, "final", 0))
+
+
+def test_the_oldest_python_is_the_same_everywhere():
+    oldest = ".".join(map(str, set_up.OLDEST_PYTHON))
+    assert f'python_requires=">={oldest}"' in (set_up.ROOT / "setup.py").read_text()
+    settings = tomllib.loads((set_up.ROOT / "pyproject.toml").read_text())
+    assert settings["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+
+
+def test_all_extras_are_installed():
+    [extras] = re.findall(r"extras_require=\{(.*?)\n    \}", (set_up.ROOT / "setup.py").read_text(), re.DOTALL)
+    names = re.findall(r'^        "(\w+)":', extras, re.MULTILINE)
+    assert "docs" in names
+    assert set_up.pip_steps()[-1] == ["-e", f".[{','.join(names)}]"]
+    assert f".[{','.join(names)}]" in (set_up.ROOT / "tools" / "constraints.txt").read_text()
 
 
 def test_failing_pip_command_is_named(capfd):

@@ -37,15 +37,15 @@ def test_the_figures_belong_to_the_published_sizes():
 
 
 @pytest.mark.parametrize(
-    ("readme", "recipe", "table"),
+    ("page", "recipe", "table"),
     [
-        (ROOT / "README.md", "MSP-Podcast", "2"),
+        (ROOT / "docs" / "tables.md", "MSP-Podcast", "2"),
         (RECIPES["MSP-Podcast"] / "README.md", "MSP-Podcast", "2"),
         (RECIPES["IEMOCAP"] / "README.md", "IEMOCAP", "3"),
     ],
 )
-def test_a_readme_quotes_the_figures(readme, recipe, table):
-    lines = readme.read_text(encoding="utf-8").splitlines()
+def test_a_page_quotes_the_figures(page, recipe, table):
+    lines = page.read_text(encoding="utf-8").splitlines()
     [start] = [i for i, line in enumerate(lines) if line.startswith("| system") and f"(Table {table})" in line]
     column = cells_of(lines[start]).index(f"the paper's (Table {table})")
     quoted = {}
@@ -63,9 +63,9 @@ def test_the_readme_quotes_table_1():
     assert f"| CCC | {ccc} |" in text and f"| Pearson's ρ | {pearson} |" in text
 
 
-def test_the_readme_tells_the_shares_of_the_gap():
+def test_the_page_of_the_demo_tells_the_shares_of_the_gap():
     valence = {figure.system: figure.values[1] for figure in read_figures(RECIPES["MSP-Podcast"])}
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
     for system in ("ts", "cts"):
         share = (valence[system] - valence["ft"]) / (valence["teacher"] - valence["ft"])
         assert re.search(rf"^\| {system} \|.*\| {100 * share:.0f} % \|$", text, re.MULTILINE)

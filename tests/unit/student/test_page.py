@@ -215,21 +215,6 @@ def test_the_requirements_are_what_the_folder_imports_in_the_versions_of_setup_p
 # ------------------------------------------------------------------ in a browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.skip("needs Debian's chromium and chromium-driver (`apt-get install chromium chromium-driver`)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    yield browser
-    browser.quit()
-
-
 def wait_for(browser, condition):
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
