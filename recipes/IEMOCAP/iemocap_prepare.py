@@ -27,10 +27,9 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
-from ser_ts_lobes.data.audio import inspect_audio
-from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, warn_contradicted
+from ser_ts_lobes.data.preparation import inspect_files, list_utterances, warn_contradicted
 from ser_ts_lobes.errors import InputError, first_few, plain_errors
-from ser_ts_lobes.files import make_folder, map_files
+from ser_ts_lobes.files import make_folder
 from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.text_files import parse_number, read_lines, write_csv
 
@@ -188,8 +187,7 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     label_range = apply_scale(evaluations, clip_labels)
 
     paths = [data_folder / evaluation.wav for evaluation in evaluations]
-    audio = map_files(inspect_audio, paths)
-    refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
+    audio = inspect_files(paths)
     make_folder(manifest_folder)
     side_files = [manifest_folder / name for name in ("raters.csv", "excluded.csv", "converted.csv")]
     write_csv(side_files[0], RATER_COLUMNS, map(rater_statistics, evaluations))

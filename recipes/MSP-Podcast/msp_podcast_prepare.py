@@ -31,9 +31,8 @@ from pathlib import Path
 import numpy as np
 
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
-from ser_ts_lobes.data import manifests
-from ser_ts_lobes.data.audio import inspect_audio
-from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, spelt_otherwise, warn_contradicted
+from ser_ts_lobes.data import manifests, preparation
+from ser_ts_lobes.data.preparation import inspect_files, list_utterances, spelt_otherwise, warn_contradicted
 from ser_ts_lobes.errors import InputError, first_few, plain_errors
 from ser_ts_lobes.files import make_folder, map_files
 from ser_ts_lobes.fingerprint import fingerprint_files
@@ -194,8 +193,7 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
         check_sizes(entries, release)
     texts = read_transcripts(transcripts, files.transcripts, {entry.id for entry in entries})
     paths = [os.path.join(files.audio, entry.file_name) for entry in entries]
-    audio = map_files(inspect_audio, paths)
-    refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
+    audio = inspect_files(paths)
     make_folder(manifest_folder)
     kept = exclude(entries, audio, files.audio, manifest_folder)
     report_converted(kept, manifest_folder)
@@ -642,13 +640,10 @@ def read_transcripts(transcripts, transcript_folder, ids):
     dict of str to str
         Transcripts by id. Utterances that nobody transcribed are not in it.
     """
-    texts = {}
-    if transcripts.is_file():
-        rows = read_rows(transcripts, manifests.TRANSCRIPT_COLUMNS, "ID")
-        texts = {row["ID"]: row["transcript"] for _, row in rows}
-        unknown = [id for id in texts if id not in ids]
-        if unknown:
-            logger.warning(f"{transcripts}: {len(unknown)} ids are not in the corpus: {first_few(unknown)}.")
+    texts = preparation.read_transcripts(transcripts)
+    unknown = [id for id in texts if id not in ids]
+    if unknown:
+        logger.warning(f"{transcripts}: {len(unknown)} ids are not in the corpus: {first_few(unknown)}.")
     if transcript_folder:
         names = [name for name in os.listdir(transcript_folder) if name.endswith(".txt") and name[:-4] in ids]
         texts.update(map_files(read_text, [os.path.join(transcript_folder, name) for name in names]))

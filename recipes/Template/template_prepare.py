@@ -16,16 +16,14 @@ is here.
 """
 
 import argparse
-import hashlib
 import logging
 from pathlib import Path
 
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data import manifests
-from ser_ts_lobes.data.audio import inspect_audio
-from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case
+from ser_ts_lobes.data.preparation import divide_speakers, inspect_files, list_utterances, read_transcripts
 from ser_ts_lobes.errors import InputError, plain_errors
-from ser_ts_lobes.files import make_folder, map_files
+from ser_ts_lobes.files import make_folder
 from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.text_files import parse_number, read_rows
 
@@ -68,14 +66,10 @@ def prepare_template(data_folder, manifest_folder, label_range=LABEL_RANGE, skip
     if manifests.is_prepared(manifest_folder, fingerprint):
         return manifests.find_manifests(manifest_folder)
 
-    recordings = read_recordings(table)
-    texts = read_rows(transcripts, manifests.TRANSCRIPT_COLUMNS, key="ID") if transcripts.is_file() else ()
-    texts = {row["ID"]: row["transcript"] for _, row in texts}
+    recordings, texts = read_recordings(table), read_transcripts(transcripts)
     paths = [data_folder / row["file"] for row in recordings]
-    audio = map_files(inspect_audio, paths)
-    refuse_other_case(path for path, info in zip(paths, audio, strict=True) if info.problem == "missing")
     splits, excluded = {row["split"]: [] for row in recordings}, []
-    for row, path, info in zip(recordings, paths, audio, strict=True):
+    for row, path, info in zip(recordings, paths, inspect_files(paths), strict=True):
         if info.problem:
             excluded.append((row["file"], info.problem))
             continue
@@ -104,18 +98,9 @@ def read_recordings(table):
     if not recordings:
         raise InputError(f"{table} has no recordings; give it a line for each.")
     if "split" not in recordings[0]:
-        split_of = divide(table, {row["speaker"] for row in recordings})
+        split_of = divide_speakers({row["speaker"] for row in recordings}, table)
         recordings = [row | {"split": split_of[row["speaker"]]} for row in recordings]
     return recordings
-
-
-def divide(table, speakers):
-    """Give each speaker a split: by a digest of the name, so that neither order nor machine matters."""
-    if len(speakers) < 3:
-        raise InputError(f"{table} has fewer than 3 speakers to train, validate and test; add a column split.")
-    order = sorted(speakers, key=lambda name: hashlib.sha256(name.encode()).digest())
-    fifth = max(1, len(order) // 5)
-    return {name: ("test", "valid", "train")[min(place // fifth, 2)] for place, name in enumerate(order)}
 
 
 if __name__ == "__main__":

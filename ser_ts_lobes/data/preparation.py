@@ -1,17 +1,22 @@
 """What the prepare scripts of several corpora need: odd names, contradictory labels, lists of what was left out."""
 
 import functools
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data.audio import AudioInfo, inspect_audio
+from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS
 from ser_ts_lobes.errors import InputError, first_few
-from ser_ts_lobes.text_files import write_csv
+from ser_ts_lobes.files import map_files
+from ser_ts_lobes.text_files import read_rows, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,80 @@ def spelt_otherwise(folder: Path, place: str | Path) -> Path | None:
             return None
         folder = folder / (part if part in names else names[0])
     return folder
+
+
+def inspect_files(paths: list[Any]) -> list[AudioInfo]:
+    """Inspect a corpus's audio; see `ser_ts_lobes.data.audio.inspect_audio`.
+
+    Parameters
+    ----------
+    paths
+        The files that the labels name.
+
+    Returns
+    -------
+    list of AudioInfo
+        One a file.
+
+    Raises
+    ------
+    InputError
+        As of `refuse_other_case`.
+    """
+    found = map_files(inspect_audio, paths)
+    refuse_other_case(path for path, info in zip(paths, found, strict=True) if info.problem == "missing")
+    return found
+
+
+def read_transcripts(path: str | Path) -> dict[str, str]:
+    """Read what `ser-ts transcribe` wrote.
+
+    Parameters
+    ----------
+    path
+        CSV of `ser_ts_lobes.data.manifests.TRANSCRIPT_COLUMNS`.
+
+    Returns
+    -------
+    dict of str to str
+        Transcripts by id; empty if there is no such file.
+    """
+    rows = read_rows(path, TRANSCRIPT_COLUMNS, key="ID") if Path(path).is_file() else ()
+    return {row["ID"]: row["transcript"] for _, row in rows}
+
+
+def divide_speakers(speakers: Iterable[str], where: str | Path) -> dict[str, str]:
+    """Divide speakers among the splits: a fifth tests, a fifth validates, the others train.
+
+    A digest of the name decides, so that neither order nor machine matters.
+
+    Parameters
+    ----------
+    speakers
+        At least three different names.
+    where
+        The file that they are from, for the error.
+
+    Returns
+    -------
+    dict of str to str
+        ``train``, ``valid`` or ``test`` by name.
+
+    Raises
+    ------
+    InputError
+        For fewer than three.
+
+    Example
+    -------
+    >>> divide_speakers(["Ann", "Bob", "Cem"], "labels.csv")
+    {'Ann': 'test', 'Cem': 'valid', 'Bob': 'train'}
+    """
+    order = sorted(set(speakers), key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(order) < 3:
+        raise InputError(f"{where} has fewer than 3 speakers to train, validate and test; add a column split.")
+    fifth = max(1, len(order) // 5)
+    return {name: ("test", "valid", "train")[min(place // fifth, 2)] for place, name in enumerate(order)}
 
 
 def refuse_other_case(missing: Iterable[str | Path]) -> None:

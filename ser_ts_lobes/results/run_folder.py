@@ -8,6 +8,7 @@ import re
 import reprlib
 import sys
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,6 @@ from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 
 if TYPE_CHECKING:
     from ser_ts_lobes.data.manifests import Manifest
-    from ser_ts_lobes.training.brains import Outputs
 
 _LABELS = tuple(f"label_{dimension}" for dimension in DIMENSIONS)
 _COLUMNS = ("ID", "split", "spk_id", *DIMENSIONS, *_LABELS)
@@ -48,6 +48,28 @@ class Predictions(NamedTuple):
 
     ids: list[str]
     speakers: list[str]
+    prediction: np.ndarray
+    label: np.ndarray
+
+
+@dataclass
+class Outputs:
+    """What a Brain says of a whole set.
+
+    Parameters
+    ----------
+    ids
+        Utterance ids.
+    embedding
+        (N, E) float32.
+    prediction
+        (N, 3) float64, on the corpus's scale.
+    label
+        (N, 3) float64, on the corpus's scale.
+    """
+
+    ids: list[str]
+    embedding: np.ndarray
     prediction: np.ndarray
     label: np.ndarray
 
@@ -274,7 +296,7 @@ class RunFolder:
 
     # ------------------------------------------------------------------ writing
 
-    def write(self, outputs: "dict[str, Outputs]", manifests: "dict[str, Manifest]", reads: bool, **run: Any) -> None:
+    def write(self, outputs: dict[str, Outputs], manifests: "dict[str, Manifest]", reads: bool, **run: Any) -> None:
         """Write the predictions on all test sets, then the scores.
 
         Of each labelled test set and dimension these are CCC with its 95 % bootstrap interval, Pearson's rho and RMSE.
@@ -310,7 +332,7 @@ class RunFolder:
             }
         )
 
-    def _write_predictions(self, outputs: "dict[str, Outputs]", manifests: "dict[str, Manifest]") -> None:
+    def _write_predictions(self, outputs: dict[str, Outputs], manifests: "dict[str, Manifest]") -> None:
         """Write ``predictions.csv``, on the corpus's scale; labels are empty in an unlabelled set."""
         rows = []
         for split, output in outputs.items():
@@ -343,7 +365,7 @@ class RunFolder:
             vars(self).pop(name, None)
 
 
-def _scores(output: "Outputs", manifest: "Manifest") -> dict[str, Any]:
+def _scores(output: Outputs, manifest: "Manifest") -> dict[str, Any]:
     """Score one test set."""
     # In the order of predictions.csv, so that intervals made from there are the same.
     order = np.argsort(output.ids)

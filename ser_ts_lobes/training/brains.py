@@ -1,7 +1,6 @@
 """Brains: how teachers and students are trained, chosen and tested."""
 
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.results.run_folder import Outputs, RunFolder
 from ser_ts_lobes.training.distributed import gather_batch
 from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
@@ -33,28 +32,6 @@ logger = get_logger(__name__)
 
 # SpeechBrain 1.1 does not: a checkpoint would hold the epoch alone, and a resumed run would forget to stop.
 register_checkpoint_hooks(EpochCounterWithStopper)
-
-
-@dataclass
-class Outputs:
-    """What a Brain says of a whole set.
-
-    Parameters
-    ----------
-    ids
-        Utterance ids.
-    embedding
-        (N, E) float32.
-    prediction
-        (N, 3) float64, on the corpus's scale.
-    label
-        (N, 3) float64, on the corpus's scale.
-    """
-
-    ids: list[str]
-    embedding: np.ndarray
-    prediction: np.ndarray
-    label: np.ndarray
 
 
 class EmotionBrain(ReproducibleBrain):

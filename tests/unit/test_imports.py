@@ -18,7 +18,7 @@ BELOW = {
     "ground": set(),
     "lobes": set(),
     "data": set(),
-    "results": set(),
+    "results": {"data"},  # whose manifests say what has been predicted
     "training": {"lobes", "data", "results"},
     "tables": {"lobes", "data", "results", "training"},
     "student": {"lobes", "data", "results", "training"},

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from ser_ts_lobes.data.preparation import list_utterances, refuse_other_case, spelt_otherwise, warn_contradicted
+from ser_ts_lobes.data.preparation import (
+    divide_speakers,
+    list_utterances,
+    refuse_other_case,
+    spelt_otherwise,
+    warn_contradicted,
+)
 from ser_ts_lobes.errors import InputError
 
 
@@ -50,3 +56,16 @@ def test_listed_utterances_are_a_warning_if_there_are_any(tmp_path, caplog):
     caplog.clear()
     list_utterances(path, ("ID", "reason"), [], "none")
     assert path.read_text() == "ID,reason\n" and caplog.messages == []
+
+
+def test_a_speaker_has_the_same_part_everywhere():
+    names = [f"speaker {number}" for number in range(5)]
+    assert divide_speakers(names, "labels.csv") == {
+        "speaker 0": "train",
+        "speaker 1": "valid",
+        "speaker 2": "test",
+        "speaker 3": "train",
+        "speaker 4": "train",
+    }
+    with pytest.raises(InputError, match="^labels.csv has fewer than 3 speakers"):
+        divide_speakers(names[:2] * 2, "labels.csv")
