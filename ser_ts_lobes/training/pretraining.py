@@ -231,8 +231,7 @@ class CPCBrain(ReproducibleBrain):
         super().on_stage_start(stage, epoch)
         self._seen: list[Any] = []
         if stage == sb.Stage.TRAIN:
-            assert epoch is not None  # SpeechBrain gives it in training
-            self._windows.set_epoch(epoch)
+            self._windows.set_epoch(epoch or 0)  # which SpeechBrain counts from 1
 
     def on_stage_end(self, stage: Any, stage_loss: float, epoch: int | None = None) -> None:
         """Log; after validation also save."""

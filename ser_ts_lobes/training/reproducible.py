@@ -96,8 +96,7 @@ class ReproducibleBrain(sb.Brain):
     def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
         if stage == sb.Stage.TRAIN:
-            assert epoch is not None  # SpeechBrain gives it in training
-            self._epoch = epoch
+            self._epoch = epoch or 0  # which SpeechBrain counts from 1
             if self.step == 0:
                 self.batch_means.take()
 

@@ -366,8 +366,7 @@ def test_a_checkpoint_of_other_data_is_refused(make_brain, tmp_path, manifests):
 
 def test_an_untrained_system_is_not_tested(make_brain):
     brain, _, datasets = make_brain("hubert_base")
-    message = "train this system first, with train_teacher.py or train_student.py.$"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="holds no checkpoint: train this system first.$"):
         brain.test({"test1": datasets["test1"]})
 
 
@@ -687,28 +686,9 @@ def test_transcripts_do_not_concern_systems_that_only_hear(make_brain, manifests
     assert teacher.made_from()["train"] == brain.made_from()["train"] != teacher.made_from()["train_transcripts"]
 
 
-def test_encoders_get_to_know_the_training_set(make_brain, manifests, monkeypatch):
-    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=0, batch_size=5)
-    heard = {}
-    for key in ("speech", "text"):
-        monkeypatch.setattr(hparams[f"{key}_encoder"], "fit", lambda batches, key=key: heard.update({key: [*batches]}))
-    brain.train(datasets)
-    by_length = sorted(manifests["train"].utterances, key=lambda id: manifests["train"].utterances[id]["duration"])
-    expected = {item["id"]: item for item in datasets["train"]}
-    for key, batches in heard.items():
-        assert [len(padded) for padded, _ in batches] == [5, 5, 5, 5, 4]
-        rows = [
-            row[: round(float(n) * len(row))] for padded, lens in batches for row, n in zip(padded, lens, strict=True)
-        ]
-        assert all(row.equal(expected[id][key]) for row, id in zip(rows, by_length, strict=True))
-    assert heard.keys() == {"speech", "text"}
-
-
 def test_all_inputs_are_on_the_brains_device(make_brain, monkeypatch):
     brain, hparams, datasets = make_brain("teacher", TeacherBrain)
     brain.device = torch.device("meta")
-    devices = [tensor.device.type for batch in brain._inputs(datasets["train"], "text") for tensor in batch]
-    assert set(devices) == {"meta"}
     heard = []
     for key in ("speech", "text"):
         encoder = hparams[f"{key}_encoder"]
