@@ -54,7 +54,7 @@ def ccc_loss(
         )
     n_dimensions = predictions.shape[1]
     pairs = gather_batch(torch.cat([_at_least_float32(predictions), _at_least_float32(targets)], dim=1))
-    predictions, targets = pairs.split(n_dimensions, dim=1)
+    predictions, targets = torch.split(pairs, n_dimensions, dim=1)
     alpha = torch.as_tensor(
         [1 / n_dimensions] * n_dimensions if weights is None else weights, dtype=pairs.dtype, device=pairs.device
     )
