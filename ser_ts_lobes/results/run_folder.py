@@ -216,6 +216,8 @@ class RunFolder:
     @cached_property
     def _report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        if "test" not in report:
+            raise InputError(f"{self.path} is a pretraining, which tests nothing: name a run like results/cts/1986.")
         for split, scores in report["test"].items():
             expected = report["counts"][split]
             tested = self.predictions(split)

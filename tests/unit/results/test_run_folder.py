@@ -233,3 +233,10 @@ def test_empty_labels_are_an_unlabelled_set(tmp_path):
     _, speakers, prediction, label = RunFolder(folder).predictions("test1")
     assert len(speakers) == 40 and np.isfinite(prediction).all() and np.isnan(label).all()
     assert [np.shape(part) for part in RunFolder(folder).predictions("test9")] == [(0,), (0,), (0, 3), (0, 3)]
+
+
+def test_a_pretraining_has_no_test_to_report(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_report({"system": "cpc", "valid_loss": 1.0})
+    with pytest.raises(InputError, match="is a pretraining, which tests nothing: name a run like results/cts/1986"):
+        run.report()
