@@ -362,3 +362,10 @@ def test_paired_bootstrap_names_the_system_with_bad_input():
 def test_speakers_are_drawn_if_enough_are_known(n_known, n_unknown, speakers_are_drawn):
     speakers = [f"s{i}" for i in range(n_known)] * 2 + [metrics.UNKNOWN_SPEAKER] * n_unknown
     assert metrics.resampling_groups(speakers) == (speakers if speakers_are_drawn else None)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rounding_carries_no_correlation_past_1(sign):
+    values = np.random.default_rng(0).normal(size=(5, 200))
+    correlation = pearson(values, sign * 0.1 * values)
+    assert np.abs(correlation).max() == 1 and (sign * correlation > 0.999).all()
