@@ -179,10 +179,9 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
     }
     summary = {row: report for row, report in summary.items() if report["seeds"]}
     for row, report in summary.items():
-        hours = [[runs[row, seed, fold].run_folder.training_hours for fold in folds] for seed in report["seeds"]]
-        whole_hours = [[of_fold for of_fold in of_seed if of_fold is not None] for of_seed in hours]
-        known = whole_hours == hours
-        report["hours"] = float(np.mean([sum(of_seed) for of_seed in whole_hours])) if known else None
+        hours = [runs[row, seed, fold].run_folder.training_hours for seed in report["seeds"] for fold in folds]
+        known = [of_run for of_run in hours if of_run is not None]
+        report["hours"] = sum(known) / len(report["seeds"]) if len(known) == len(hours) else None
         report["test"] = {}
     for split in dict.fromkeys(split for run in runs.values() for split in run.metrics["test"]):
         per_fold = [

@@ -69,3 +69,10 @@ def test_a_speaker_has_the_same_part_everywhere():
     }
     with pytest.raises(InputError, match="^labels.csv has fewer than 3 speakers"):
         divide_speakers(names[:2] * 2, "labels.csv")
+
+
+@pytest.mark.parametrize(("n_speakers", "n_held_out"), [(3, 1), (8, 1), (10, 2), (24, 4), (25, 5)])
+def test_a_fifth_of_the_speakers_tests_and_a_fifth_validates(n_speakers, n_held_out):
+    parts = list(divide_speakers(map(str, range(n_speakers)), "labels.csv").values())
+    assert parts.count("test") == parts.count("valid") == n_held_out
+    assert parts.count("train") == n_speakers - 2 * n_held_out
