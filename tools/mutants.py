@@ -33,6 +33,7 @@ MODULES = (
     "data.preparation",
     "text_files",
     "fingerprint",
+    "file_digests",
     *(
         f"training.{name}"
         for name in (
@@ -40,6 +41,8 @@ MODULES = (
             "residuals",
             "targets",
             "features",
+            "feature_store",
+            "feature_folder",
             "datasets",
             "fitting",
             "distributed",
