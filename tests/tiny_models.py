@@ -18,6 +18,8 @@ from transformers import (
 )
 
 from ser_ts_lobes.lobes.cpc import CPC, save_cpc
+from ser_ts_lobes.lobes.listener import Listener, save_listener
+from ser_ts_lobes.lobes.speech import load_speech_encoder
 
 _SSL_CLASSES = {
     "hubert": (HubertConfig, HubertModel),
@@ -64,6 +66,14 @@ def save_tiny_whisper(folder):
     )
     WhisperModel(config).save_pretrained(folder)
     WhisperFeatureExtractor(chunk_length=10).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_listener(folder, source):
+    """Save an untrained listener on top of a speech encoder."""
+    torch.manual_seed(0)
+    speech = load_speech_encoder(source)
+    save_listener(folder, speech, Listener(speech.output_size, hidden_size=16, num_layers=2, num_heads=2))
     return str(folder)
 
 

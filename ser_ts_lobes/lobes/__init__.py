@@ -10,9 +10,10 @@ __getattr__, __dir__, __all__ = give_names(
     descriptors="LowLevelDescriptors ShortTermStatistics",
     emotion="EmotionModel EmotionOutput LabelScale",
     encoder="Encoder",
+    listener="Listener save_listener",
     parallel="compute_frozen",
     pooling="AttentionPooling GRUPooling TransformerPooling",
-    speech="SpeechEncoder WhisperEncoder load_speech_encoder",
+    speech="ListenerEncoder SpeechEncoder WhisperEncoder load_speech_encoder",
     text="TextEncoder",
     words="WordEncoder",
 )

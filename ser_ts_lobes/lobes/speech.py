@@ -1,4 +1,4 @@
-"""Speech encoders: HuBERT, wav2vec 2.0, WavLM and Whisper's encoder.
+"""Speech encoders: HuBERT, wav2vec 2.0, WavLM, Whisper's encoder, and any of them with a listener on top.
 
 The frames of an utterance do not depend on what it is batched with: padding is left out of the
 waveform normalisation, of the group norm of base models and of the attention. (In `transformers`
@@ -10,33 +10,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoFeatureExtractor, WhisperFeatureExtractor, WhisperModel
+from transformers import AutoFeatureExtractor, PreTrainedConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper import modeling_whisper
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
 from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_config, model_type, n_valid, valid_mask
+from ser_ts_lobes.lobes.listener import (
+    Listener,
+    describe_listener,
+    is_listener,
+    read_listener_config,
+    read_listener_weights,
+)
 
 SAMPLE_RATE = 16000
 
 
 def load_speech_encoder(
     source: str | Path | dict[str, Any], trainable_layers: int = 0
-) -> "SpeechEncoder | WhisperEncoder":
+) -> "SpeechEncoder | WhisperEncoder | ListenerEncoder":
     """Load a speech encoder of whatever architecture `source` is.
 
     Parameters
     ----------
     source
-        Hub name (``facebook/hubert-base-ls960``, ``openai/whisper-small``, ...), local folder, or
+        Hub name (``facebook/hubert-base-ls960``, ``openai/whisper-small``, ...), local folder (of a listener, too), or
         `Encoder.configuration`.
     trainable_layers
         How many transformer layers, counted from the top, learn.
 
     Returns
     -------
-    SpeechEncoder or WhisperEncoder
+    SpeechEncoder, WhisperEncoder or ListenerEncoder
 
     Example
     -------
@@ -45,6 +52,8 @@ def load_speech_encoder(
     >>> frames.shape == (2, 49, encoder.output_size)
     True
     """
+    if is_listener(source):
+        return ListenerEncoder(source, trainable_layers)
     encoder_class = WhisperEncoder if model_type(source) == "whisper" else SpeechEncoder
     return encoder_class(source, trainable_layers)
 
@@ -247,6 +256,68 @@ class WhisperEncoder(Encoder):
 
     def _finish(self, hidden):
         return self.model.layer_norm(hidden)
+
+
+class ListenerEncoder(Encoder):
+    """A speech encoder with a listener on top, as one encoder.
+
+    The transformer layers that may learn are the listener's own; what is below them stays as it is.
+
+    Parameters
+    ----------
+    source
+        A folder that `save_listener` wrote, or `Encoder.configuration`.
+    trainable_layers
+        How many of the listener's layers, counted from the top, learn.
+
+    Example
+    -------
+    >>> from ser_ts_lobes.lobes.listener import save_listener
+    >>> speech = load_speech_encoder(getfixture("tiny_hubert"))
+    >>> folder = getfixture("tmp_path") / "listener"
+    >>> save_listener(folder, speech, Listener(speech.output_size, hidden_size=16, num_heads=2))
+    >>> frames, lens = load_speech_encoder(folder)(torch.randn(2, 16000), torch.ones(2))
+    >>> frames.shape
+    torch.Size([2, 13, 16])
+    """
+
+    def _load(self, source):
+        config = source if isinstance(source, dict) else read_listener_config(source)
+        sizes = {name: value for name, value in config["model"].items() if name != "model_type"}
+        model = torch.nn.Module()
+        model.config = PreTrainedConfig(hidden_size=sizes["hidden_size"])
+        model.speech = load_speech_encoder(config["speech"])
+        model.listener = Listener(**sizes)
+        if not isinstance(source, dict):
+            read_listener_weights(model, source)
+        return model
+
+    def configuration(self) -> dict[str, Any]:
+        """All but the weights; see `Encoder.configuration`."""
+        return describe_listener(self.model.speech, self.model.listener)
+
+    @property
+    def max_duration_s(self) -> float:
+        """Longest clip that can be encoded, in seconds."""
+        longest: float = self.model.speech.max_duration_s
+        return longest
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The listener's own transformer layers, bottom first."""
+        return self.model.listener.layers
+
+    def _frozen_settings(self):
+        return {"listener": self.model.listener.sizes, "speech": self.model.speech.frozen_fingerprint()}
+
+    def _embed(self, inputs, lens):
+        return self.model.listener.enter(*self.model.speech.frozen_forward(inputs, lens))
+
+    def _run_layers(self, hidden, lens, layers):
+        return self.model.listener.run(hidden, lens, layers)
+
+    def _finish(self, hidden):
+        return self.model.listener.norm(hidden)
 
 
 def _standardise(wavs, mask, n_samples):

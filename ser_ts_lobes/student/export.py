@@ -23,7 +23,7 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import Manifest, read_manifest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
-from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder, WhisperEncoder
+from ser_ts_lobes.lobes.speech import SAMPLE_RATE, ListenerEncoder, SpeechEncoder, WhisperEncoder
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.student.model_card import RESIDUALS_FILE, make_card
 from ser_ts_lobes.student.network import (
@@ -253,11 +253,13 @@ def _load_network(run: RunFolder, modules: dict[str, Any]) -> StudentNetwork:
     """Make the network with the weights that were tested."""
     report = run.report()
     encoder, pooling = modules["speech_encoder"], getattr(modules["model"], "speech_pooling", modules["model"])
-    for part, kinds in (encoder, (SpeechEncoder, WhisperEncoder)), (pooling, (GRUPooling, TransformerPooling)):
+    encoders, poolings = (SpeechEncoder, WhisperEncoder, ListenerEncoder), (GRUPooling, TransformerPooling)
+    for part, kinds in (encoder, encoders), (pooling, poolings):
         if not isinstance(part, kinds):
             raise InputError(
                 f"{run.path}: the {type(part).__name__} of the system {report['system']} can't travel; students with a "
-                "HuBERT, wav2vec 2.0, WavLM or Whisper encoder and GRU or transformer pooling can be exported."
+                "HuBERT, wav2vec 2.0, WavLM or Whisper encoder, with or without a listener, and GRU or transformer "
+                "pooling can be exported."
             )
     checkpoint = Checkpointer(run.checkpoints, modules).recover_if_possible(min_key="valid_loss")
     if checkpoint is None:

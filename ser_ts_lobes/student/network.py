@@ -24,13 +24,14 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import EmotionModel, EmotionOutput, LabelScale
 from ser_ts_lobes.lobes.encoder import model_config, model_type
+from ser_ts_lobes.lobes.listener import is_listener
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling, make_pooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from ser_ts_lobes.lobes.speech import SpeechEncoder, WhisperEncoder
+    from ser_ts_lobes.lobes.speech import ListenerEncoder, SpeechEncoder, WhisperEncoder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 #: What ``config.json`` says of itself; another format gets another number.
@@ -64,7 +65,10 @@ class StudentNetwork(torch.nn.Module):
     """
 
     def __init__(
-        self, speech_encoder: "SpeechEncoder | WhisperEncoder", model: EmotionModel, label_scale: LabelScale
+        self,
+        speech_encoder: "SpeechEncoder | WhisperEncoder | ListenerEncoder",
+        model: EmotionModel,
+        label_scale: LabelScale,
     ) -> None:
         super().__init__()
         self.speech_encoder = speech_encoder
@@ -349,6 +353,15 @@ def _make_network(config: dict[str, Any]) -> StudentNetwork:
 
 def _check_encoder(encoder: dict[str, Any]) -> None:
     """Refuse what would make sound expensive to hear, which the shapes of weights don't tell."""
+    if is_listener(encoder):
+        sizes = {**encoder["model"]}
+        if not all(_is_size(sizes.get(name)) for name in ("num_heads", "stack", "kernel_size")):
+            raise ValueError("a listener needs num_heads, stack and kernel_size above 0")
+        if sizes["num_heads"] > _MAX_HEADS:
+            raise ValueError(f"it has more than {_MAX_HEADS} attention heads")
+        if is_listener(encoder["speech"]):
+            raise ValueError("it is a listener on a listener")
+        return _check_encoder(encoder["speech"])
     kind = model_type(encoder)
     features: Any = encoder.get("feature_extractor")
     if kind == "whisper":

@@ -1,11 +1,16 @@
 """The global batch of a distributed run."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.seeds import derive_seed
+
+# Batches whose items are sorted together: enough for little padding, few enough for ever new batches.
+_POOL = 50
 
 
 def gather_batch(tensor: torch.Tensor) -> torch.Tensor:
@@ -61,6 +66,9 @@ class GlobalBatches(torch.utils.data.Sampler):
 
     So a run has the same batches on any number of processes. Their order is the seed's own, anew in each epoch.
 
+    With ``lengths``, items of about the same length share a batch, so that little is padded: as many items as fill
+    fifty batches are sorted, as they come, before they are cut into batches; then the batches are shuffled.
+
     Parameters
     ----------
     n_items
@@ -73,6 +81,8 @@ class GlobalBatches(torch.utils.data.Sampler):
         Whether a smaller last batch is left out.
     seed
         Of the run.
+    lengths
+        Of the items, in any unit; needs `shuffle`.
 
     Raises
     ------
@@ -88,8 +98,15 @@ class GlobalBatches(torch.utils.data.Sampler):
     """
 
     def __init__(
-        self, n_items: int, batch_size: int, shuffle: bool = False, drop_last: bool = False, seed: int = 0
+        self,
+        n_items: int,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        lengths: Sequence[float] | None = None,
     ) -> None:
+        assert shuffle or lengths is None
         if batch_size < 1:
             raise InputError(f"--batch_size is {batch_size}: give a whole number from 1 on.")
         if n_items < batch_size:
@@ -111,15 +128,27 @@ class GlobalBatches(torch.utils.data.Sampler):
             else torch.utils.data.SequentialSampler(items)
         )
         self._batches = torch.utils.data.BatchSampler(self._order, batch_size, drop_last)
+        self._seed, self._epoch, self._lengths = seed, 0, lengths
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""
+        self._epoch = epoch
         if isinstance(self._order, ReproducibleRandomSampler):
             self._order.set_epoch(epoch)
 
     def __iter__(self):
-        for batch in self._batches:
+        batches = self._batches if self._lengths is None else self._sort(self._lengths)
+        for batch in batches:
             yield batch[self._rank :: self._n_ranks]
+
+    def _sort(self, lengths):
+        order, size = list(self._order), self._batches.batch_size
+        pool = _POOL * size
+        for start in range(0, len(order), pool):
+            order[start : start + pool] = sorted(order[start : start + pool], key=lengths.__getitem__)
+        batches = [order[start : start + size] for start in range(0, len(self) * size, size)]
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
 
     def __len__(self):
         return len(self._batches)

@@ -1,6 +1,6 @@
-"""The two training losses: concordance with the labels, distance to the teacher's embedding.
+"""The training losses: concordance with the labels, distance to the teacher's embedding; sentences told apart.
 
-Both are computed in float32 (or float64 for float64 input), under autocast too, and over the global batch in
+All are computed in float32 (or float64 for float64 input), under autocast too; the first two over the global batch in
 distributed training (see `ser_ts_lobes.training.distributed.gather_batch`).
 """
 
@@ -118,6 +118,46 @@ def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: 
     difference = _at_least_float32(teacher[keep]).detach() - _at_least_float32(student[keep])
     distances = gather_batch(torch.linalg.vector_norm(difference, dim=1))
     return distances.sum() / max(len(distances), 1)
+
+
+def sentence_loss(
+    heard: torch.Tensor, read: torch.Tensor, others: torch.Tensor, is_other: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how badly heard sentences are told from others (InfoNCE), and how far they are from what was read.
+
+    Parameters
+    ----------
+    heard
+        Shape (B, E), of unit length.
+    read
+        What the text encoder says of the same sentences, (B, E), of unit length.
+    others
+        Of other sentences, (N, E), of unit length.
+    is_other
+        bool, (B, N): whether they are others indeed; a sentence may be said twice.
+    scale
+        Scalar above 0; cosines times this are the logits.
+
+    Returns
+    -------
+    contrast : torch.Tensor
+        Scalar, the mean over the batch of -log exp(s_i) / (exp(s_i) + sum over others of exp(s)), in nats.
+    distance : torch.Tensor
+        Scalar in 0-2, the mean of 1 - cosine.
+
+    Example
+    -------
+    >>> east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> contrast, distance = sentence_loss(east, east, north, torch.tensor([[True]]), torch.tensor(2.0))
+    >>> f"{contrast:.4f} {distance:.1f}"  # log(1 + exp(-2))
+    '0.1269 0.0'
+    """
+    heard, read, others = (_at_least_float32(tensor) for tensor in (heard, read, others))
+    right = (heard * read).sum(dim=1, keepdim=True)
+    # Left out after the scale: its gradient would be 0 * inf.
+    wrong = (scale * (heard @ others.T)).masked_fill(~is_other, -torch.inf)
+    logits = torch.cat([scale * right, wrong], dim=1)
+    return (logits.logsumexp(dim=1) - logits[:, 0]).mean(), 1 - right.mean()
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

@@ -76,6 +76,8 @@ class ReproducibleBrain(sb.Brain):
         """Share the batches out among the processes; SpeechBrain's own way multiplies the batch by their number."""
         rest = dict(loader_kwargs)
         batching = {name: rest.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in rest}
+        if rest.pop("by_length", False):
+            batching["lengths"] = [dataset.data[utterance]["duration"] for utterance in dataset.data_ids]
         self.train_sampler = GlobalBatches(len(dataset), **batching, seed=self.hparams.seed)
         return {**rest, "batch_sampler": self.train_sampler}
 

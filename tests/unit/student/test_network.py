@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.student.network import describe_network, load_network, read_config, save_weights
 from tests.integration.programs import ROOT
-from tests.tiny_models import save_tiny_ssl, save_tiny_whisper
+from tests.tiny_models import save_tiny_listener, save_tiny_ssl, save_tiny_whisper
 from tests.tiny_student import LABELS, make_tiny_network, save_tiny_student
 
 
@@ -26,6 +26,12 @@ from tests.tiny_student import LABELS, make_tiny_network, save_tiny_student
 def folder(tmp_path, tiny_hubert):
     save_tiny_student(tmp_path / "student", tiny_hubert)
     return tmp_path / "student"
+
+
+def save_tiny_encoder(folder, kind, style="base"):
+    if kind == "listener":
+        return save_tiny_listener(folder, save_tiny_ssl(f"{folder}-below"))
+    return save_tiny_whisper(folder) if kind == "whisper" else save_tiny_ssl(folder, kind, style)
 
 
 def load(folder):
@@ -50,10 +56,11 @@ def change(folder, *keys, value):
         ("wav2vec2", "base", "gru"),
         ("wavlm", "base", "gru"),
         ("whisper", None, "transformer"),
+        ("listener", None, "gru"),
     ],
 )
 def test_a_network_is_the_same_after_saving_and_loading(tmp_path, kind, style, pooling):
-    source = save_tiny_whisper(tmp_path) if kind == "whisper" else save_tiny_ssl(tmp_path, kind, style)
+    source = save_tiny_encoder(tmp_path, kind, style)
     network = make_tiny_network(source, pooling)
     description = json.loads(json.dumps(describe_network(network)))
     save_weights(network, tmp_path / "saved.safetensors")
@@ -206,6 +213,31 @@ def test_malformed_values_are_named(folder, key, value):
 )
 def test_made_up_configurations_are_refused(folder, keys, value, said):
     change(folder, *keys, value=value)
+    with pytest.raises(InputError, match=said):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("model", "num_heads"), 0, "num_heads, stack and kernel_size above 0"),
+        (("model", "num_heads"), 128, "more than 64 attention heads"),
+        (("model", "stack"), -1, "above 0"),
+        (("model", "kernel_size"), 2.0, "above 0"),
+        (("model", "hidden_size"), 2**16, "doesn't hold the weights"),
+        (("model", "num_layers"), 1000, "a number of layers of at most 100"),
+        (("model", "dropout"), 7, "describes no network"),
+        (("model", "command"), "rm", "describes no network"),
+        (("speech", "model", "conv_stride"), [5, 2, 2, 2, 2, 1, 1], "a speech encoder's"),
+        (("speech", "model", "model_type"), "gpt2", "must be a hubert"),
+        (("speech", "model", "model_type"), "listener", "a listener on a listener"),
+        (("speech",), {}, "describes no network"),
+    ],
+)
+def test_made_up_listeners_are_refused(tmp_path, tiny_hubert, keys, value, said):
+    folder = tmp_path / "student"
+    save_tiny_student(folder, save_tiny_listener(tmp_path / "listener", tiny_hubert))
+    change(folder, "encoder", *keys, value=value)
     with pytest.raises(InputError, match=said):
         load(folder)
 
@@ -374,14 +406,15 @@ def students(tmp_path_factory, loader):
     """Give a student of each architecture and both kinds of pooling; the loader has heard them all."""
     parent = tmp_path_factory.mktemp("students")
     folders = []
-    for kind, pooling in (("hubert", "gru"), ("wav2vec2", "gru"), ("wavlm", "transformer"), ("whisper", "gru")):
+    poolings = {"hubert": "gru", "wav2vec2": "gru", "wavlm": "transformer", "listener": "gru", "whisper": "gru"}
+    for kind, pooling in poolings.items():
         encoder = parent / f"{kind}-encoder"
-        source = save_tiny_whisper(encoder) if kind == "whisper" else save_tiny_ssl(encoder, kind)
+        source = save_tiny_encoder(encoder, kind)
         test = {"test1": {**scores({"ccc": 0.3, "ccc_95": [0.2, 0.4]}), "utterances": 9, "resampled": "speakers"}}
         save_tiny_student(parent / kind, source, pooling, test=test)
         folders.append(parent / kind)
     heard = [loader.load(folder) for folder in folders]
-    assert [result["outcome"] for result in heard] == ["heard"] * 4
+    assert [result["outcome"] for result in heard] == ["heard"] * 5
     return folders, heard[-1]["peak_mb"]
 
 

@@ -153,3 +153,45 @@ def test_without_shuffling_all_come_in_their_order(monkeypatch):
 def test_a_training_set_of_which_some_process_gets_nothing_is_refused(monkeypatch, options, message):
     with pytest.raises(InputError, match=message):
         batches(**options, monkeypatch=monkeypatch)
+
+
+LENGTHS = [float(value) for value in torch.rand(400, generator=torch.Generator().manual_seed(0))]
+
+
+def test_items_of_about_the_same_length_share_a_batch():
+    batches = GlobalBatches(400, batch_size=8, shuffle=True, seed=1986, lengths=LENGTHS)
+    batches.set_epoch(1)
+    found = list(batches)
+    assert sorted(item for batch in found for item in batch) == list(range(400))
+    longest = [max(LENGTHS[item] for item in batch) for batch in found]
+    padding = sum(length * len(batch) for length, batch in zip(longest, found, strict=True)) / sum(LENGTHS) - 1
+    assert padding < 0.05
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)  # and they come in any order
+
+
+def test_sorted_batches_are_new_in_each_epoch_and_the_seeds_own():
+    def of(seed, epoch):
+        batches = GlobalBatches(1000, batch_size=8, shuffle=True, seed=seed, lengths=LENGTHS + LENGTHS + LENGTHS[:200])
+        batches.set_epoch(epoch)
+        return list(batches)
+
+    assert of(1, 1) == of(1, 1)
+    as_sets = [{frozenset(batch) for batch in of(*which)} for which in ((1, 1), (1, 2), (2, 1))]
+    assert all(len(one & other) < 20 for one, other in ((as_sets[0], as_sets[1]), (as_sets[0], as_sets[2])))
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_sorted_batches_leave_out_only_a_last_one_that_is_short(drop_last):
+    batches = GlobalBatches(30, batch_size=8, shuffle=True, drop_last=drop_last, seed=1, lengths=LENGTHS[:30])
+    found = list(batches)
+    assert sorted(map(len, found)) == ([8, 8, 8] if drop_last else [6, 8, 8, 8])
+    assert len(found) == len(batches)
+
+
+def test_ranks_share_out_sorted_batches(tmp_path):
+    def task(_):
+        return list(GlobalBatches(400, batch_size=8, shuffle=True, seed=1986, lengths=LENGTHS))
+
+    alone = task(0)
+    first, second = on_each_rank(task, tmp_path, 2)
+    assert [one[::2] for one in alone] == first and [one[1::2] for one in alone] == second
