@@ -29,7 +29,7 @@ from ser_ts_lobes.student.onnx import (
     read_test_sets,
     run_onnx,
 )
-from tests.tiny_models import save_tiny_ssl, save_tiny_whisper
+from tests.tiny_models import save_tiny_listener, save_tiny_ssl, save_tiny_whisper
 from tests.unit.student.test_export import run, trained  # noqa: F401  (fixtures)
 
 ARCHITECTURES = {
@@ -64,6 +64,9 @@ def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "whisper":
         network, longest_s = make_network(save_tiny_whisper(folder)), 10.0  # its window
+    elif request.param == "listener":
+        below = save_tiny_ssl(tmp_path_factory.mktemp("below"))
+        network, longest_s = make_network(save_tiny_listener(folder, below)), 20.0
     else:
         kind, style, make_pooling = ARCHITECTURES[request.param]
         network, longest_s = make_network(save_tiny_ssl(folder, kind, style), make_pooling), 20.0
@@ -71,7 +74,7 @@ def exported(request, tmp_path_factory):
     return network, folder / "model.onnx", longest_s
 
 
-@pytest.mark.parametrize("exported", [*ARCHITECTURES, "whisper"], indirect=True)
+@pytest.mark.parametrize("exported", [*ARCHITECTURES, "whisper", "listener"], indirect=True)
 class TestExport:
     def test_a_clip_alone_gives_what_pytorch_gives(self, exported):
         network, path, longest_s = exported
