@@ -199,8 +199,10 @@ class LexicalBrain(ReproducibleBrain):
         self.optimizer = self.opt_class(groups)
         self.optimizers_dict = {"opt_class": self.optimizer}
         n_steps = len(self.train_sampler) // self.hparams.grad_accumulation_factor * self.hparams.epoch_counter.limit
+        if n_steps < 3:  # up, at the top, down
+            raise InputError(f"Training would be of {n_steps} steps: choose a smaller batch_size, or more speech.")
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, rates, total_steps=n_steps, pct_start=0.1, cycle_momentum=False
+            self.optimizer, rates, total_steps=n_steps, pct_start=max(0.1, 2 / n_steps), cycle_momentum=False
         )
         self._n_steps = n_steps
         self.checkpointer.add_recoverable("optimizer", self.optimizer)

@@ -21,7 +21,12 @@ from tests.tiny_models import save_tiny_bert, save_tiny_cpc, save_tiny_ssl, save
 # What the flags of the rows name, relative to the root.
 TMP = ROOT / "tests" / "tmp"
 STEPS_BEFORE = ("train_teacher-teacher", "precompute_targets-teacher")
-PRETRAINING, PRETRAINED = "LibriSpeech-train_cpc-cpc", "tests/tmp/results_librispeech/cpc/1986/cpc.pt"
+CPC, WORDS = "LibriSpeech-train_cpc-cpc", "Words-train_words-words"
+# Which row makes what other rows start from.
+PRETRAINED = {
+    "tests/tmp/results_librispeech/cpc/1986/cpc.pt": CPC,
+    "tests/tmp/results_words/words/1986/listener": WORDS,
+}
 
 
 def read_rows():
@@ -58,8 +63,9 @@ def material():
 def run_row(name):
     """Run a row once, after those that it needs (teacher, pretraining); return its results folder and output."""
     row = ROWS[name]
-    if PRETRAINED in row["test_debug_flags"]:
-        run_row(PRETRAINING)
+    for source, pretraining in PRETRAINED.items():
+        if source in row["test_debug_flags"]:
+            run_row(pretraining)
     if "teacher_folder:" in (ROOT / row["Hparam_file"]).read_text(encoding="utf-8"):
         for step in STEPS_BEFORE:
             run_row(f"{row['Dataset']}-{step}")
@@ -107,10 +113,18 @@ def test_the_targets_script_prints_table_1():
 
 
 def test_cpc_learns_from_audio_alone():
-    folder, _ = run_row(PRETRAINING)
+    folder, _ = run_row(CPC)
     report = json.loads((folder / "metrics.json").read_text())
     assert report["valid_loss_of_chance"] == pytest.approx(math.log(129))
     assert report["valid_loss"] < math.log(129) - 0.1
+
+
+def test_words_are_learnt_from_transcripts_alone():
+    folder, _ = run_row(WORDS)
+    report = json.loads((folder / "metrics.json").read_text())
+    assert report["sentences"]["train"] > report["sentences"]["valid"] >= 1
+    with open(folder / "manifests" / "train.csv") as file:
+        assert not any(row["valence"] for row in csv.DictReader(file))
 
 
 def test_a_student_before_its_teacher_is_one_sentence(tmp_path):

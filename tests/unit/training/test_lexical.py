@@ -154,6 +154,12 @@ def test_a_rate_that_was_to_fall_by_then_is_not_stretched(make_brain):
         make_brain(number_of_epochs=2).train()
 
 
+def test_a_training_of_a_few_steps_is_refused(make_brain):
+    with pytest.raises(InputError, match="Training would be of 2 steps"):
+        make_brain(number_of_epochs=2, batch_size=50).train()
+    make_brain("more", number_of_epochs=3, batch_size=50).train()
+
+
 def test_debug_mode_and_an_untrained_listener_leave_nothing(make_brain):
     brain = make_brain(run_opts={"debug": True, "debug_batches": 1, "debug_epochs": 1, "debug_persistently": True})
     with pytest.raises(InputError, match="holds no checkpoint"):
