@@ -53,11 +53,16 @@ def test_manifest_is_exactly_this_text(tmp_path):
         'a,0.3333333333333333,$data_root/Audios/a.wav,1,Male,1.0,1.0000001,6.99,"He said ""five"" for $5",N\n'
         "b,1.5,$data_root/Audios/b.wav,1,Male,2.0,3.5,7.0,,N\n"
     )
-    sidecar = json.loads((tmp_path / "manifests.json").read_text())
+    text = (tmp_path / "manifests.json").read_text()
+    sidecar = json.loads(text)
+    assert text == json.dumps(sidecar, indent=2) + "\n"  # people read it, too
     assert sidecar["data_root"] == "/corpus"
     train = sidecar["splits"]["train"]
     assert (train["utterances"], train["speakers"], train["missing_transcripts"]) == (2, 1, ["b"])
     assert train["hours"] == 0.0005
+    write(tmp_path, train=[utterance("a", duration=123.45 * 3600), utterance("b", duration=0.45)])
+    sidecar = json.loads((tmp_path / "manifests.json").read_text())
+    assert sidecar["splits"]["train"]["hours"] == 123.4501
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["$5", "$data_root", 'a "b", c', "\n x"])
@@ -318,7 +323,7 @@ def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, conten
     [
         ("[" * 200_000, r"\(nested too deeply\)"),
         ('{"splits": ' + "9" * 5000 + "}", r"\(a number has too many digits\)"),
-        ("{}\n{", "line 2"),
+        ("{}\n{", r"manifests\.json is damaged \(.*manifests\.json, line 2"),
     ],
 )
 def test_json_that_cannot_be_used_is_one_sentence(tmp_path, text, message):

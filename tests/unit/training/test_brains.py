@@ -388,6 +388,8 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
         fitted.weight * targets["test1"].prediction[row] + fitted.offset - manifests["test1"].labels()[0],
         atol=1e-5,
     )
+    assert sorted(targets["test1"].ids) == sorted(manifests["test1"].utterances)
+    np.testing.assert_allclose(targets["test1"].label[row], manifests["test1"].labels()[0], atol=1e-6)
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
     np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
     brain.test({"test1": datasets["test1"]})
