@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import math
@@ -393,6 +394,22 @@ def test_a_lost_side_file_is_noticed_in_a_folder_in_new_folders(tmp_path):
     assert is_prepared(folder, "inputs")
     side_file.unlink()
     assert not is_prepared(folder, "inputs")
+
+
+def test_a_prepared_folder_that_has_moved_is_still_prepared(tmp_path):
+    (folder := tmp_path / "manifests").mkdir()
+    (folder / "excluded.csv").write_text("ID\n")
+    splits = {"train": [utterance()]}
+    write_manifests(folder, splits, "/corpus", "inputs", SCALE, side_files=[folder / "excluded.csv"])
+    moved = folder.rename(tmp_path / "moved")
+    assert is_prepared(moved, "inputs")
+    (moved / "excluded.csv").write_text("ID\na\n")
+    assert not is_prepared(moved, "inputs")
+
+
+def test_a_manifest_has_the_fingerprint_of_its_file(tmp_path):
+    path = write(tmp_path, train=[utterance()])["train"]
+    assert read_manifest(path).fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_what_was_written_is_logged(tmp_path, caplog):
