@@ -393,8 +393,13 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
     np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
     brain.test({"test1": datasets["test1"]})
-    teacher = RunFolder(hparams["output_folder"]).report()["fingerprint"]
-    assert targets["train"].made_from == {"manifest": manifests["train"].fingerprint, "teacher": teacher}
+    report = RunFolder(hparams["output_folder"]).report()
+    assert targets["train"].made_from == {
+        "manifest": manifests["train"].fingerprint,
+        "teacher": report["fingerprint"],
+    }
+    # The words have made a teacher's numbers, too.
+    assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
 
 
 def test_the_fingerprint_is_of_what_has_learnt(make_brain):
@@ -708,6 +713,16 @@ def test_a_checkpoint_has_the_names_that_those_of_before_have(make_brain):
     end_epoch(brain, 1, lambda label: label + 1)
     names = {path.name for path in Path(brain.checkpointer.checkpoints_dir).glob("*/*")}
     assert {"optimizer.ckpt", "lr_annealing.ckpt", "dataloader-TRAIN.ckpt"} <= names
+
+
+def test_the_fingerprint_is_of_how_a_frozen_encoder_reads_and_not_only_of_its_weights(make_brain, monkeypatch):
+    brain, hparams, _ = make_brain("ft", trainable_layers=1)
+    before, encoder = brain.fingerprint(), hparams["speech_encoder"]
+    frozen = encoder.frozen_fingerprint()
+    monkeypatch.setattr(encoder, "frozen_fingerprint", lambda: frozen)
+    assert brain.fingerprint() == before
+    monkeypatch.setattr(encoder, "frozen_fingerprint", lambda: "as with another normalisation")
+    assert brain.fingerprint() != before
 
 
 def test_the_fingerprint_of_a_model_that_is_trained_on_several_devices_is_the_same(make_brain):
