@@ -71,7 +71,7 @@ def fingerprint_tensors(tensors: "dict[str, torch.Tensor]") -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -3,7 +3,8 @@
 To run: ``make mutants MUTANTS_ARGS="training.losses results.metrics"``, or ``python -m tools.mutants training.losses``
 in an environment with ``pip install -e .[dev]``; without a name, all of `MODULES`. It ends with a table and the changes
 that no test has noticed. mutmut makes the changes and runs the tests that call the changed function, of the module's
-own test file only. Those of decorated functions, of module constants and of the words in f-strings aren't made.
+own test file only, the quickest first. Those of decorated functions, of module constants and of the words in f-strings
+aren't made.
 
 Each module has a folder ``build/mutants/<module>`` in mutmut's own layout, made anew by each run. After a test was
 added, the survivors alone can be tried again there, without all others:
@@ -96,7 +97,9 @@ def lay_out(module):
     tests = [tests_of(module)]
     # The settings of all modules end with mutmut's table, which goes on here.
     settings += (
-        f'only_mutate = ["ser_ts_lobes/{module.replace(".", "/")}.py"]\npytest_add_cli_args_test_selection = {tests}\n'
+        f'only_mutate = ["{source_of(module)}"]\n'
+        f"pytest_add_cli_args_test_selection = {tests}\n"
+        'pytest_add_cli_args = ["-p", "tools.quickest_first"]\n'
     )
     (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
 

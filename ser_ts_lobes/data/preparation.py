@@ -133,16 +133,21 @@ def refuse_other_case(missing: Iterable[str | Path]) -> None:
     ----------
     missing
         Files that the labels name and that are not there.
+
+    Raises
+    ------
+    InputError
+        That names the first of them, each with its own folder.
     """
     names = functools.cache(lambda folder: {name.lower(): name for name in os.listdir(folder)})
     found = []
     for folder, name in map(os.path.split, missing):
         there = names(folder).get(name.lower(), name) if os.path.isdir(folder) else name
         if there != name:
-            found.append(f"{there} for {name}")
+            found.append(f"{os.path.join(folder, there)} for {name}")
     if found:
         raise InputError(
-            f"{len(found)} audio files in {folder} have names in other upper and lower case than the labels say: "
+            f"{len(found)} audio files have names in other upper and lower case than the labels say: "
             f"{first_few(found)}. Rename them."
         )
 

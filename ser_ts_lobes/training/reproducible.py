@@ -79,6 +79,12 @@ class ReproducibleBrain(sb.Brain):
         if rest.pop("by_length", False):
             batching["lengths"] = [dataset.data[utterance]["duration"] for utterance in dataset.data_ids]
         self.train_sampler = GlobalBatches(len(dataset), **batching, seed=self.hparams.seed)
+        n_batches, factor = len(self.train_sampler), self.grad_accumulation_factor
+        if n_batches < factor:  # SpeechBrain forgets at the end of an epoch what is accumulated
+            raise InputError(
+                f"An epoch has {n_batches} batches, and grad_accumulation_factor is {factor}, so no step would be "
+                "made: choose a smaller factor, or a smaller --batch_size."
+            )
         return {**rest, "batch_sampler": self.train_sampler}
 
     def on_fit_start(self) -> None:

@@ -1,15 +1,20 @@
 """The mutation tool on a small package of two functions, one of them tested."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from ser_ts_lobes.errors import InputError
-from tools import mutants
+from tools import mutants, quickest_first
 
 SETTINGS = """
 [tool.pytest.ini_options]
 addopts = "--import-mode=importlib"
 [tool.mutmut]
 source_paths = ["ser_ts_lobes"]
+also_copy = ["tools"]
 process_isolation = "forkserver"
 """
 CODE = """
@@ -38,6 +43,7 @@ def project(tmp_path, monkeypatch):
         "ser_ts_lobes/__init__.py": "",
         "ser_ts_lobes/numbers.py": CODE,
         "tests/unit/test_numbers.py": TEST,
+        "tools/quickest_first.py": Path(quickest_first.__file__).read_text(),
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,3 +76,15 @@ def test_a_failing_test_ends_the_run(project):
     (mutants.ROOT / "tests" / "unit" / "test_numbers.py").write_text("def test_fails():\n    assert False\n")
     with pytest.raises(InputError, match="mutmut failed for numbers"):
         mutants.main(["numbers"])
+
+
+def test_quick_tests_come_first_once_their_times_are_known(tmp_path, monkeypatch):
+    def order():
+        items = [SimpleNamespace(nodeid=name) for name in ("slow", "quick", "new", "slower")]
+        quickest_first.pytest_collection_modifyitems(items)
+        return [item.nodeid for item in items]
+
+    monkeypatch.chdir(tmp_path)
+    assert order() == ["slow", "quick", "new", "slower"]
+    (tmp_path / "mutmut-stats.json").write_text(json.dumps({"duration_by_test": {"slower": 3, "slow": 2, "quick": 1}}))
+    assert order() == ["new", "quick", "slow", "slower"]

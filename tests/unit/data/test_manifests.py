@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import math
@@ -53,11 +54,16 @@ def test_manifest_is_exactly_this_text(tmp_path):
         'a,0.3333333333333333,$data_root/Audios/a.wav,1,Male,1.0,1.0000001,6.99,"He said ""five"" for $5",N\n'
         "b,1.5,$data_root/Audios/b.wav,1,Male,2.0,3.5,7.0,,N\n"
     )
-    sidecar = json.loads((tmp_path / "manifests.json").read_text())
+    text = (tmp_path / "manifests.json").read_text()
+    sidecar = json.loads(text)
+    assert text == json.dumps(sidecar, indent=2) + "\n"  # people read it, too
     assert sidecar["data_root"] == "/corpus"
     train = sidecar["splits"]["train"]
     assert (train["utterances"], train["speakers"], train["missing_transcripts"]) == (2, 1, ["b"])
     assert train["hours"] == 0.0005
+    write(tmp_path, train=[utterance("a", duration=123.45 * 3600), utterance("b", duration=0.45)])
+    sidecar = json.loads((tmp_path / "manifests.json").read_text())
+    assert sidecar["splits"]["train"]["hours"] == 123.4501
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["$5", "$data_root", 'a "b", c', "\n x"])
@@ -318,7 +324,7 @@ def test_sidecar_of_another_shape_is_refused_and_prepared_again(tmp_path, conten
     [
         ("[" * 200_000, r"\(nested too deeply\)"),
         ('{"splits": ' + "9" * 5000 + "}", r"\(a number has too many digits\)"),
-        ("{}\n{", "line 2"),
+        ("{}\n{", r"manifests\.json is damaged \(.*manifests\.json, line 2"),
     ],
 )
 def test_json_that_cannot_be_used_is_one_sentence(tmp_path, text, message):
@@ -388,6 +394,22 @@ def test_a_lost_side_file_is_noticed_in_a_folder_in_new_folders(tmp_path):
     assert is_prepared(folder, "inputs")
     side_file.unlink()
     assert not is_prepared(folder, "inputs")
+
+
+def test_a_prepared_folder_that_has_moved_is_still_prepared(tmp_path):
+    (folder := tmp_path / "manifests").mkdir()
+    (folder / "excluded.csv").write_text("ID\n")
+    splits = {"train": [utterance()]}
+    write_manifests(folder, splits, "/corpus", "inputs", SCALE, side_files=[folder / "excluded.csv"])
+    moved = folder.rename(tmp_path / "moved")
+    assert is_prepared(moved, "inputs")
+    (moved / "excluded.csv").write_text("ID\na\n")
+    assert not is_prepared(moved, "inputs")
+
+
+def test_a_manifest_has_the_fingerprint_of_its_file(tmp_path):
+    path = write(tmp_path, train=[utterance()])["train"]
+    assert read_manifest(path).fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_what_was_written_is_logged(tmp_path, caplog):

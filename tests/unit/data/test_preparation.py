@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from ser_ts_lobes.data.preparation import (
     divide_speakers,
+    inspect_files,
     list_utterances,
+    read_transcripts,
     refuse_other_case,
     spelt_otherwise,
     warn_contradicted,
@@ -25,15 +28,41 @@ def test_a_file_in_other_upper_and_lower_case_is_found(tmp_path):
 
 
 def test_audio_in_other_upper_and_lower_case_is_refused(tmp_path):
-    for name in ("a.WAV", "B.wav", "c.wav"):
+    for name in ("1/a.WAV", "2/B.wav", "2/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    refuse_other_case([tmp_path / "c.wav", tmp_path / "d.wav", tmp_path / "nowhere" / "a.wav"])
+    refuse_other_case([tmp_path / "2" / "c.wav", tmp_path / "2" / "d.wav", tmp_path / "nowhere" / "a.wav"])
     with pytest.raises(InputError) as error:
-        refuse_other_case(tmp_path / name for name in ("a.wav", "d.wav", "b.wav", "c.wav"))
+        refuse_other_case(tmp_path / name for name in ("1/a.wav", "1/d.wav", "2/b.wav", "2/c.wav", "nowhere/e.wav"))
     assert str(error.value) == (
-        f"2 audio files in {tmp_path} have names in other upper and lower case than the labels say: "
-        "a.WAV for a.wav, B.wav for b.wav. Rename them."
+        f"2 audio files have names in other upper and lower case than the labels say: {tmp_path}/1/a.WAV for a.wav, "
+        f"{tmp_path}/2/B.wav for b.wav. Rename them."
     )
+
+
+def test_files_are_inspected_in_their_order(tmp_path):
+    for name, n_samples in [("a.wav", 800), ("b.wav", 1600)]:
+        soundfile.write(tmp_path / name, np.zeros(n_samples), 16000)
+    (tmp_path / "c.wav").write_text("no audio")
+    found = inspect_files([tmp_path / name for name in ("b.wav", "missing.wav", "c.wav", "a.wav")])
+    assert [info.duration for info in found] == [0.1, 0, 0, 0.05]
+    assert [info.problem for info in found] == [None, "missing", "unreadable", None]
+    # What is there and can't be used has its right name.
+    with pytest.raises(InputError, match=r"^1 audio files have .*/b\.wav for B\.wav\. Rename"):
+        inspect_files([tmp_path / "c.wav", tmp_path / "B.wav"])
+
+
+def test_transcripts_are_read_by_id(tmp_path):
+    path = tmp_path / "transcripts.csv"
+    assert read_transcripts(path) == {}
+    path.write_text("ID,transcript,model,revision\nb,,m,r\n a,Well well,m,r\n")
+    assert read_transcripts(path) == read_transcripts(str(path)) == {"b": "", "a": "Well well"}
+    path.write_text("ID,transcript,model,revision\na,one,m,r\na,two,m,r\n")
+    with pytest.raises(InputError, match=r"transcripts\.csv, lines 2 and 3: ID a occurs twice"):
+        read_transcripts(path)
+    path.write_text("ID,transcript\na,one\n")
+    with pytest.raises(InputError, match=r"transcripts\.csv, line 1: no column model, revision"):
+        read_transcripts(path)
 
 
 def test_labels_that_contradict_their_raters_are_named(caplog):
@@ -67,8 +96,9 @@ def test_a_speaker_has_the_same_part_everywhere():
         "speaker 3": "train",
         "speaker 4": "train",
     }
-    with pytest.raises(InputError, match="^labels.csv has fewer than 3 speakers"):
+    with pytest.raises(InputError) as error:
         divide_speakers(names[:2] * 2, "labels.csv")
+    assert str(error.value) == ("labels.csv has fewer than 3 speakers to train, validate and test; add a column split.")
 
 
 @pytest.mark.parametrize(("n_speakers", "n_held_out"), [(3, 1), (8, 1), (10, 2), (24, 4), (25, 5)])

@@ -158,8 +158,11 @@ def test_training_goes_on_with_the_optimizer_and_the_schedule_of_the_checkpoint(
 def test_training_asks_for_the_step_before_it(make_brain):
     brain, hparams, datasets = make_brain("hubert_base")
     brain.modules.label_scale.fitted = LabelScale().fitted
-    with pytest.raises(InputError, match="call learn_from_training_set before make_datasets"):
+    with pytest.raises(InputError) as error:
         brain.train(datasets)
+    assert str(error.value) == (
+        "The networks have not seen the training set: call learn_from_training_set before make_datasets."
+    )
 
 
 def test_constant_predictions_are_a_loss_of_1(make_brain, tmp_path):
@@ -396,11 +399,18 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
         fitted.weight * targets["test1"].prediction[row] + fitted.offset - manifests["test1"].labels()[0],
         atol=1e-5,
     )
+    assert sorted(targets["test1"].ids) == sorted(manifests["test1"].utterances)
+    np.testing.assert_allclose(targets["test1"].label[row], manifests["test1"].labels()[0], atol=1e-6)
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
     np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
     brain.test({"test1": datasets["test1"]})
-    teacher = RunFolder(hparams["output_folder"]).report()["fingerprint"]
-    assert targets["train"].made_from == {"manifest": manifests["train"].fingerprint, "teacher": teacher}
+    report = RunFolder(hparams["output_folder"]).report()
+    assert targets["train"].made_from == {
+        "manifest": manifests["train"].fingerprint,
+        "teacher": report["fingerprint"],
+    }
+    # The words have made a teacher's numbers, too.
+    assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
 
 
 def test_the_fingerprint_is_of_what_has_learnt(make_brain):
@@ -718,6 +728,16 @@ def test_a_checkpoint_has_the_names_that_those_of_before_have(make_brain):
     end_epoch(brain, 1, lambda label: label + 1)
     names = {path.name for path in Path(brain.checkpointer.checkpoints_dir).glob("*/*")}
     assert {"optimizer.ckpt", "lr_annealing.ckpt", "dataloader-TRAIN.ckpt"} <= names
+
+
+def test_the_fingerprint_is_of_how_a_frozen_encoder_reads_and_not_only_of_its_weights(make_brain, monkeypatch):
+    brain, hparams, _ = make_brain("ft", trainable_layers=1)
+    before, encoder = brain.fingerprint(), hparams["speech_encoder"]
+    frozen = encoder.frozen_fingerprint()
+    monkeypatch.setattr(encoder, "frozen_fingerprint", lambda: frozen)
+    assert brain.fingerprint() == before
+    monkeypatch.setattr(encoder, "frozen_fingerprint", lambda: "as with another normalisation")
+    assert brain.fingerprint() != before
 
 
 def test_the_fingerprint_of_a_model_that_is_trained_on_several_devices_is_the_same(make_brain):

@@ -280,8 +280,32 @@ def test_a_run_whose_weights_do_not_move_says_so(make_brain):
     fit(make_brain(folder="tiny", lr=1e-5))
 
 
-def test_an_epoch_without_a_step_is_no_reproach(make_brain):
-    fit(make_brain(run_opts={"optimizer_step_limit": 4}))  # the second epoch makes none
+def test_an_epoch_whose_steps_were_made_before_the_interruption_is_no_reproach(make_brain):
+    options = {"run_opts": {"ckpt_interval_steps": 1}, "epochs": 1}
+    brain = make_brain(**options)
+
+    def die(batch, stage):
+        raise Killed
+
+    brain.evaluate_batch = die
+    with pytest.raises(Killed):
+        fit(brain)
+    resumed = fit(make_brain(**options))
+    assert (
+        resumed.seen == []
+        and resumed.optimizer_step == 4
+        and resumed.modules.layer.weight.equal(brain.modules.layer.weight)
+    )
+
+
+def test_fewer_batches_than_a_step_takes_are_refused(make_brain):
+    fit(make_brain(grad_accumulation_factor=4))  # an epoch has four
+    with pytest.raises(InputError) as error:
+        fit(make_brain(folder="another", grad_accumulation_factor=5))
+    assert str(error.value) == (
+        "An epoch has 4 batches, and grad_accumulation_factor is 5, so no step would be made: choose a smaller factor, "
+        "or a smaller --batch_size."
+    )
 
 
 def test_traces_are_of_each_parameter_that_learns(make_brain):
