@@ -411,6 +411,15 @@ def test_nobody_prunes_what_is_being_read(tmp_path, wavs):
     assert_whole(tmp_path, wavs)
 
 
+def test_shards_alone_are_enough(tmp_path, wavs):
+    features = compute(tmp_path / "there", ShortTermStatistics(), wavs)
+    copy = tmp_path / "here" / features.folder.name
+    copy.mkdir(parents=True)
+    for path in features.folder.glob("*.safetensors"):
+        shutil.copy(path, copy)
+    assert_whole(tmp_path / "here", wavs)
+
+
 def test_features_say_what_made_them(tmp_path, tiny_hubert, wavs):
     compute(tmp_path, load_speech_encoder(tiny_hubert, trainable_layers=1), wavs, dtype="float32")
     [network] = find_networks(tmp_path)
