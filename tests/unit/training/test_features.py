@@ -351,6 +351,17 @@ def test_too_little_disk_is_refused_before_anything_is_written(tmp_path, monkeyp
         assert not list(folder.glob("*.safetensors"))
 
 
+def test_a_disk_that_just_has_room_is_enough(tmp_path, wavs, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 68 * 2))
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert_whole(tmp_path, wavs)
+
+
+def test_each_utterance_needs_its_digest(tmp_path, wavs):
+    with pytest.raises(ValueError, match="shorter"):
+        compute(tmp_path, ShortTermStatistics(), wavs, contents=lambda utterances: ["only one"])
+
+
 def test_no_progress_is_shown_where_none_is_wanted(tmp_path, wavs, capsys):
     compute(tmp_path, ShortTermStatistics(), wavs)
     assert capsys.readouterr().err == ""
