@@ -362,6 +362,21 @@ def test_each_utterance_needs_its_digest(tmp_path, wavs):
         compute(tmp_path, ShortTermStatistics(), wavs, contents=lambda utterances: ["only one"])
 
 
+def test_workers_read_the_inputs(tmp_path, wavs):
+    def read(wav):
+        with open(tmp_path / "readers", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return wav
+
+    data = dataset(wavs)
+    data.add_dynamic_item(read, "speech", "heard")
+    FrozenFeatures.compute(
+        tmp_path, ShortTermStatistics(), data, "heard", contents_of(wavs), num_workers=1, progressbar=False
+    )
+    readers = (tmp_path / "readers").read_text().split()
+    assert len(readers) == len(wavs) and str(os.getpid()) not in readers
+
+
 def test_no_progress_is_shown_where_none_is_wanted(tmp_path, wavs, capsys):
     compute(tmp_path, ShortTermStatistics(), wavs)
     assert capsys.readouterr().err == ""
