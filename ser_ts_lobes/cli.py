@@ -37,7 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_command in (_add_transcribe, _add_table, _add_export, _add_push, _add_predict, _add_demo_app):
+    for add_command in (
+        _add_transcribe,
+        _add_table,
+        _add_features,
+        _add_export,
+        _add_push,
+        _add_predict,
+        _add_demo_app,
+    ):
         add_command(commands)
 
     arguments = vars(parser.parse_args(argv))
@@ -124,6 +132,39 @@ def _table(sweep, **arguments):
     from ser_ts_lobes.tables.report import make_tables
 
     make_tables(sweep=sweep and Sweep.parse(sweep), **arguments)
+
+
+def _add_features(commands):
+    """Add `ser-ts features`."""
+    parser = commands.add_parser(
+        "features",
+        help="say what is kept of frozen networks, check it, make room",
+        description="List what a feature_folder holds: the networks, of how many utterances each, and the size.\n"
+        "What is removed is computed again when a run needs it.",
+        epilog="examples:\n"
+        "  ser-ts features results/features\n"
+        "  ser-ts features results/features --verify\n"
+        "  ser-ts features results/features --prune 0123456789abcdef",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="feature_folder of the training scripts")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--verify", action="store_true", help="read all of it, and name damaged files")
+    action.add_argument(
+        "--prune", metavar="NETWORK", help="remove all that is kept of a network, unless a run is using it"
+    )
+    parser.set_defaults(run=_features)
+
+
+def _features(folder, verify, prune):
+    from ser_ts_lobes.training.feature_folder import list_features, prune_features, verify_features
+
+    if prune is not None:
+        prune_features(folder, prune)
+    elif verify:
+        verify_features(folder)
+    else:
+        list_features(folder)
 
 
 def _add_export(commands):

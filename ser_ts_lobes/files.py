@@ -184,6 +184,33 @@ def try_lock(file: IO[Any]) -> bool:
     return True
 
 
+def share_lock(path: str | Path) -> IO[Any]:
+    """Take a lock that others may share; `try_lock` of the same file fails until all have let it go.
+
+    Parameters
+    ----------
+    path
+        The lock file, in an existing folder; it is made if it is missing, and need not be writable.
+
+    Returns
+    -------
+    file
+        Who closes it, or forgets it, lets the lock go. On a file system without locks it holds none.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / ".in_use"
+    >>> first, second = share_lock(path), share_lock(path)
+    >>> with open(path, "a") as another:
+    ...     try_lock(another)
+    False
+    """
+    file = open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_CREAT, 0o666))
+    with contextlib.suppress(OSError):  # whoever would take the lock for itself is told that there are none
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
 def hold_lock(path: str | Path, inherited: str | None = None) -> None:
     """Keep other processes out until this one ends; one that comes second is told.
 

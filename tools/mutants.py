@@ -34,6 +34,7 @@ MODULES = (
     "data.preparation",
     "text_files",
     "fingerprint",
+    "file_digests",
     *(
         f"training.{name}"
         for name in (
@@ -41,6 +42,8 @@ MODULES = (
             "residuals",
             "targets",
             "features",
+            "feature_store",
+            "feature_folder",
             "datasets",
             "fitting",
             "distributed",

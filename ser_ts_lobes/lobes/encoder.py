@@ -112,6 +112,8 @@ class Encoder(torch.nn.Module):
 
     #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
     always_on_cpu = False
+    #: Whether the frozen part computes anything that is worth keeping.
+    computes_frozen = True
 
     def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
         super().__init__()

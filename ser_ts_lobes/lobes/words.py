@@ -46,6 +46,8 @@ class WordEncoder(Encoder):
     [[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]]
     """
 
+    computes_frozen = False
+
     def __init__(self, source: str | Path, size: int = 300) -> None:
         if not Path(source).is_file():
             raise InputError(

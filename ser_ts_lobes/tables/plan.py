@@ -118,7 +118,7 @@ class Job:
         if self.settings["feature_folder"]:
             for name, encoder in self.settings["modules"].items():
                 if name.endswith("_encoder"):
-                    made_from = [self.settings["manifest_folder"], self.settings["feature_dtype"], encoder]
+                    made_from = [self.settings["feature_folder"], self.settings["feature_dtype"], encoder]
                     shared.add(f"features {json.dumps(made_from)}")
         return shared
 

@@ -1,5 +1,6 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.data.manifests import find_manifests, read_manifest
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.residuals import keep_mask
@@ -81,68 +83,85 @@ def make_dataset(
         Items ``id``; ``speech``: (N,) float32 at 16 kHz; ``text``: (U,) int64; ``labels``: (3,) float32
         on the corpus's scale.
     """
-    dataset = _dataset_of_labels(manifest)
-    keys = ["id", "labels"]
+    items: dict[str, Any] = {}
     if hears:
-        dataset.add_dynamic_item(read_audio, "wav", "speech")
-        keys.append("speech")
+        items["speech"] = read_audio, "wav"
     if text_encoder is not None:
-        dataset.add_dynamic_item(text_encoder.tokenize, "transcript", "text")
-        keys.append("text")
-    dataset.set_output_keys(keys)
-    return dataset
+        items["text"] = text_encoder.tokenize, "transcript"
+    return _make_dataset(manifest, items)
 
 
-def _dataset_of_labels(manifest):
+def _make_dataset(manifest, items):
+    """Make a dataset of ids, labels and some items: by name, a function and the column that it takes."""
     # Copies, for a dataset that is filtered writes the ids into its rows.
     dataset = DynamicItemDataset({utterance: dict(row) for utterance, row in manifest.utterances.items()})
     dataset.add_dynamic_item(lambda *labels: torch.tensor(labels, dtype=torch.float32), DIMENSIONS, "labels")
+    for key, (function, column) in items.items():
+        dataset.add_dynamic_item(function, column, key)
+    dataset.set_output_keys(["id", "labels", *items])
     return dataset
 
 
-def use_frozen_features(
-    dataset: DynamicItemDataset,
-    manifest: "Manifest",
-    cache_folder: str | Path,
-    encoders: "dict[str, Encoder]",
-    **options,
+def make_frozen_dataset(
+    manifest: "Manifest", encoders: "dict[str, Encoder]", feature_folder: str | Path, **options
 ) -> DynamicItemDataset:
-    """Replace the inputs of frozen networks by what they compute, kept on disk.
+    """Make a dataset like `make_dataset`'s, of what frozen networks compute, kept on disk.
 
     Parameters
     ----------
-    dataset
-        From `make_dataset`.
     manifest
-        The manifest that it was made from.
-    cache_folder
-        See `ser_ts_lobes.training.features.FrozenFeatures.compute`, also for `options`.
+        One split.
     encoders
-        The encoder of each item, ``speech`` or ``text``, whose frozen part's output is kept.
+        The encoder of each item, ``speech`` or ``text``.
+    feature_folder
+        Where features are kept, and the digests of the audio files beside them.
     **options
-        ``dtype``, ``device``, ``batch_size``, ``progressbar``.
+        ``dtype``, ``device``, ``batch_size``, ``num_workers``, ``progressbar``: see
+        `ser_ts_lobes.training.features.FrozenFeatures.compute`.
 
     Returns
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
-        A dataset whose ``speech`` and ``text`` are (T, D) float32, or (T,) int64 where nothing but tokens is frozen.
+        Its ``speech`` and ``text`` are (T, D) float32; an encoder of which nothing is frozen gets its tokens, (T,).
     """
-    keys = list(dataset.pipeline.output_mapping)
-    cached = _dataset_of_labels(manifest)
+    text_encoder: Any = encoders.get("text")
+    dataset = make_dataset(manifest, text_encoder, hears="speech" in encoders)
+    items: dict[str, Any] = {}
     for key, encoder in encoders.items():
+        if not encoder.computes_frozen:
+            items[key] = text_encoder.tokenize, "transcript"
+            continue
         arguments = {
-            "cache_folder": cache_folder,
+            "cache_folder": feature_folder,
             "encoder": encoder,
             "dataset": dataset,
             "key": key,
-            "manifest_fingerprint": manifest.audio_fingerprint if key == "speech" else manifest.text_fingerprint,
+            "contents": _CONTENTS[key](manifest, feature_folder),
             **options,
         }
         run_on_main(FrozenFeatures.compute, kwargs=arguments)
         features = FrozenFeatures.compute(**arguments)
-        cached.add_dynamic_item(features.__getitem__, "id", key)
-    cached.set_output_keys(keys)
-    return cached
+        items[key] = features.__getitem__, "id"
+    return _make_dataset(manifest, items)
+
+
+def _audio_contents(manifest, feature_folder):
+    """Give a function from utterances to digests of their audio files: of the bytes, for a file is read whole.
+
+    Reading the bytes costs a fraction of decoding them, and equal bytes are heard alike. That the same samples in
+    another format are another content costs no more than computing them once more.
+    """
+    digests = FileDigests(Path(feature_folder) / "audio_digests.json")
+    return lambda utterances: digests.of([manifest.utterances[utterance]["wav"] for utterance in utterances])
+
+
+def _text_contents(manifest, _):
+    """Give a function from utterances to digests of their transcripts: the tokenizer counts as part of the network."""
+    transcripts = {utterance: row["transcript"] for utterance, row in manifest.utterances.items()}
+    return lambda utterances: [hashlib.sha256(transcripts[name].encode()).hexdigest() for name in utterances]
+
+
+_CONTENTS = {"speech": _audio_contents, "text": _text_contents}
 
 
 def load_teacher(manifest: "Manifest", hparams: dict[str, Any]) -> TeacherTargets | None:
@@ -245,17 +264,15 @@ def make_training_dataset(
     Returns
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
-        See `make_dataset` and `use_frozen_features`.
+        See `make_dataset` and `make_frozen_dataset`.
     """
-    text_encoder: Any = encoders.get("text")
-    dataset = make_dataset(manifest, text_encoder, hears="speech" in encoders)
     if not hparams["feature_folder"]:
-        return dataset
-    return use_frozen_features(
-        dataset,
+        text_encoder: Any = encoders.get("text")
+        return make_dataset(manifest, text_encoder, hears="speech" in encoders)
+    return make_frozen_dataset(
         manifest,
-        hparams["feature_folder"],
         encoders,
+        hparams["feature_folder"],
         dtype=hparams["feature_dtype"],
         device=device_of(run_opts),
         batch_size=hparams["batch_size"],

@@ -1,27 +1,34 @@
-"""Frozen features: what a frozen network computes, kept by utterance id.
+"""Frozen features: what a frozen network computes, kept by the content of what it was given.
 
-A frozen encoder says the same of an utterance in every epoch, so it needs to be asked once. With HuBERT
+A frozen encoder says the same of an utterance in every epoch, fold and run, so it needs to be asked once. With HuBERT
 base that is nearly all of the work of an epoch.
 """
 
-import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import locked, remove_leftovers, replacing
+from ser_ts_lobes.errors import InputError, first_few
+from ser_ts_lobes.files import locked, make_folder, share_lock
 from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import n_valid
 from ser_ts_lobes.lobes.parallel import compute_frozen
+from ser_ts_lobes.training.feature_store import (
+    IN_USE,
+    LOCK,
+    find_shards,
+    network_folder,
+    remove_damaged,
+    write_shard,
+)
 
 if TYPE_CHECKING:
     from speechbrain.dataio.dataset import DynamicItemDataset
@@ -31,23 +38,20 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _SHARD_BYTES = 2**28
-_SHARDS = "shard-*.safetensors"
-_INDEX = "index.json"
-_LOCK = ".lock"
 
 
 class FrozenFeatures:
     """Features of a set of utterances, read from disk one utterance at a time.
 
-    `compute` makes them. On disk they are safetensors shards with the utterance ids as keys and an
-    ``index.json`` written last, in a folder named by the fingerprint of all that made them: the manifest,
-    the encoder's frozen part, the number type, the code version. Of processes that want the same features, one computes
-    them and the others wait.
+    `compute` makes them. They are kept by network and by content (`ser_ts_lobes.training.feature_store`), so all that
+    hears or reads the same with the same frozen network shares them: folds, runs, systems, releases, corpora.
 
     Parameters
     ----------
     folder
-        A folder that `compute` has finished.
+        Of the network.
+    content_of
+        Digest of what the network is given, by utterance; `compute` has seen to it that all are there.
 
     Example
     -------
@@ -55,16 +59,20 @@ class FrozenFeatures:
     >>> from speechbrain.dataio.dataset import DynamicItemDataset
     >>> encoder = load_speech_encoder(getfixture("tiny_hubert"))
     >>> data = DynamicItemDataset({"a": {"duration": 1.0, "speech": torch.randn(16000)}}, [], ["id", "speech"])
+    >>> digests = {"a": "ab12"}  # such as `ser_ts_lobes.file_digests.FileDigests` gives them
     >>> folder = getfixture("tmp_path")
-    >>> features = FrozenFeatures.compute(folder, encoder, data, "speech", manifest_fingerprint="ab12")
+    >>> features = FrozenFeatures.compute(folder, encoder, data, "speech", lambda names: [digests[n] for n in names])
     >>> features["a"].shape
     torch.Size([49, 32])
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, content_of: dict[str, str]) -> None:
         self.folder = Path(folder)
-        self._shard_of = json.loads((self.folder / _INDEX).read_text())
-        self._shards: dict[str, Any] = {}
+        self._lock: Any = share_lock(self.folder / IN_USE)  # nobody prunes what is being read
+        shards = find_shards(self.folder)
+        self._content_of = content_of
+        self._shard_of = {content: shards[content] for content in content_of.values()}
+        self._open_shards: dict[str, Any] = {}
 
     @classmethod
     def compute(
@@ -73,7 +81,7 @@ class FrozenFeatures:
         encoder: "Encoder",
         dataset: "DynamicItemDataset",
         key: str,
-        manifest_fingerprint: str,
+        contents: Callable[[Sequence[str]], list[str]],
         dtype: str = "float16",
         batch_size: int = 16,
         num_workers: int = 0,
@@ -82,20 +90,24 @@ class FrozenFeatures:
     ) -> "FrozenFeatures":
         """Compute what is not there (yet, or any more), and open it.
 
+        Of processes that want features of the same network, one computes at a time; the others wait, and compute what
+        is still missing then. What is finished is kept when a process ends, but the shard that it was about to write.
+
         Parameters
         ----------
         cache_folder
-            Where features of all encoders and manifests are kept.
+            Where features of all networks are kept.
         encoder
             Its `frozen_forward` makes the features.
         dataset
             Utterances with a ``duration``, and the encoder's input under `key`.
         key
             Name of the dataset's item that the encoder takes.
-        manifest_fingerprint
-            Of the manifest that the dataset was made from.
+        contents
+            Gives the digests of what some utterances' items are made from, as that is now; of equal ones, one is
+            computed. It is asked again when features are about to be kept under a digest.
         dtype
-            Number type on disk, ``float16`` or ``float32``; whole numbers stay what they are.
+            Number type on disk, ``float16`` or ``float32``.
         batch_size
             Utterances computed at once, sorted by length.
         num_workers
@@ -112,105 +124,138 @@ class FrozenFeatures:
         Raises
         ------
         InputError
-            If a value can't be held in `dtype`.
+            If a value can't be held in `dtype`, the disk has too little room, or what an utterance is made from
+            changes meanwhile.
         """
-        encoder_fingerprint = encoder.frozen_fingerprint()
-        name = fingerprint(manifest=manifest_fingerprint, encoder=encoder_fingerprint, dtype=dtype, key=key)
-        folder = Path(cache_folder) / name[:16]
-        if not _is_whole(folder, dataset.data_ids):
-            folder.mkdir(parents=True, exist_ok=True)
-            loader_options = {"batch_size": batch_size, "num_workers": num_workers}
-            with locked(folder / _LOCK) as alone, dataset.output_keys_as(["id", key]):
-                if not _is_whole(folder, dataset.data_ids):  # nor has whoever had the lock made it so
-                    _clean(folder, alone)
-                    _write_shards(folder, encoder.to(device), dataset, key, dtype, device, progressbar, loader_options)
-        return cls(folder)
+        folder = network_folder(cache_folder, fingerprint(encoder=encoder.frozen_fingerprint(), dtype=dtype))
+        utterances = list(dataset.data_ids)
+        content_of = dict(zip(utterances, contents(utterances), strict=True))
+        if _missing(folder, content_of):
+            make_folder(folder)
+            with locked(folder / LOCK) as alone, dataset.output_keys_as(["id", key]):
+                if alone:
+                    remove_damaged(folder)
+                if missing := _missing(folder, content_of):  # whoever had the lock may have computed it
+                    part = _in_order(dataset, missing, batch_size)
+                    loader = make_dataloader(
+                        part, collate_fn=PaddedBatch, batch_size=batch_size, num_workers=num_workers
+                    )
+                    batches = _encode(encoder.to(device), loader, key, dtype, device)
+                    batches = _refuse_full_disk(batches, folder, key, len(part))
+                    batches = _show_progress(batches, key, len(part), progressbar)
+                    for shard in _join(batches):
+                        _refuse_changed(shard, content_of, contents)
+                        write_shard(folder, {content_of[id]: shard[id] for id in shard}, _describe(encoder, dtype))
+        return cls(folder, content_of)
 
-    def __getitem__(self, utterance):
-        """Return the features of an utterance, (T, D) float32 or (T,) int64."""
-        name = self._shard_of[utterance]
-        if name not in self._shards:
-            self._shards[name] = safe_open(self.folder / name, framework="pt")
-        features = self._shards[name].get_tensor(utterance)
-        return features.float() if features.is_floating_point() else features
+    def __getitem__(self, utterance: str) -> torch.Tensor:
+        """Return the features of an utterance, (T, D) float32."""
+        content = self._content_of[utterance]
+        name = self._shard_of[content]
+        if name not in self._open_shards:
+            self._open_shards[name] = safe_open(self.folder / name, framework="pt")
+        return self._open_shards[name].get_tensor(content).float()
 
     def __getstate__(self):
         # Open files do not travel to the workers of a data loader.
-        return {**self.__dict__, "_shards": {}}
+        return {**self.__dict__, "_open_shards": {}, "_lock": None}
 
 
-def _is_whole(folder, utterances):
-    """Say whether the index tells what is in the shards, and that is all utterances."""
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return False
-    return index == _read_shards(folder) and index.keys() >= set(utterances)
+def _missing(folder, content_of):
+    """Give an utterance of each content that no shard has the features of."""
+    there = find_shards(folder)
+    return {content: utterance for utterance, content in content_of.items() if content not in there}.values()
 
 
-def _read_shards(folder):
-    """Read which shard has each utterance, from the shards themselves."""
-    return {utterance: path.name for path in sorted(folder.glob(_SHARDS)) for utterance in _read_utterances(path)}
+def _in_order(dataset, utterances, batch_size):
+    """Sort by length, for little padding; but the first batch is of all lengths, for it tells what all will take."""
+    wanted = set(utterances)
+    part = dataset.filtered_sorted(key_test={"id": wanted.__contains__}, sort_key="duration")
+    n, n_first = len(wanted), min(batch_size, len(wanted))
+    first = [part.data_ids[(2 * i + 1) * n // (2 * n_first)] for i in range(n_first)]
+    in_first = set(first)
+    part.data_ids = [*first, *(utterance for utterance in part.data_ids if utterance not in in_first)]
+    return part
 
 
-def _read_utterances(path):
-    """Read whose features a shard has; a damaged one has nobody's."""
-    try:
-        with safe_open(path, framework="pt") as shard:
-            return list(shard.keys())
-    except (SafetensorError, FileNotFoundError):  # not found: just removed by another process, for it is damaged
-        return []
+def _describe(encoder, dtype):
+    """Say of a network what people want to know of it; see `ser_ts_lobes.training.feature_store.Network`."""
+    return {
+        "encoder": type(encoder).__name__,
+        "source": str(encoder.source),
+        "frozen_layers": str(encoder.n_frozen),
+        "dtype": dtype,
+    }
 
 
-def _clean(folder, alone):
-    """Remove what was left by a writer that was killed and what is damaged, unless another may be writing it."""
-    if (folder / _INDEX).exists():
-        logger.warning(f"{folder / _INDEX} names other features than are there: what is missing is computed again.")
-    if alone:
-        remove_leftovers(folder)
-        for path in folder.glob(_SHARDS):
-            if not _read_utterances(path):
-                path.unlink()
-
-
-def _write_shards(folder, encoder, dataset, key, dtype, device, progressbar, loader_options):
-    """Compute the utterances that no finished shard has; then write the index."""
-    shard_of = _read_shards(folder)
-    done = frozenset(shard_of)
-    rest = dataset.filtered_sorted(key_test={"id": lambda utterance: utterance not in done}, sort_key="duration")
-    loader = make_dataloader(rest, collate_fn=PaddedBatch, **loader_options)
-    shard = {}
+def _encode(encoder, loader, key, dtype, device):
+    """Give the features of each batch, by utterance."""
     encoder.eval()
-    bar = tqdm(total=len(rest), desc=f"frozen features ({key})", unit="utt", disable=not progressbar)
     for batch in loader:
         hidden, lens = compute_frozen(encoder, *batch.to(device)[key])
-        for utterance, row, n in zip(batch.id, hidden.cpu(), n_valid(lens, hidden.shape[1]).tolist(), strict=True):
-            features = row[:n].to(getattr(torch, dtype) if row.is_floating_point() else row.dtype).clone()
-            if not features.isfinite().all():
+        rows = zip(batch.id, hidden.cpu(), n_valid(lens, hidden.shape[1]).tolist(), strict=True)
+        yield {utterance: _convert(row[:n], dtype, utterance) for utterance, row, n in rows}
+
+
+def _convert(row, dtype, utterance):
+    features = row.to(getattr(torch, dtype)).clone()  # apart from the rest of the batch
+    if not features.isfinite().all():
+        raise InputError(
+            f"A feature of utterance {utterance!r} can't be held as {dtype}: check the audio, or use "
+            "--feature_dtype float32."
+        )
+    return features
+
+
+def _refuse_full_disk(batches, folder, key, n_utterances):
+    """Say after the first batch how much all take; go on if there is room."""
+    for number, batch in enumerate(batches):
+        if number == 0:
+            n_bytes, free = _n_bytes(batch) / len(batch) * n_utterances, shutil.disk_usage(folder).free
+            needs = (
+                f"Frozen features ({key}) of {n_utterances} utterances take about {n_bytes / 1e9:.2f} GB, and "
+                f"{free / 1e9:.2f} GB are free in {folder}"
+            )
+            if n_bytes > free:
                 raise InputError(
-                    f"A feature of utterance {utterance!r} can't be held as {dtype}: check the audio, or use "
-                    "--feature_dtype float32."
+                    f"{needs}: make room (`ser-ts features {folder.parent}` tells what is kept), name a "
+                    "--feature_folder on another disk, or compute them in each epoch (--feature_folder null)."
                 )
-            shard[utterance] = features
-        if sum(features.nbytes for features in shard.values()) > _SHARD_BYTES:
-            _write_shard(folder, shard, shard_of)
+            logger.info(f"{needs}.")
+        yield batch
+
+
+def _show_progress(batches, key, n_utterances, wanted):
+    with tqdm(total=n_utterances, desc=f"frozen features ({key})", unit="utt", disable=not wanted) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
+
+
+def _join(batches):
+    """Join batches to shards."""
+    shard: dict[str, torch.Tensor] = {}
+    for batch in batches:
+        shard |= batch
+        if _n_bytes(shard) > _SHARD_BYTES:
+            yield shard
             shard = {}
-        bar.update(len(batch))
-    bar.close()
     if shard:
-        _write_shard(folder, shard, shard_of)
-    with replacing(folder / _INDEX) as temporary:
-        temporary.write_text(json.dumps(shard_of))
-    used, free = sum(path.stat().st_size for path in folder.iterdir()), shutil.disk_usage(folder).free
-    logger.info(
-        f"Frozen features ({key}) of {len(shard_of)} utterances: {used / 1e9:.2f} GB in {folder}, "
-        f"{free / 1e9:.0f} GB left on the disk."
-    )
+        yield shard
 
 
-def _write_shard(folder, shard, shard_of):
-    # Named by what it has: no other writer can put other utterances in its place, with locks or without.
-    path = folder / _SHARDS.replace("*", fingerprint(utterances=sorted(shard))[:16])
-    with replacing(path) as temporary:
-        save_file(shard, temporary)
-    shard_of.update(dict.fromkeys(shard, path.name))
+def _n_bytes(features):
+    return sum(tensor.nbytes for tensor in features.values())
+
+
+def _refuse_changed(utterances, content_of, contents):
+    """Refuse to keep features under the digest of what may be something else than was heard or read."""
+    now = contents(list(utterances))
+    changed = [
+        utterance for utterance, content in zip(utterances, now, strict=True) if content != content_of[utterance]
+    ]
+    if changed:
+        raise InputError(
+            f"The audio or the text of {first_few(changed)} changed while features were computed: run the same command "
+            "again when nobody changes the corpus any more."
+        )

@@ -12,7 +12,7 @@ import pytest
 
 from ser_ts_lobes import files
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, try_lock, walk_files
+from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, share_lock, try_lock, walk_files
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
@@ -46,6 +46,33 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
             (tmp_path / name).touch()
         remove_leftovers(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "metrics.json", "notes.tmp"]
+
+
+def test_a_shared_lock_keeps_out_who_would_be_alone_until_all_have_let_it_go(tmp_path):
+    path = tmp_path / ".in_use"
+    first, second = share_lock(path), share_lock(path)
+    with open(path, "rb") as file:
+        for holder in (first, second):
+            assert not try_lock(file)
+            holder.close()
+        assert try_lock(file)
+
+
+def test_a_lock_is_shared_in_a_folder_that_is_only_read(tmp_path, monkeypatch):
+    (tmp_path / ".in_use").touch()
+    opened = []
+    os_open = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, mode: opened.append(flags) or os_open(path, flags, mode))
+    share_lock(tmp_path / ".in_use").close()
+    assert [flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC) for flags in opened] == [0]
+
+
+def test_where_there_are_no_locks_none_is_shared(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    share_lock(tmp_path / ".in_use").close()
 
 
 def test_a_lock_ends_with_the_process_that_has_it(tmp_path):

@@ -271,6 +271,12 @@ def test_jobs_share_what_the_same_frozen_networks_compute(tmp_path):
     assert not any(key.startswith("features") for key in uncached.shares)
 
 
+def test_folds_share_what_the_same_frozen_networks_compute(tmp_path):
+    one, two = plan(tmp_path, "hubert_base", recipe=IEMOCAP, folds=[1, 2], seeds=[1]).values()
+    assert one.settings["manifest_folder"] != two.settings["manifest_folder"]
+    assert one.shares == two.shares and len(one.shares) == 2
+
+
 @pytest.mark.parametrize(
     ("systems", "options", "choices", "message"),
     [

@@ -311,6 +311,14 @@ def test_the_rate_falls_by_a_quarter_after_more_than_two_epochs_without_progress
     np.testing.assert_allclose(rates, [[0.001, 0.00025]] * 3 + [once] * 4 + [twice])
 
 
+def test_a_teachers_epoch_encodes_neither_audio_nor_text(make_brain, monkeypatch):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+    for encoder in (hparams["speech_encoder"], hparams["text_encoder"]):
+        monkeypatch.setattr(encoder, "frozen_forward", None)
+    brain.train(datasets)
+    assert brain.predict(datasets["valid"]).prediction.std() > 0
+
+
 @pytest.mark.parametrize(("system", "kept"), [("ts", 1.0), ("cts", 0.75)])
 def test_the_student_adds_the_distance_to_the_teacher_where_it_is_trusted(make_brain, manifests, system, kept):
     targets = make_targets(manifests["train"])
@@ -432,9 +440,13 @@ def test_the_fingerprint_is_of_what_is_frozen_too(make_brain):
     assert len({fingerprint(part) for part in parts}) == len(parts)
 
 
-@pytest.mark.parametrize(("system", "brain_class"), [("attn", StudentBrain), ("atmaja", TeacherBrain)])
-def test_a_baseline_says_the_same_from_audio_as_from_kept_features(make_brain, manifests, system, brain_class):
-    brain, hparams, datasets = make_brain(system, brain_class, number_of_epochs=1)
+@pytest.mark.parametrize(
+    ("system", "brain_class"),
+    [("attn", StudentBrain), ("atmaja", TeacherBrain), ("ft", StudentBrain), ("teacher", TeacherBrain)],
+)
+def test_a_system_says_the_same_from_audio_and_text_as_from_kept_features(make_brain, manifests, system, brain_class):
+    layers = {"trainable_layers": 1} if system == "ft" else {}
+    brain, hparams, datasets = make_brain(system, brain_class, number_of_epochs=1, feature_dtype="float32", **layers)
     brain.train(datasets)
     kept = brain.predict(datasets["valid"])
     anew = make_datasets(manifests, hparams | {"feature_folder": None}, RUN_OPTS)

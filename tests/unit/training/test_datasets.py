@@ -1,14 +1,17 @@
 import importlib.util
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import ser_ts_lobes.training.datasets
+from ser_ts_lobes import file_digests
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
 from ser_ts_lobes.lobes.descriptors import LowLevelDescriptors, ShortTermStatistics
@@ -20,9 +23,10 @@ from ser_ts_lobes.training.datasets import (
     load_teacher,
     make_dataset,
     make_datasets,
-    use_frozen_features,
+    make_frozen_dataset,
     use_teacher,
 )
+from ser_ts_lobes.training.feature_store import find_networks
 from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.residuals import keep_mask
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -143,21 +147,79 @@ def test_making_datasets_changes_no_network(manifests, tmp_path, kept):
     assert look() == before
 
 
-def test_frozen_features_of_both_inputs_depend_on_their_own_input_alone(manifests, tmp_path):
-    encoders = {"speech": ShortTermStatistics(), "text": word_encoder(tmp_path)}
-    encoders["text"].fit(["so unheard"])
+def make_kept(manifest, folder, text_encoder, **encoders):
+    return make_frozen_dataset(manifest, encoders | {"text": text_encoder}, folder, progressbar=False)
 
-    def keep(manifest):
-        dataset = make_dataset(manifest, encoders["text"])
-        kept = use_frozen_features(dataset, manifest, tmp_path / "kept", encoders, progressbar=False)
-        return kept, len(list((tmp_path / "kept").iterdir()))
 
-    kept, n_before = keep(manifests["valid"])
-    again, n_after = keep(with_transcript(manifests["valid"], "unheard"))
-    assert (n_before, n_after) == (2, 3)  # the audio is the same
-    assert set(kept[0]) == {"id", "labels", "speech", "text"}
+def kept_sizes(folder):
+    """Of each network, how many features are kept."""
+    return {network.made_by["encoder"]: network.n_features for network in find_networks(folder)}
+
+
+def test_tokens_are_kept_as_frames_are(manifests, tmp_path, tiny_bert):
+    encoder = TextEncoder(tiny_bert)
+    kept = make_kept(manifests["train"], tmp_path, encoder)
+    assert list(kept[0]) == ["id", "labels", "text"]
+    for item, row in zip(kept, manifests["train"].utterances.values(), strict=True):
+        expected, _ = encoder.frozen_forward(encoder.tokenize(row["transcript"]).unsqueeze(0), torch.ones(1))
+        torch.testing.assert_close(item["text"], expected[0], rtol=0, atol=5e-3)
+
+
+def test_what_is_kept_depends_on_its_own_input_alone(manifests, tmp_path, tiny_bert):
+    encoder, n = TextEncoder(tiny_bert), len(manifests["valid"].utterances)
+    n_texts = len({row["transcript"] for row in manifests["valid"].utterances.values()})
+    kept = make_kept(manifests["valid"], tmp_path, encoder, speech=ShortTermStatistics())
+    assert kept_sizes(tmp_path) == {"ShortTermStatistics": n, "TextEncoder": n_texts}
+    changed = with_transcript(manifests["valid"], "it was not so good")
+    again = make_kept(changed, tmp_path, encoder, speech=ShortTermStatistics())
+    assert kept_sizes(tmp_path) == {"ShortTermStatistics": n, "TextEncoder": n_texts + 1}
+    assert list(kept[0]) == ["id", "labels", "speech", "text"]
     assert kept[0]["speech"].equal(again[0]["speech"])
-    assert [item["text"].tolist() for item in again] == [[2]] * len(again)
+    assert all(item["text"].equal(again[0]["text"]) for item in again)
+
+
+def test_splits_of_other_folds_share_what_is_kept(manifests, tmp_path):
+    fold_1 = manifests["train"]
+    some = dict(list(fold_1.utterances.items())[:5])
+    fold_2 = replace(manifests["valid"], utterances=some | manifests["valid"].utterances)
+    for manifest, expected in [(fold_1, 8), (fold_2, 8 + len(manifests["valid"].utterances))]:
+        make_frozen_dataset(manifest, {"speech": ShortTermStatistics()}, tmp_path, progressbar=False)
+        assert kept_sizes(tmp_path) == {"ShortTermStatistics": expected}
+
+
+def test_other_audio_of_the_same_length_and_date_is_noticed(tmp_path):
+    corpus = write_msp_tree(tmp_path / "msp")
+    msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
+    manifest = load_manifests(tmp_path / "manifests")["train"]
+    encoders = {"speech": ShortTermStatistics()}
+    before = make_frozen_dataset(manifest, encoders, tmp_path / "kept", progressbar=False)[0]["speech"]
+    path = Path(next(iter(manifest.utterances.values()))["wav"])
+    date = path.stat()
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[::-1] / 2, rate)
+    os.utime(path, ns=(date.st_atime_ns, date.st_mtime_ns))
+    assert path.stat().st_size == date.st_size
+    after = make_frozen_dataset(manifest, encoders, tmp_path / "kept", progressbar=False)[0]["speech"]
+    assert not after.allclose(before)
+
+
+def test_audio_is_read_once_to_know_it_by_its_content(manifests, tmp_path, monkeypatch):
+    read = []
+    fingerprint_file = file_digests.fingerprint_file
+    monkeypatch.setattr(file_digests, "fingerprint_file", lambda path: read.append(path) or fingerprint_file(path))
+    monkeypatch.setattr(file_digests, "_STEP_NS", -(10**12))  # as if it had been there for long
+    for encoder in (ShortTermStatistics(), LowLevelDescriptors()):
+        make_frozen_dataset(manifests["valid"], {"speech": encoder}, tmp_path, progressbar=False)
+    assert sorted(read) == sorted(row["wav"] for row in manifests["valid"].utterances.values())
+    assert (tmp_path / "audio_digests.json").is_file()
+
+
+def test_nothing_is_kept_of_an_encoder_that_freezes_nothing(manifests, tmp_path):
+    encoder = word_encoder(tmp_path)
+    encoder.fit(["so unheard"])
+    kept = make_kept(with_transcript(manifests["train"], "unheard so"), tmp_path / "kept", encoder)
+    assert [item["text"].tolist() for item in kept] == [[2, 1]] * len(kept)
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cuda:1", "cuda:1"), (None, "the one that is there")])
@@ -173,8 +235,6 @@ def test_what_the_user_set_reaches_the_frozen_features(manifests, tmp_path, monk
     )
     wanted = {"cache_folder": tmp_path, "dtype": "float16", "batch_size": 7, "num_workers": 3, "device": expected}
     assert all(call.items() >= (wanted | {"progressbar": True, "key": "speech"}).items() for call in calls)
-    expected_fingerprints = {manifests[name].audio_fingerprint for name in ("train", "valid")}
-    assert {call["manifest_fingerprint"] for call in calls} == expected_fingerprints
 
 
 @pytest.mark.parametrize("threshold", [2.0, None])

@@ -1,7 +1,6 @@
 import contextlib
 import errno
 import fcntl
-import json
 import logging
 import os
 import pickle
@@ -9,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,14 +17,15 @@ import torch
 from safetensors import safe_open
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+import ser_ts_lobes.training.feature_store
 import ser_ts_lobes.training.features
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import replacing
 from ser_ts_lobes.lobes.descriptors import ShortTermStatistics
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import load_speech_encoder
-from ser_ts_lobes.lobes.words import WordEncoder
+from ser_ts_lobes.training.feature_store import find_networks, prune
 from ser_ts_lobes.training.features import FrozenFeatures
-from tests.tiny_models import save_word_vectors
 
 
 @pytest.fixture
@@ -42,10 +43,22 @@ def dataset(wavs):
     return DynamicItemDataset(rows, [], ["id", "speech"])
 
 
-def compute(folder, encoder, wavs, progressbar=False, **options):
+def contents_of(wavs):
+    """Give the function from utterances to digests of these waveforms, as they are when it is called."""
+    return lambda utterances: [sha256(wavs[utterance].numpy().tobytes()).hexdigest() for utterance in utterances]
+
+
+def compute(folder, encoder, wavs, progressbar=False, contents=None, **options):
     return FrozenFeatures.compute(
-        folder, encoder, dataset(wavs), "speech", "manifest", progressbar=progressbar, **options
+        folder, encoder, dataset(wavs), "speech", contents or contents_of(wavs), progressbar=progressbar, **options
     )
+
+
+def count_utterances(monkeypatch, encoder):
+    """Let an encoder note how many utterances each call has."""
+    forward, calls = encoder.frozen_forward, []
+    monkeypatch.setattr(encoder, "frozen_forward", lambda *inputs: calls.append(len(inputs[0])) or forward(*inputs))
+    return calls
 
 
 @pytest.mark.parametrize("progressbar", [False, True])
@@ -69,23 +82,63 @@ def test_what_is_there_is_not_computed_again(tmp_path, tiny_hubert, wavs, monkey
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("change", ["weights", "layer", "dtype", "manifest"])
+def test_only_what_is_new_is_computed_whatever_it_is_called(tmp_path, wavs, monkeypatch):
+    encoder = ShortTermStatistics()
+    first = compute(tmp_path, encoder, {name: wavs[name] for name in ("utt0", "utt1", "utt2")})
+    calls = count_utterances(monkeypatch, encoder)
+    renamed = {"other4": wavs["utt4"], "other1": wavs["utt1"], "other3": wavs["utt3"], "other0": wavs["utt0"]}
+    features = compute(tmp_path, encoder, renamed)
+    assert sum(calls) == 2
+    assert features["other1"].equal(first["utt1"]) and features["other0"].equal(first["utt0"])
+    assert_whole(tmp_path, wavs)  # of both, together
+
+
+def test_other_audio_under_the_same_name_is_computed(tmp_path, wavs):
+    before = compute(tmp_path, ShortTermStatistics(), wavs)["utt0"]
+    wavs["utt0"] = wavs["utt0"].flip(0) * 0.5
+    after = compute(tmp_path, ShortTermStatistics(), wavs)["utt0"]
+    assert not after.allclose(before)
+    assert_whole(tmp_path, wavs)
+
+
+def test_of_utterances_that_are_the_same_one_is_computed(tmp_path, wavs, monkeypatch):
+    encoder = ShortTermStatistics()
+    calls = count_utterances(monkeypatch, encoder)
+    features = compute(tmp_path, encoder, {"a": wavs["utt0"], "b": wavs["utt0"], "c": wavs["utt1"]})
+    assert sum(calls) == 2
+    assert features["a"].equal(features["b"]) and not features["a"].equal(features["c"])
+
+
+@pytest.mark.parametrize("change", ["weights", "layer", "dtype"])
 def test_a_change_of_what_made_them_makes_new_ones(tmp_path, tiny_hubert, wavs, change):
     compute(tmp_path, load_speech_encoder(tiny_hubert), wavs)
     encoder = load_speech_encoder(tiny_hubert, trainable_layers=int(change == "layer"))
     if change == "weights":
         with torch.no_grad():
             encoder.layers[0].final_layer_norm.bias.add_(0.1)
-    FrozenFeatures.compute(
-        tmp_path,
-        encoder,
-        dataset(wavs),
-        "speech",
-        "another manifest" if change == "manifest" else "manifest",
-        dtype="float32" if change == "dtype" else "float16",
-        progressbar=False,
-    )
+    compute(tmp_path, encoder, wavs, dtype="float32" if change == "dtype" else "float16")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_changes_while_it_is_computed_is_not_kept(tmp_path, wavs, monkeypatch):
+    monkeypatch.setattr(ser_ts_lobes.training.features, "_SHARD_BYTES", 0)  # a shard a batch
+    encoder = ShortTermStatistics()
+    forward = encoder.frozen_forward
+
+    def replaced_meanwhile(*inputs):
+        wavs["utt3"] = wavs["utt3"] * 0.5
+        return forward(*inputs)
+
+    monkeypatch.setattr(encoder, "frozen_forward", replaced_meanwhile)
+    with pytest.raises(InputError) as error:
+        compute(tmp_path, encoder, wavs, batch_size=1)
+    assert str(error.value) == (
+        "The audio or the text of utt3 changed while features were computed: run the same command again when nobody "
+        "changes the corpus any more."
+    )
+    monkeypatch.undo()
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert_whole(tmp_path, wavs)
 
 
 def test_an_interrupted_run_goes_on(tmp_path, tiny_hubert, wavs, monkeypatch):
@@ -95,7 +148,7 @@ def test_an_interrupted_run_goes_on(tmp_path, tiny_hubert, wavs, monkeypatch):
 
     def interrupted(*inputs):
         calls.append(len(inputs[0]))
-        if len(calls) == 2:
+        if len(calls) == 4:  # one by one, on a CPU
             raise KeyboardInterrupt
         return forward(*inputs)
 
@@ -103,12 +156,12 @@ def test_an_interrupted_run_goes_on(tmp_path, tiny_hubert, wavs, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         compute(tmp_path, encoder, wavs, batch_size=2)
     features = compute(tmp_path, encoder, wavs, batch_size=2)
-    assert sum(calls) == 2 + 2 + 3  # one batch, the interrupted one, the rest
+    assert sum(calls) == 2 + 2 + 3  # a batch, the one that was interrupted, all but the first
     expected, _ = forward(wavs["utt0"].unsqueeze(0), torch.ones(1))
     torch.testing.assert_close(features["utt0"], expected[0], rtol=0, atol=5e-3)
     [folder] = tmp_path.iterdir()
     kept = [key for path in folder.glob("*.safetensors") for key in safe_open(path, "pt").keys()]
-    assert sorted(kept) == sorted(wavs)
+    assert sorted(kept) == sorted(contents_of(wavs)(list(wavs)))
 
 
 def test_what_overflows_the_number_type_is_named(tmp_path, tiny_hubert, wavs):
@@ -121,17 +174,6 @@ def test_what_overflows_the_number_type_is_named(tmp_path, tiny_hubert, wavs):
         "A feature of utterance 'utt0' can't be held as float16: check the audio, or use --feature_dtype float32."
     )
     assert compute(tmp_path, encoder, wavs, dtype="float32")["utt0"].isfinite().all()
-
-
-def test_whole_numbers_stay_what_they_are(tmp_path):
-    encoder = WordEncoder(save_word_vectors(tmp_path / "vectors.txt", size=2), size=2)
-    encoder.fit([" ".join(["it was", *(f"word{i}" for i in range(3000))])])
-    ids = {"utt0": encoder.tokenize("it was word2049 word2999"), "utt1": encoder.tokenize("word7")}
-    rows = {name: {"duration": 1.0, "text": value} for name, value in ids.items()}
-    data = DynamicItemDataset(rows, [], ["id", "text"])
-    features = FrozenFeatures.compute(tmp_path / "features", encoder, data, "text", "manifest", progressbar=False)
-    for name, value in ids.items():  # float16 could not tell 2049 from 2048
-        assert features[name].equal(value)
 
 
 def write_slowly(folder, batch_size, locks=True, half=False):
@@ -149,16 +191,19 @@ def write_slowly(folder, batch_size, locks=True, half=False):
     def no_locks(file, operation):
         raise OSError(errno.ENOLCK, "no locks")
 
-    def save_half(shard, path):
-        path.write_bytes(b"half of it")
-        print("writes", flush=True)
-        time.sleep(600)
+    @contextlib.contextmanager
+    def write_half(path):
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half of it")
+            print("writes", flush=True)
+            time.sleep(600)
+            yield temporary
 
     encoder.frozen_forward = slow
     if not locks:
         fcntl.flock = no_locks
     if half:
-        ser_ts_lobes.training.features.save_file = save_half
+        ser_ts_lobes.training.feature_store.replacing = write_half
     print("ready", flush=True)
     sys.stdin.readline()
     compute(folder, encoder, make_wavs(), batch_size=batch_size)
@@ -224,79 +269,39 @@ def test_what_a_killed_writer_left_is_removed(tmp_path, wavs):
     assert_whole(tmp_path, wavs)
 
 
-def swap_two_rows(folder):
-    index = json.loads((folder / "index.json").read_text())
-    index["utt0"], index["utt4"] = index["utt4"], index["utt0"]
-    (folder / "index.json").write_text(json.dumps(index))
-
-
-def leave_a_row_out(folder):
-    index = json.loads((folder / "index.json").read_text())
-    del index["utt3"]
-    (folder / "index.json").write_text(json.dumps(index))
-
-
-def shard_of(folder, utterance):
-    return folder / json.loads((folder / "index.json").read_text())[utterance]
-
-
-def write_index(text):
-    return lambda folder: (folder / "index.json").write_text(text)
-
-
-def cut_a_shard(folder):
-    path = shard_of(folder, "utt0")
+def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def overwrite_a_shard(folder):
-    shard_of(folder, "utt0").write_bytes(shard_of(folder, "utt2").read_bytes())
-
-
 @pytest.mark.parametrize(
-    ("damage", "n_missing"),
+    ("damage", "n_missing", "noticed"),
     [
-        (swap_two_rows, 0),
-        (leave_a_row_out, 0),
-        (write_index('{"utt0":'), 0),
-        (write_index("[" * 100_000), 0),
-        (write_index('["utt0"]'), 0),
-        (write_index('{"utt0": ["shard"]}'), 0),
-        (lambda folder: shard_of(folder, "utt0").unlink(), 2),
-        (cut_a_shard, 2),
-        (overwrite_a_shard, 2),
+        (lambda one, other: one.unlink(), 2, False),
+        (lambda one, other: cut(one), 2, True),
+        (lambda one, other: one.write_bytes(b""), 2, True),
+        (lambda one, other: one.write_bytes(other.read_bytes()), 2, False),
     ],
-    ids=[
-        "rows swapped",
-        "row left out",
-        "index cut",
-        "index deep",
-        "index a list",
-        "index of lists",
-        "shard deleted",
-        "shard cut",
-        "shard overwritten",
-    ],
+    ids=["deleted", "cut", "empty", "overwritten"],
 )
-def test_a_damaged_folder_is_noticed_and_repaired(tmp_path, wavs, monkeypatch, caplog, damage, n_missing):
+def test_a_damaged_shard_is_noticed_and_computed_again(tmp_path, wavs, monkeypatch, caplog, damage, n_missing, noticed):
     monkeypatch.setattr(ser_ts_lobes.training.features, "_SHARD_BYTES", 0)
     compute(tmp_path, ShortTermStatistics(), wavs, batch_size=2)
-    [folder] = tmp_path.iterdir()
-    damage(folder)
-    encoder, calls = ShortTermStatistics(), []
-    forward = encoder.frozen_forward
-    monkeypatch.setattr(encoder, "frozen_forward", lambda *inputs: calls.append(len(inputs[0])) or forward(*inputs))
-    with caplog.at_level(logging.WARNING):
-        compute(tmp_path, encoder, wavs)
+    pairs = [path for path in tmp_path.glob("*/*.safetensors") if len(safe_open(path, "pt").keys()) == 2]
+    damage(*pairs)
+    encoder = ShortTermStatistics()
+    calls = count_utterances(monkeypatch, encoder)
+    compute(tmp_path, encoder, wavs)
     assert sum(calls) == n_missing
-    assert "index.json names other features than are there" in caplog.text
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [f"{pairs[0]} is damaged: what was in it is computed again."] * noticed
     assert_whole(tmp_path, wavs)
 
 
 def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=7.4e9))
-    lengths = [16000 - 500 * (7 * i % 17) for i in range(17)]
-    data = dataset({f"utt{i}": 0.1 * torch.randn(length) for i, length in enumerate(lengths)})
+    lengths = [16000 - 250 * (7 * i % 33) for i in range(33)]
+    wavs = {f"utt{i}": 0.1 * torch.randn(length) for i, length in enumerate(lengths)}
+    data = dataset(wavs)
     read_by = set()
     data.add_dynamic_item(lambda wav: read_by.add(os.getpid()) or wav, "speech", "heard")
     batches = []
@@ -307,17 +312,69 @@ def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path
 
     monkeypatch.setattr(ser_ts_lobes.training.features, "compute_frozen", noting)
     with caplog.at_level(logging.INFO):
-        FrozenFeatures.compute(tmp_path, ShortTermStatistics(), data, "heard", "manifest")
-    assert batches == [sorted(lengths)[:16], sorted(lengths)[16:]]
+        FrozenFeatures.compute(tmp_path, ShortTermStatistics(), data, "heard", contents_of(wavs))
+    lengths.sort()
+    assert batches[0] == lengths[1::2]  # of all lengths, to foretell the size; then from the shortest to the longest
+    assert batches[1:] == [lengths[0:32:2], lengths[32:]]
     assert read_by == {os.getpid()}
     [folder] = tmp_path.iterdir()
     [path] = folder.glob("*.safetensors")
     with safe_open(path, "pt") as shard:
-        assert shard.get_tensor("utt3").dtype == torch.float16
+        assert {shard.get_tensor(key).dtype for key in shard.keys()} == {torch.float16}
     bar = capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
-    assert bar.startswith("frozen features (heard): 100%") and "17/17" in bar and "utt/s" in bar
+    assert bar.startswith("frozen features (heard): 100%") and "33/33" in bar and "utt/s" in bar
     [message] = caplog.messages
-    assert message == f"Frozen features (heard) of 17 utterances: 0.00 GB in {folder}, 7 GB left on the disk."
+    assert message == (
+        f"Frozen features (heard) of 33 utterances take about 0.00 GB, and 7.40 GB are free in {folder}."
+    )
+
+
+@pytest.mark.parametrize(("share_free", "fits"), [(0.95, False), (1.05, True)])
+def test_too_little_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch, share_free, fits):
+    n_frames = [1 + 7 * i % 50 for i in range(50)]
+    wavs = {f"utt{i}": torch.randn(160 * n) for i, n in enumerate(n_frames)}
+    encoder = ShortTermStatistics()
+    encoder.frozen_forward = lambda wavs, lens: (torch.ones(1, wavs.shape[1] // 160, 2), lens)
+    n_bytes = sum(n_frames) * 2 * 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=share_free * n_bytes))
+    with contextlib.nullcontext() if fits else pytest.raises(InputError) as error:
+        compute(tmp_path, encoder, wavs, batch_size=5)
+    [folder] = tmp_path.iterdir()
+    if fits:
+        assert len(find_networks(tmp_path)[0].made_by) == 4
+    else:
+        assert str(error.value) == (
+            f"Frozen features (speech) of 50 utterances take about 0.00 GB, and 0.00 GB are free in {folder}: make "
+            f"room (`ser-ts features {tmp_path}` tells what is kept), name a --feature_folder on another disk, or "
+            "compute them in each epoch (--feature_folder null)."
+        )
+        assert not list(folder.glob("*.safetensors"))
+
+
+def test_a_disk_that_just_has_room_is_enough(tmp_path, wavs, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 68 * 2))
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert_whole(tmp_path, wavs)
+
+
+def test_each_utterance_needs_its_digest(tmp_path, wavs):
+    with pytest.raises(ValueError, match="shorter"):
+        compute(tmp_path, ShortTermStatistics(), wavs, contents=lambda utterances: ["only one"])
+
+
+def test_workers_read_the_inputs(tmp_path, wavs):
+    def read(wav):
+        with open(tmp_path / "readers", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return wav
+
+    data = dataset(wavs)
+    data.add_dynamic_item(read, "speech", "heard")
+    FrozenFeatures.compute(
+        tmp_path, ShortTermStatistics(), data, "heard", contents_of(wavs), num_workers=1, progressbar=False
+    )
+    readers = (tmp_path / "readers").read_text().split()
+    assert len(readers) == len(wavs) and str(os.getpid()) not in readers
 
 
 def test_no_progress_is_shown_where_none_is_wanted(tmp_path, wavs, capsys):
@@ -331,17 +388,6 @@ def test_a_shard_ends_with_the_batch_that_fills_it(tmp_path, wavs, monkeypatch):
     compute(tmp_path, ShortTermStatistics(), wavs, batch_size=1)
     sizes = [len(safe_open(path, "pt").keys()) for path in tmp_path.glob("*/*.safetensors")]
     assert sorted(sizes) == [2, 3]
-
-
-def test_two_items_of_one_dataset_have_features_of_their_own(tmp_path, wavs):
-    data = dataset(wavs)
-    data.add_dynamic_item(lambda wav: wav.square(), "speech", "squared")
-    as_they_are, squared = (
-        FrozenFeatures.compute(tmp_path, ShortTermStatistics(), data, key, "manifest", progressbar=False)
-        for key in ("speech", "squared")
-    )
-    assert len(list(tmp_path.iterdir())) == 2
-    assert not squared["utt0"].equal(as_they_are["utt0"])
 
 
 def test_the_encoder_and_its_input_are_on_the_device(tmp_path, tiny_hubert, wavs):
@@ -363,16 +409,50 @@ def test_features_that_were_read_travel_to_another_process(tmp_path, wavs):
 
 
 def test_without_locks_nothing_of_another_writer_is_removed(tmp_path, wavs, monkeypatch):
-    compute(tmp_path, ShortTermStatistics(), wavs)
+    some = {name: wavs[name] for name in ("utt0", "utt1")}
+    compute(tmp_path, ShortTermStatistics(), some)
     [folder] = tmp_path.iterdir()
     others = [folder / ".shard-0.safetensors.1.tmp", folder / "shard-0.safetensors"]
     for path in others:
         path.write_bytes(b"half of it")
-    (folder / "index.json").unlink()
     with monkeypatch.context() as no_locks:
         no_locks.setattr(ser_ts_lobes.training.features, "locked", lambda path: contextlib.nullcontext(False))
-        compute(tmp_path, ShortTermStatistics(), wavs)
+        compute(tmp_path, ShortTermStatistics(), some | {"utt2": wavs["utt2"]})
     assert all(path.exists() for path in others)
-    (folder / "index.json").unlink()
     compute(tmp_path, ShortTermStatistics(), wavs)
     assert not any(path.exists() for path in others)
+    assert_whole(tmp_path, wavs)
+
+
+def test_nobody_prunes_what_is_being_read(tmp_path, wavs):
+    features = compute(tmp_path, ShortTermStatistics(), wavs)
+    [network] = find_networks(tmp_path)
+    with pytest.raises(InputError, match=f"{network.folder} is in use: wait until"):
+        prune(network)
+    assert features["utt0"].isfinite().all()
+    del features
+    prune(network)
+    assert find_networks(tmp_path) == []
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert_whole(tmp_path, wavs)
+
+
+def test_shards_alone_are_enough(tmp_path, wavs):
+    features = compute(tmp_path / "there", ShortTermStatistics(), wavs)
+    copy = tmp_path / "here" / features.folder.name
+    copy.mkdir(parents=True)
+    for path in features.folder.glob("*.safetensors"):
+        shutil.copy(path, copy)
+    assert_whole(tmp_path / "here", wavs)
+
+
+def test_features_say_what_made_them(tmp_path, tiny_hubert, wavs):
+    compute(tmp_path, load_speech_encoder(tiny_hubert, trainable_layers=1), wavs, dtype="float32")
+    [network] = find_networks(tmp_path)
+    assert network.made_by == {
+        "encoder": "SpeechEncoder",
+        "source": tiny_hubert,
+        "frozen_layers": "2",
+        "dtype": "float32",
+    }
+    assert network.n_features == len(wavs)
