@@ -30,7 +30,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.pooling import GRUPooling
-from ser_ts_lobes.training.feature_store import IN_USE, find_shards, write_shard
+from ser_ts_lobes.training.feature_store import find_shards, write_shard
 from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.losses import ccc_loss
 
@@ -51,7 +51,6 @@ def make_features():
 def write_ours(folder, features):
     """Write shards as `FrozenFeatures.compute` does."""
     folder.mkdir()
-    (folder / IN_USE).touch()
     names = list(features)
     for start in range(0, len(names), SHARD_UTTERANCES):
         part = names[start : start + SHARD_UTTERANCES]

@@ -76,7 +76,7 @@ class FileDigests:
     def _keep(self, entries):
         make_folder(self._side_file.parent)
         with locked(self._side_file.with_name(f".{self._side_file.name}.lock")):
-            self._known |= self._read() | entries  # others may have written since
+            self._known = self._read() | entries  # others may have written since
             with replacing(self._side_file) as temporary:
                 temporary.write_text(json.dumps(self._known), encoding="utf-8")
 

@@ -190,7 +190,7 @@ def share_lock(path: str | Path) -> IO[Any]:
     Parameters
     ----------
     path
-        The lock file, which exists; to read it is enough.
+        The lock file, in an existing folder; it is made if it is missing, and need not be writable.
 
     Returns
     -------
@@ -200,13 +200,12 @@ def share_lock(path: str | Path) -> IO[Any]:
     Example
     -------
     >>> path = getfixture("tmp_path") / ".in_use"
-    >>> path.touch()
     >>> first, second = share_lock(path), share_lock(path)
     >>> with open(path, "a") as another:
     ...     try_lock(another)
     False
     """
-    file = open(path, "rb")
+    file = open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_CREAT, 0o666))
     with contextlib.suppress(OSError):  # whoever would take the lock for itself is told that there are none
         fcntl.flock(file, fcntl.LOCK_SH)
     return file

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from ser_ts_lobes.errors import InputError, first_few
+from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results.text_tables import markdown_table
 from ser_ts_lobes.training.feature_store import Network, find_damaged, find_networks, prune
 
@@ -57,8 +57,8 @@ def verify_features(folder: str | Path) -> None:
     damaged = [path for network in networks for path in find_damaged(network)]
     if damaged:
         raise InputError(
-            f"{len(damaged)} files in {folder} are damaged: {first_few(map(str, damaged))}. Delete them: the next run "
-            "computes what was in them."
+            f"Damaged files in {folder}: {', '.join(map(str, damaged))}. Delete them: the next run computes what was "
+            "in them."
         )
     print(f"{_gigabytes(sum(network.n_bytes for network in networks))} GB in {folder} are as they were written.")
 

@@ -132,7 +132,6 @@ class FrozenFeatures:
         content_of = dict(zip(utterances, contents(utterances), strict=True))
         if _missing(folder, content_of):
             make_folder(folder)
-            (folder / IN_USE).touch()
             with locked(folder / LOCK) as alone, dataset.output_keys_as(["id", key]):
                 if alone:
                     remove_damaged(folder)

@@ -50,7 +50,6 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
 
 def test_a_shared_lock_keeps_out_who_would_be_alone_until_all_have_let_it_go(tmp_path):
     path = tmp_path / ".in_use"
-    path.touch(mode=0o444)  # to read it is enough
     first, second = share_lock(path), share_lock(path)
     with open(path, "rb") as file:
         for holder in (first, second):
@@ -59,11 +58,19 @@ def test_a_shared_lock_keeps_out_who_would_be_alone_until_all_have_let_it_go(tmp
         assert try_lock(file)
 
 
+def test_a_lock_is_shared_in_a_folder_that_is_only_read(tmp_path, monkeypatch):
+    (tmp_path / ".in_use").touch()
+    opened = []
+    os_open = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, mode: opened.append(flags) or os_open(path, flags, mode))
+    share_lock(tmp_path / ".in_use").close()
+    assert [flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC) for flags in opened] == [0]
+
+
 def test_where_there_are_no_locks_none_is_shared(tmp_path, monkeypatch):
     def no_locks(file, operation):
         raise OSError(errno.ENOLCK, "no locks")
 
-    (tmp_path / ".in_use").touch()
     monkeypatch.setattr(fcntl, "flock", no_locks)
     share_lock(tmp_path / ".in_use").close()
 

@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 import ser_ts_lobes.training.datasets
+from ser_ts_lobes import file_digests
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
 from ser_ts_lobes.lobes.descriptors import LowLevelDescriptors, ShortTermStatistics
@@ -200,6 +201,17 @@ def test_other_audio_of_the_same_length_and_date_is_noticed(tmp_path):
     assert path.stat().st_size == date.st_size
     after = make_frozen_dataset(manifest, encoders, tmp_path / "kept", progressbar=False)[0]["speech"]
     assert not after.allclose(before)
+
+
+def test_audio_is_read_once_to_know_it_by_its_content(manifests, tmp_path, monkeypatch):
+    read = []
+    fingerprint_file = file_digests.fingerprint_file
+    monkeypatch.setattr(file_digests, "fingerprint_file", lambda path: read.append(path) or fingerprint_file(path))
+    monkeypatch.setattr(file_digests, "_STEP_NS", -(10**12))  # as if it had been there for long
+    for encoder in (ShortTermStatistics(), LowLevelDescriptors()):
+        make_frozen_dataset(manifests["valid"], {"speech": encoder}, tmp_path, progressbar=False)
+    assert sorted(read) == sorted(row["wav"] for row in manifests["valid"].utterances.values())
+    assert (tmp_path / "audio_digests.json").is_file()
 
 
 def test_nothing_is_kept_of_an_encoder_that_freezes_nothing(manifests, tmp_path):

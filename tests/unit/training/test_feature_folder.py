@@ -51,12 +51,14 @@ def test_a_network_of_which_nothing_can_be_read_is_listed(folder, capsys):
 def test_features_are_verified(folder, capsys):
     assert main(["features", str(folder), "--verify"]) == 0
     assert capsys.readouterr().out == f"0.02 GB in {folder} are as they were written.\n"
-    [path] = (folder / BERT).iterdir()
-    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    paths = [next((folder / name).iterdir()) for name in (HUBERT, BERT)]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(SystemExit) as error:
         main(["features", str(folder), "--verify"])
     assert error.value.code == (
-        f"error: 1 files in {folder} are damaged: {path}. Delete them: the next run computes what was in them."
+        f"error: Damaged files in {folder}: {paths[0]}, {paths[1]}. Delete them: the next run computes what was in "
+        "them."
     )
 
 

@@ -351,6 +351,32 @@ def test_too_little_disk_is_refused_before_anything_is_written(tmp_path, monkeyp
         assert not list(folder.glob("*.safetensors"))
 
 
+def test_a_disk_that_just_has_room_is_enough(tmp_path, wavs, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 68 * 2))
+    compute(tmp_path, ShortTermStatistics(), wavs)
+    assert_whole(tmp_path, wavs)
+
+
+def test_each_utterance_needs_its_digest(tmp_path, wavs):
+    with pytest.raises(ValueError, match="shorter"):
+        compute(tmp_path, ShortTermStatistics(), wavs, contents=lambda utterances: ["only one"])
+
+
+def test_workers_read_the_inputs(tmp_path, wavs):
+    def read(wav):
+        with open(tmp_path / "readers", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return wav
+
+    data = dataset(wavs)
+    data.add_dynamic_item(read, "speech", "heard")
+    FrozenFeatures.compute(
+        tmp_path, ShortTermStatistics(), data, "heard", contents_of(wavs), num_workers=1, progressbar=False
+    )
+    readers = (tmp_path / "readers").read_text().split()
+    assert len(readers) == len(wavs) and str(os.getpid()) not in readers
+
+
 def test_no_progress_is_shown_where_none_is_wanted(tmp_path, wavs, capsys):
     compute(tmp_path, ShortTermStatistics(), wavs)
     assert capsys.readouterr().err == ""
@@ -409,6 +435,15 @@ def test_nobody_prunes_what_is_being_read(tmp_path, wavs):
     assert find_networks(tmp_path) == []
     compute(tmp_path, ShortTermStatistics(), wavs)
     assert_whole(tmp_path, wavs)
+
+
+def test_shards_alone_are_enough(tmp_path, wavs):
+    features = compute(tmp_path / "there", ShortTermStatistics(), wavs)
+    copy = tmp_path / "here" / features.folder.name
+    copy.mkdir(parents=True)
+    for path in features.folder.glob("*.safetensors"):
+        shutil.copy(path, copy)
+    assert_whole(tmp_path / "here", wavs)
 
 
 def test_features_say_what_made_them(tmp_path, tiny_hubert, wavs):
