@@ -129,6 +129,17 @@ class Listener(torch.nn.Module):
         near = self.near((hidden * mask).transpose(1, 2)).transpose(1, 2)
         return (hidden + torch.nn.functional.gelu(near)) * mask, lens
 
+    def thin_out(self, frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """Bring frames, (B, T, input_size) with relative lengths (B,), to the listener's rate: means of valid ones."""
+        valid = valid_mask(lens, frames.shape[1]).unsqueeze(-1).to(frames.dtype)
+        sums, counts = (
+            torch.nn.functional.pad(values, (0, 0, 0, -values.shape[1] % self.stack))
+            .unflatten(1, (-1, self.stack))
+            .sum(dim=2)
+            for values in (frames * valid, valid)
+        )
+        return sums / counts.clamp(min=1)
+
     def run(self, hidden: torch.Tensor, lens: torch.Tensor, layers: torch.nn.ModuleList) -> torch.Tensor:
         """Run some of the layers: (B, T, hidden_size) and relative lengths (B,) -> (B, T, hidden_size)."""
         padding = ~valid_mask(lens, hidden.shape[1])

@@ -261,7 +261,9 @@ class WhisperEncoder(Encoder):
 class ListenerEncoder(Encoder):
     """A speech encoder with a listener on top, as one encoder.
 
-    The transformer layers that may learn are the listener's own; what is below them stays as it is.
+    Its frames are those of the listener, of what is said, and behind them those of the speech encoder, of how it is said,
+    at the listener's rate. The transformer layers that may learn are the listener's own; what is below them stays as
+    it is.
 
     Parameters
     ----------
@@ -278,15 +280,15 @@ class ListenerEncoder(Encoder):
     >>> save_listener(folder, speech, Listener(speech.output_size, hidden_size=16, num_heads=2))
     >>> frames, lens = load_speech_encoder(folder)(torch.randn(2, 16000), torch.ones(2))
     >>> frames.shape
-    torch.Size([2, 13, 16])
+    torch.Size([2, 13, 48])
     """
 
     def _load(self, source):
         config = source if isinstance(source, dict) else read_listener_config(source)
         sizes = {name: value for name, value in config["model"].items() if name != "model_type"}
         model = torch.nn.Module()
-        model.config = PreTrainedConfig(hidden_size=sizes["hidden_size"])
         model.speech = load_speech_encoder(config["speech"])
+        model.config = PreTrainedConfig(hidden_size=sizes["hidden_size"] + model.speech.output_size)
         model.listener = Listener(**sizes)
         if not isinstance(source, dict):
             read_listener_weights(model, source)
@@ -311,13 +313,18 @@ class ListenerEncoder(Encoder):
         return {"listener": self.model.listener.sizes, "speech": self.model.speech.frozen_fingerprint()}
 
     def _embed(self, inputs, lens):
-        return self.model.listener.enter(*self.model.speech.frozen_forward(inputs, lens))
+        frames, lens = self.model.speech.frozen_forward(inputs, lens)
+        how = self.model.listener.thin_out(frames, lens)
+        what, lens = self.model.listener.enter(frames, lens)
+        return torch.cat([what, how], dim=-1), lens
 
     def _run_layers(self, hidden, lens, layers):
-        return self.model.listener.run(hidden, lens, layers)
+        what, how = hidden.split([self.model.listener.output_size, self.model.speech.output_size], dim=-1)
+        return torch.cat([self.model.listener.run(what, lens, layers), how], dim=-1)
 
     def _finish(self, hidden):
-        return self.model.listener.norm(hidden)
+        what, how = hidden.split([self.model.listener.output_size, self.model.speech.output_size], dim=-1)
+        return torch.cat([self.model.listener.norm(what), how], dim=-1)
 
 
 def _standardise(wavs, mask, n_samples):
