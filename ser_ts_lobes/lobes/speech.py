@@ -261,9 +261,9 @@ class WhisperEncoder(Encoder):
 class ListenerEncoder(Encoder):
     """A speech encoder with a listener on top, as one encoder.
 
-    Its frames are those of the listener, of what is said, and behind them those of the speech encoder, of how it is said,
-    at the listener's rate. The transformer layers that may learn are the listener's own; what is below them stays as
-    it is.
+    Its frames are those of the listener, of what is said, and behind them those of the speech encoder, of how it is
+    said, at the listener's rate. The transformer layers that may learn are the listener's own; what is below them stays
+    as it is.
 
     Parameters
     ----------
