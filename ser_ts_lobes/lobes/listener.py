@@ -1,7 +1,7 @@
 """A listener: a few transformer layers on top of a speech encoder, which have learnt what is said.
 
-`train_words.py` teaches it on transcribed speech that nobody rated, and writes it to a folder of its own, which any
-system takes as its ``speech_source`` afterwards.
+It is taught on transcribed speech that nobody rated (`ser_ts_lobes.training.lexical`) and written to a folder of its
+own, which any system takes as its ``speech_source`` afterwards.
 """
 
 import json
@@ -16,6 +16,8 @@ from ser_ts_lobes.files import make_folder, replacing
 from ser_ts_lobes.lobes.encoder import Encoder, n_valid, valid_mask
 
 CONFIG_FILE, WEIGHTS_FILE = "listener.json", "listener.safetensors"
+#: The folder that its training writes in a run's.
+LISTENER_FOLDER = "listener"
 #: What a listener's configuration names as its architecture.
 MODEL_TYPE = "listener"
 
@@ -168,10 +170,15 @@ class Listener(torch.nn.Module):
 
 
 def is_listener(source: str | Path | dict[str, Any]) -> bool:
-    """Tell whether a ``speech_source`` is a listener: its folder, or its `Encoder.configuration`."""
+    """Tell whether a ``speech_source`` is a listener: its folder (one to come is refused), or its configuration."""
     if isinstance(source, dict):
         return source["model"].get("model_type") == MODEL_TYPE
-    return (Path(source) / CONFIG_FILE).is_file()
+    folder = Path(source)
+    if folder.name == LISTENER_FOLDER and not folder.exists():
+        raise InputError(
+            f"{folder} does not exist: train the listener first, or name another encoder as speech_source."
+        )
+    return (folder / CONFIG_FILE).is_file()
 
 
 def describe_listener(speech: Encoder, listener: Listener) -> dict[str, Any]:
@@ -212,10 +219,10 @@ def read_listener_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): run train_words.py again, which writes it.") from error
+        raise InputError(f"{path} is not JSON ({error}): train the listener again, which writes it.") from error
     wrong = not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in ("model", "speech"))
     if wrong or not is_listener(config):
-        raise InputError(f"{path} describes no listener: run train_words.py again, which writes it.")
+        raise InputError(f"{path} describes no listener: train the listener again, which writes it.")
     found: dict[str, Any] = config
     return found
 
@@ -230,5 +237,5 @@ def read_listener_weights(model: torch.nn.Module, folder: str | Path) -> None:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{path} doesn't hold the weights of the listener that {CONFIG_FILE} beside it describes ({reason}): run "
-            "train_words.py again, which writes both."
+            "the listener's training again, which writes both."
         ) from error

@@ -53,7 +53,7 @@ class Pieces:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise InputError("The pieces of words are no SentencePiece model: run train_words.py again.") from error
+            raise InputError("The pieces of words are no SentencePiece model: train the listener again.") from error
 
     @classmethod
     def fit(cls, sentences: Iterable[str], n_pieces: int) -> "Pieces":

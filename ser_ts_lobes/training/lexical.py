@@ -19,7 +19,7 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.lobes.encoder import valid_mask
 from ser_ts_lobes.lobes.lexical import Heard, greedy_pieces
-from ser_ts_lobes.lobes.listener import save_listener
+from ser_ts_lobes.lobes.listener import LISTENER_FOLDER, save_listener
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.pieces import BLANK, Pieces, plain_words
 from ser_ts_lobes.results.run_folder import RunFolder
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-#: In a run's folder: the encoder that other systems take as their ``speech_source``.
-LISTENER_FOLDER = "listener"
 _SPLITS = ("train", "valid")
 # What a checkpoint says of itself, and metrics.json of the best one.
 _REPORTED = ("epoch", "valid_loss", "word_error_rate", "recall_1", "recall_10")
@@ -150,7 +148,7 @@ class LexicalBrain(ReproducibleBrain):
     Parameters
     ----------
     hparams
-        As in ``recipes/Words/hparams/words.yaml``. ``modules`` holds ``speech_encoder``, ``listener``
+        As in ``recipes/TranscribedSpeech/Words/hparams/words.yaml``. ``modules`` holds ``speech_encoder``, ``listener``
         (`ser_ts_lobes.lobes.listener.Listener`) and ``heads`` (`ser_ts_lobes.lobes.lexical.LexicalHeads`).
     run_opts
         From `speechbrain.parse_arguments`.

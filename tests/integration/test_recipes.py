@@ -21,7 +21,7 @@ from tests.tiny_models import save_tiny_bert, save_tiny_cpc, save_tiny_ssl, save
 # What the flags of the rows name, relative to the root.
 TMP = ROOT / "tests" / "tmp"
 STEPS_BEFORE = ("train_teacher-teacher", "precompute_targets-teacher")
-CPC, WORDS = "LibriSpeech-train_cpc-cpc", "Words-train_words-words"
+CPC, WORDS = "LibriSpeech-train_cpc-cpc", "TranscribedSpeech-train_words-words"
 # Which row makes what other rows start from.
 PRETRAINED = {
     "tests/tmp/results_librispeech/cpc/1986/cpc.pt": CPC,

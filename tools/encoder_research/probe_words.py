@@ -22,11 +22,12 @@ from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.data.manifests import find_manifests, read_manifest
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.lexical import LexicalHeads, greedy_pieces
+from ser_ts_lobes.lobes.listener import LISTENER_FOLDER
 from ser_ts_lobes.lobes.pieces import Pieces, plain_words
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.results.metrics import ccc
-from ser_ts_lobes.training.lexical import LISTENER_FOLDER, embed_sentences
+from ser_ts_lobes.training.lexical import embed_sentences
 from tools.encoder_research.probe_encoder import PENALTIES, ridge_predictions
 
 STEPS = (

@@ -145,7 +145,7 @@ def test_a_damaged_folder_is_one_sentence(saved, file, content, sentence):
         (folder / file).write_text(content)
     with pytest.raises(InputError, match=sentence) as caught:
         load_speech_encoder(folder)
-    assert "run train_words.py again" in str(caught.value)
+    assert "again, which writes" in str(caught.value)
 
 
 def test_weights_of_another_listener_are_refused(saved):
@@ -162,3 +162,8 @@ def test_a_listener_that_was_not_written_whole_is_none(saved, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save_listener(folder, speech, listener)
     assert not is_listener(folder)
+
+
+def test_a_listener_that_is_not_there_yet_says_what_makes_it(tmp_path):
+    with pytest.raises(InputError, match="listener does not exist: train the listener first"):
+        load_speech_encoder(tmp_path / "results" / "words" / "1986" / "listener")

@@ -21,7 +21,7 @@ from ser_ts_lobes.training.losses import sentence_loss
 from tests.unit.training.test_brains import Killed, kill_after
 from tools.build_hparams import ROOT
 
-YAML = ROOT / "recipes" / "Words" / "hparams" / "words.yaml"
+YAML = ROOT / "recipes" / "TranscribedSpeech" / "Words" / "hparams" / "words.yaml"
 WORDS = {"good": 400, "bad": 700, "day": 1100, "lovely": 1700}  # and the tone in Hz that stands for each
 SMALL = {
     "num_workers": 0,
