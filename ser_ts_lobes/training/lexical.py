@@ -9,7 +9,6 @@ import safetensors.torch
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from speechbrain.utils.run_opts import RunOptions
 
     from ser_ts_lobes.lobes.text import TextEncoder
-
-logger = get_logger(__name__)
 
 _SPLITS = ("train", "valid")
 # What a checkpoint says of itself, and metrics.json of the best one.
@@ -302,13 +299,8 @@ class LexicalBrain(ReproducibleBrain):
         InputError
             If there is no checkpoint.
         """
-        checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
-        if checkpoint is None:
-            raise InputError(f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train for one epoch at least.")
-        if self.debug:
-            logger.info("Debug mode saw a few batches only: no listener and metrics.json are written.")
-            return
-        if not sb.utils.distributed.if_main_process():
+        best = self.load_best_to_export("listener")
+        if best is None:
             return
         run = RunFolder(self.hparams.output_folder)
         modules = self.hparams.modules
@@ -321,7 +313,7 @@ class LexicalBrain(ReproducibleBrain):
             "system": self.hparams.system,
             "seed": self.hparams.seed,
             "settings": self.hparams.settings,
-            **{key: checkpoint.meta[key] for key in _REPORTED},
+            **{key: best[key] for key in _REPORTED},
             "sentences": {name: len(sentences.embeddings) for name, sentences in self.sentences.items()},
         }
         run.write_report(report)

@@ -257,13 +257,8 @@ class CPCBrain(ReproducibleBrain):
         InputError
             If there is no checkpoint.
         """
-        checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
-        if checkpoint is None:
-            raise InputError(f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train for one epoch at least.")
-        if self.debug:
-            logger.info("Debug mode saw a few batches only: no cpc.pt and metrics.json are written.")
-            return
-        if not sb.utils.distributed.if_main_process():
+        best = self.load_best_to_export("cpc.pt")
+        if best is None:
             return
         run = RunFolder(self.hparams.output_folder)
         save_cpc(self.hparams.cpc, run.path / "cpc.pt")
@@ -271,7 +266,7 @@ class CPCBrain(ReproducibleBrain):
             "system": self.hparams.system,
             "seed": self.hparams.seed,
             "settings": self.hparams.settings,
-            **{key: checkpoint.meta[key] for key in _REPORTED},
+            **{key: best[key] for key in _REPORTED},
             "valid_loss_of_chance": math.log(1 + self.hparams.n_negatives),
         }
         run.write_report(report)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
@@ -18,6 +19,8 @@ from ser_ts_lobes.training.distributed import GlobalBatches
 if TYPE_CHECKING:
     from speechbrain.dataio.dataset import DynamicItemDataset
     from speechbrain.utils.run_opts import RunOptions
+
+logger = get_logger(__name__)
 
 _EPOCH = re.compile(r"epoch: (\d+)")
 _PRECISIONS = ("fp32", "fp16", "bf16")
@@ -131,6 +134,33 @@ class ReproducibleBrain(sb.Brain):
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         self.optimizer_step += 1
+
+    def load_best_to_export(self, what: str) -> dict[str, Any] | None:
+        """Load the checkpoint of lowest validation loss, to write the network that it holds.
+
+        Parameters
+        ----------
+        what
+            Is to be written; for the log.
+
+        Returns
+        -------
+        dict or None
+            What the checkpoint says of itself; None where nothing is to be written: in debug mode, which saw a few
+            batches only, and on processes other than the main one.
+
+        Raises
+        ------
+        InputError
+            If there is no checkpoint.
+        """
+        checkpoint = self.checkpointer.recover_if_possible(min_key="valid_loss")
+        if checkpoint is None:
+            raise InputError(f"{self.checkpointer.checkpoints_dir} holds no checkpoint: train for one epoch at least.")
+        if self.debug:
+            logger.info(f"Debug mode saw a few batches only: no {what} and metrics.json are written.")
+        meta: dict[str, Any] = checkpoint.meta
+        return meta if sb.utils.distributed.if_main_process() and not self.debug else None
 
     def _should_save_intra_epoch_ckpt(self, *args):
         # Between two steps of the optimizer there are gradients, which no checkpoint holds.
