@@ -15,7 +15,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import make_folder, replacing
 from ser_ts_lobes.lobes.encoder import Encoder, n_valid, valid_mask
 
-CONFIG_FILE, WEIGHTS_FILE = "listener.json", "listener.safetensors"
+LISTENER_CONFIG_FILE, LISTENER_WEIGHTS_FILE = "listener.json", "listener.safetensors"
 #: The folder that its training writes in a run's.
 LISTENER_FOLDER = "listener"
 #: What a listener's configuration names as its architecture.
@@ -178,7 +178,7 @@ def is_listener(source: str | Path | dict[str, Any]) -> bool:
         raise InputError(
             f"{folder} does not exist: train the listener first, or name another encoder as speech_source."
         )
-    return (folder / CONFIG_FILE).is_file()
+    return (folder / LISTENER_CONFIG_FILE).is_file()
 
 
 def describe_listener(speech: Encoder, listener: Listener) -> dict[str, Any]:
@@ -200,22 +200,22 @@ def save_listener(folder: str | Path, speech: Encoder, listener: Listener) -> No
     """
     folder = Path(folder)
     make_folder(folder)
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    (folder / LISTENER_CONFIG_FILE).unlink(missing_ok=True)
     parts = {"speech": speech, "listener": listener}
     weights = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
-    with replacing(folder / WEIGHTS_FILE) as temporary:
+    with replacing(folder / LISTENER_WEIGHTS_FILE) as temporary:
         safetensors.torch.save_file(weights, temporary, {"format": "pt"})
-    with replacing(folder / CONFIG_FILE) as temporary:
+    with replacing(folder / LISTENER_CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(describe_listener(speech, listener), indent=2) + "\n", encoding="utf-8")
 
 
 def read_listener_config(folder: str | Path) -> dict[str, Any]:
     """Read what a listener is made from; it is refused in one sentence where it is none."""
-    path = Path(folder) / CONFIG_FILE
+    path = Path(folder) / LISTENER_CONFIG_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -229,13 +229,13 @@ def read_listener_config(folder: str | Path) -> dict[str, Any]:
 
 def read_listener_weights(model: torch.nn.Module, folder: str | Path) -> None:
     """Read the weights of ``speech`` and ``listener``, the parts of a model; others are refused in one sentence."""
-    path = Path(folder) / WEIGHTS_FILE
+    path = Path(folder) / LISTENER_WEIGHTS_FILE
     try:
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{path} doesn't hold the weights of the listener that {CONFIG_FILE} beside it describes ({reason}): run "
-            "the listener's training again, which writes both."
+            f"{path} doesn't hold the weights that {LISTENER_CONFIG_FILE} beside it describes ({reason}): train the "
+            "listener again, which writes both."
         ) from error

@@ -6,7 +6,13 @@ import torch
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.encoder import n_valid, valid_mask
-from ser_ts_lobes.lobes.listener import CONFIG_FILE, WEIGHTS_FILE, Listener, is_listener, save_listener
+from ser_ts_lobes.lobes.listener import (
+    LISTENER_CONFIG_FILE,
+    LISTENER_WEIGHTS_FILE,
+    Listener,
+    is_listener,
+    save_listener,
+)
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import ListenerEncoder, load_speech_encoder
 
@@ -103,7 +109,7 @@ def test_it_is_made_again_from_what_it_says(saved):
     _, _, folder = saved
     encoder = load_speech_encoder(folder)
     configuration = json.loads(json.dumps(encoder.configuration()))
-    assert configuration == json.loads((folder / CONFIG_FILE).read_text())
+    assert configuration == json.loads((folder / LISTENER_CONFIG_FILE).read_text())
     again = load_speech_encoder(configuration)
     assert isinstance(again, ListenerEncoder)
     again.load_state_dict(encoder.state_dict())
@@ -115,26 +121,26 @@ def test_all_that_is_heard_with_is_in_the_fingerprint(saved, change):
     _, _, folder = saved
     before = load_speech_encoder(folder).frozen_fingerprint()
     if change == "a size without weights":
-        config = json.loads((folder / CONFIG_FILE).read_text())
+        config = json.loads((folder / LISTENER_CONFIG_FILE).read_text())
         config["model"]["num_heads"] = 4
-        (folder / CONFIG_FILE).write_text(json.dumps(config))
+        (folder / LISTENER_CONFIG_FILE).write_text(json.dumps(config))
     else:
-        weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+        weights = safetensors.torch.load_file(folder / LISTENER_WEIGHTS_FILE)
         part = "listener." if change.endswith("listener") else "speech."
         name = next(name for name in weights if name.startswith(part))
         weights[name] += 1
-        safetensors.torch.save_file(weights, folder / WEIGHTS_FILE)
+        safetensors.torch.save_file(weights, folder / LISTENER_WEIGHTS_FILE)
     assert load_speech_encoder(folder).frozen_fingerprint() != before
 
 
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        (CONFIG_FILE, "{", "listener.json is not JSON"),
-        (CONFIG_FILE, "[]", "describes no listener"),
-        (CONFIG_FILE, '{"model": {"model_type": "hubert"}, "speech": {}}', "describes no listener"),
-        (WEIGHTS_FILE, "", "doesn't hold the weights"),
-        (WEIGHTS_FILE, None, "doesn't hold the weights"),
+        (LISTENER_CONFIG_FILE, "{", "listener.json is not JSON"),
+        (LISTENER_CONFIG_FILE, "[]", "describes no listener"),
+        (LISTENER_CONFIG_FILE, '{"model": {"model_type": "hubert"}, "speech": {}}', "describes no listener"),
+        (LISTENER_WEIGHTS_FILE, "", "doesn't hold the weights"),
+        (LISTENER_WEIGHTS_FILE, None, "doesn't hold the weights"),
     ],
 )
 def test_a_damaged_folder_is_one_sentence(saved, file, content, sentence):
@@ -151,7 +157,7 @@ def test_a_damaged_folder_is_one_sentence(saved, file, content, sentence):
 def test_weights_of_another_listener_are_refused(saved):
     speech, _, folder = saved
     save_listener(folder / "other", speech, Listener(speech.output_size, **(SIZES | {"num_layers": 2})))
-    (folder / "other" / WEIGHTS_FILE).replace(folder / WEIGHTS_FILE)
+    (folder / "other" / LISTENER_WEIGHTS_FILE).replace(folder / LISTENER_WEIGHTS_FILE)
     with pytest.raises(InputError, match="doesn't hold the weights"):
         load_speech_encoder(folder)
 
