@@ -93,6 +93,10 @@ def prepare_transcribed_speech(
         logger.info(f"{name}: {len(part)} utterances of transcribed speech, {hours:.2f} h.")
 
 
+def _has_words(text: str) -> bool:
+    return any(char.isalnum() for char in text)
+
+
 def _digest(sentence: str) -> bytes:
     return hashlib.sha256(sentence.encode()).digest()
 
@@ -117,7 +121,7 @@ def _of_folder(root: Path, max_duration_s: float) -> Iterable[tuple[str, tuple[f
     headers = map_files(inspect_audio, [root / name for name in transcribed])
     for name, header in zip(transcribed, headers, strict=True):
         text = " ".join(" ".join(line for _, line in read_lines(root / texts[Path(name).stem])).split())
-        if header.problem is None and header.duration <= max_duration_s and text:
+        if header.problem is None and header.duration <= max_duration_s and _has_words(text):
             kept += 1
             yield name, (header.duration, str((root / name).absolute()), text)
     _report(root, len(spoken), kept, max_duration_s)
@@ -127,7 +131,7 @@ def _of_manifest(path: Path, max_duration_s: float) -> Iterable[tuple[str, tuple
     utterances = read_manifest(path).utterances
     kept = 0
     for id, row in utterances.items():
-        if row["transcript"] and row["duration"] <= max_duration_s:
+        if _has_words(row["transcript"]) and row["duration"] <= max_duration_s:
             kept += 1
             yield id, (row["duration"], row["wav"], row["transcript"])
     _report(path, len(utterances), kept, max_duration_s)

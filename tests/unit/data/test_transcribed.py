@@ -49,11 +49,13 @@ def test_useless_utterances_are_left_out_and_counted(folder, tmp_path, caplog):
     soundfile.write(folder / "nothing.wav", np.ones(16000), 16000)
     for name in ("long", "broken"):
         (folder / f"{name}.txt").write_text("a day")
+    soundfile.write(folder / "sighs.wav", np.ones(16000), 16000)
     (folder / "nothing.txt").write_text(" \n")
+    (folder / "sighs.txt").write_text("... -- !\n")
     with caplog.at_level(logging.WARNING):
         prepare_transcribed_speech([folder], tmp_path / "manifests", **OPTIONS)
     assert sum(len(manifest.utterances) for manifest in prepared(tmp_path / "manifests").values()) == len(WORDS)
-    assert "3 of 9 utterances" in caplog.text and "longer than 2 s" in caplog.text
+    assert "4 of 10 utterances" in caplog.text and "longer than 2 s" in caplog.text
 
 
 def test_no_sentence_is_in_both_parts(folder, tmp_path):
