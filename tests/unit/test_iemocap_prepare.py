@@ -351,7 +351,7 @@ def test_without_a_side_file_nothing_is_up_to_date(small, folder, name):
 def test_audio_in_other_upper_and_lower_case_is_named(corpus, folder):
     for path in list(session(corpus, 2).rglob("*.wav")):
         path.rename(path.with_suffix(".WAV"))
-    with pytest.raises(InputError, match=r"8 audio files in .* have names in .*: Ses02F_\S+\.WAV for Ses02F_\S+\.wav,"):
+    with pytest.raises(InputError, match=r"8 audio files have names in .*: \S+Ses02F_\S+\.WAV for Ses02F_\S+\.wav,"):
         prepare_iemocap(corpus, folder)
 
 

@@ -262,7 +262,7 @@ def test_labels_that_contradict_their_raters_are_named(tmp_path, folder, caplog)
         (("Audios/Audios", "Audios/Audios"), r"Audios has no \*\.wav files, but folders: Audios\. Move their files up"),
         (
             ("Audios/MSP-PODCAST_0001_0001.wav", "Audios/MSP-PODCAST_0001_0001.WAV"),
-            r"1 audio files in .*Audios have names in .* than the labels say: \S+_0001\.WAV for \S+_0001\.wav\. Rename",
+            r"1 audio files have names in .* than the labels say: \S+Audios\S+_0001\.WAV for \S+_0001\.wav\. Rename",
         ),
     ],
 )
