@@ -230,7 +230,7 @@ def test_a_sentence_that_is_said_twice_is_not_its_own_negative():
         right = float(4 * heard[row] @ read[row])
         wrong = [float(4 * heard[row] @ other) for other, counts in zip(others, is_other[row], strict=True) if counts]
         expected += (np.logaddexp.reduce([right, *wrong]) - right) / 2
-    assert float(contrast) == pytest.approx(expected, rel=1e-5)
+    assert contrast.item() == pytest.approx(expected, rel=1e-5)
     assert float(distance) == pytest.approx(1 - float((heard * read).sum(1).mean()), rel=1e-5)
     contrast.backward()
     assert torch.isfinite(scale.grad)
