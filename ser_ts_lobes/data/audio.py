@@ -36,6 +36,9 @@ WAV_SIZE_MISMATCH = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILIN
 # a twentieth of that, but doesn't notice damage in its midst, which stops a reader all the same.
 _PLAIN_FORMATS, _PLAIN_SUBTYPES = ("WAV", "WAVEX"), ("PCM_U8", "PCM_16", "PCM_24", "PCM_32")
 
+#: Of the files that are taken for audio in a folder of anything.
+AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
+
 # The header that nearly all WAV files have: "RIFF", its size, "WAVE", "fmt ", its size, format, channels, Hz, bytes a
 # second, bytes a frame, bits, "data", its size.
 _COMMON_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -119,11 +120,38 @@ def divide_speakers(speakers: Iterable[str], where: str | Path) -> dict[str, str
     >>> divide_speakers(["Ann", "Bob", "Cem"], "labels.csv")
     {'Ann': 'test', 'Cem': 'valid', 'Bob': 'train'}
     """
-    order = sorted(set(speakers), key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = _by_digest(speakers)
     if len(order) < 3:
         raise InputError(f"{where} has fewer than 3 speakers to train, validate and test; add a column split.")
     fifth = max(1, len(order) // 5)
     return {name: ("test", "valid", "train")[min(place // fifth, 2)] for place, name in enumerate(order)}
+
+
+def choose_validating(names: Iterable[str], share: float) -> set[str]:
+    """Choose what validates, by a digest of the names alone: it stays the same when others are added.
+
+    Parameters
+    ----------
+    names
+        At least two different ones.
+    share
+        In 0-1; one name at least validates, and one at least does not.
+
+    Returns
+    -------
+    set of str
+
+    Example
+    -------
+    >>> choose_validating(["a", "b", "c"], share=0.01)
+    {'c'}
+    """
+    order = _by_digest(names)
+    return set(order[: min(max(1, math.ceil(share * len(order))), len(order) - 1)])
+
+
+def _by_digest(names):
+    return sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def refuse_other_case(missing: Iterable[str | Path]) -> None:

@@ -1,21 +1,19 @@
 """Transcribed speech that nobody rated: folders and manifests of it, as one corpus to learn words from."""
 
-import hashlib
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ser_ts_lobes import UNKNOWN_SPEAKER
-from ser_ts_lobes.data.audio import inspect_audio
+from ser_ts_lobes.data.audio import AUDIO_SUFFIXES, inspect_audio
 from ser_ts_lobes.data.manifests import COLUMNS, read_manifest
+from ser_ts_lobes.data.preparation import choose_validating
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import make_folder, map_files, walk_files
 from ser_ts_lobes.text_files import read_lines, write_csv
 
 logger = logging.getLogger(__name__)
 
-_AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 _LABELS = ("", "", "")
 
 
@@ -73,14 +71,13 @@ def prepare_transcribed_speech(
         if both is not None:
             raise InputError(f"{source} has an utterance {both}, and so has an earlier source: rename one of them.")
         rows |= found
-    sentences = sorted({text.lower() for _, _, text in rows.values()}, key=_digest)
+    sentences = {text.lower() for _, _, text in rows.values()}
     if len(sentences) < 2:
         raise InputError(
             f"{', '.join(map(str, sources))}: {len(sentences)} sentences of at most {max_duration_s:g} s were found, "
             "and one to train and one to validate are needed."
         )
-    n_valid = min(max(1, math.ceil(valid_share * len(sentences))), len(sentences) - 1)
-    validating = set(sentences[:n_valid])
+    validating = choose_validating(sentences, valid_share)
     make_folder(manifest_folder)
     for name, wanted in (("train", False), ("valid", True)):
         part = [
@@ -97,10 +94,6 @@ def _has_words(text: str) -> bool:
     return any(char.isalnum() for char in text)
 
 
-def _digest(sentence: str) -> bytes:
-    return hashlib.sha256(sentence.encode()).digest()
-
-
 def _of_folder(root: Path, max_duration_s: float) -> Iterable[tuple[str, tuple[float, str, str]]]:
     names = sorted(name for name, _ in walk_files(root))
     texts: dict[str, str] = {}
@@ -110,7 +103,7 @@ def _of_folder(root: Path, max_duration_s: float) -> Iterable[tuple[str, tuple[f
             if stem in texts:
                 raise InputError(f"{root} has two transcripts of {stem}: {texts[stem]} and {name}; keep one.")
             texts[stem] = name
-    spoken = [name for name in names if name.lower().endswith(_AUDIO_SUFFIXES)]
+    spoken = [name for name in names if name.lower().endswith(AUDIO_SUFFIXES)]
     transcribed = [name for name in spoken if Path(name).stem in texts]
     if not transcribed:
         raise InputError(

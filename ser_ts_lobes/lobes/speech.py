@@ -319,12 +319,15 @@ class ListenerEncoder(Encoder):
         return torch.cat([what, how], dim=-1), lens
 
     def _run_layers(self, hidden, lens, layers):
-        what, how = hidden.split([self.model.listener.output_size, self.model.speech.output_size], dim=-1)
+        what, how = self._split(hidden)
         return torch.cat([self.model.listener.run(what, lens, layers), how], dim=-1)
 
     def _finish(self, hidden):
-        what, how = hidden.split([self.model.listener.output_size, self.model.speech.output_size], dim=-1)
+        what, how = self._split(hidden)
         return torch.cat([self.model.listener.norm(what), how], dim=-1)
+
+    def _split(self, hidden):
+        return hidden.split([self.model.listener.output_size, self.model.speech.output_size], dim=-1)
 
 
 def _standardise(wavs, mask, n_samples):

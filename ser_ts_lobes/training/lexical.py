@@ -106,7 +106,9 @@ class Sentences:
         self.embeddings = embed_sentences(text_encoder, texts, **options)
 
 
-def make_lexical_datasets(hparams: dict[str, Any], run_opts: dict[str, Any]) -> "dict[str, DynamicItemDataset]":
+def make_lexical_datasets(
+    hparams: dict[str, Any], run_opts: dict[str, Any]
+) -> "tuple[dict[str, DynamicItemDataset], Pieces]":
     """Make the datasets of transcribed speech, and learn the pieces of words from the training set.
 
     Parameters
@@ -119,9 +121,11 @@ def make_lexical_datasets(hparams: dict[str, Any], run_opts: dict[str, Any]) -> 
 
     Returns
     -------
-    dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
+    datasets : dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
         ``train`` and ``valid``, with the items ``id``, ``speech`` ((N,) float32 at 16 kHz, or what the frozen part of
         the encoder makes of it), ``pieces`` ((U,) int64) and ``words`` (list of str).
+    pieces : ser_ts_lobes.lobes.pieces.Pieces
+        What the words are spelt with.
     """
     manifests = {name: read_manifest(Path(hparams["manifest_folder"]) / f"{name}.csv") for name in _SPLITS}
     pieces = Pieces.fit((row["transcript"] for row in manifests["train"].utterances.values()), hparams["n_pieces"])
@@ -132,7 +136,7 @@ def make_lexical_datasets(hparams: dict[str, Any], run_opts: dict[str, Any]) -> 
         dataset.add_dynamic_item(lambda text: plain_words(text).split(), "transcript", "words")
         dataset.set_output_keys(["id", "speech", "pieces", "words"])
         datasets[name] = dataset
-    return datasets
+    return datasets, pieces
 
 
 class LexicalBrain(ReproducibleBrain):
@@ -149,7 +153,7 @@ class LexicalBrain(ReproducibleBrain):
         (`ser_ts_lobes.lobes.listener.Listener`) and ``heads`` (`ser_ts_lobes.lobes.lexical.LexicalHeads`).
     run_opts
         From `speechbrain.parse_arguments`.
-    datasets
+    datasets, pieces
         From `make_lexical_datasets`.
     """
 
@@ -158,13 +162,13 @@ class LexicalBrain(ReproducibleBrain):
         hparams: dict[str, Any],
         run_opts: "RunOptions | dict[str, Any]",
         datasets: "dict[str, DynamicItemDataset]",
+        pieces: Pieces,
     ) -> None:
         folder = Path(hparams["manifest_folder"])
         made_from = {name: fingerprint_files([folder / f"{name}.csv"]) for name in _SPLITS}
         super().__init__(hparams, run_opts, **made_from)
-        self.datasets = datasets
+        self.datasets, self.pieces = datasets, pieces
         transcripts = {name: _transcripts(dataset) for name, dataset in datasets.items()}
-        self.pieces = Pieces.fit(transcripts["train"].values(), hparams["n_pieces"])
         options = {"device": device_of(run_opts), "progressbar": not run_opts["noprogressbar"]}
         self.sentences = {
             name: Sentences(texts, hparams["text_encoder"], **options) for name, texts in transcripts.items()

@@ -1,6 +1,5 @@
 """Pretraining of CPC on any folder of audio: manifests, windows, the Brain."""
 
-import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -13,7 +12,8 @@ from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 
-from ser_ts_lobes.data.audio import inspect_audio
+from ser_ts_lobes.data.audio import AUDIO_SUFFIXES, inspect_audio
+from ser_ts_lobes.data.preparation import choose_validating
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import make_folder, map_files, walk_files
 from ser_ts_lobes.fingerprint import fingerprint_files
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 _COLUMNS = ("ID", "duration", "sample_rate", "wav")
 _ROOT = "$data_root"
 # What a checkpoint says of itself, and metrics.json of the best one.
@@ -82,7 +81,7 @@ def prepare_audio_folder(
     if not root.is_dir():
         raise InputError(f"{root} is no folder: name one with audio files, at any depth, as --data_folder.")
     names = (name for name, _ in walk_files(root))
-    paths = [root / name for name in sorted(names) if name.lower().endswith(_AUDIO_SUFFIXES)]
+    paths = [root / name for name in sorted(names) if name.lower().endswith(AUDIO_SUFFIXES)]
     headers = map_files(inspect_audio, paths)
     rows = []
     for path, header in zip(paths, headers, strict=True):
@@ -92,15 +91,15 @@ def prepare_audio_folder(
     if len(rows) < 2:
         raise InputError(
             f"{root} has {len(rows)} audio files of {min_duration_s:g} s or more that can be read, and one to train "
-            f"and one to validate are needed ({', '.join(_AUDIO_SUFFIXES)}; {len(paths)} were found)."
+            f"and one to validate are needed ({', '.join(AUDIO_SUFFIXES)}; {len(paths)} were found)."
         )
     if len(rows) < len(paths):
         logger.warning(f"{len(paths) - len(rows)} of {len(paths)} files in {root} are unreadable or too short.")
-    rows.sort(key=lambda row: hashlib.sha256(row[0].encode()).digest())
-    n_valid = min(max(1, math.ceil(valid_share * len(rows))), len(rows) - 1)
+    validating = choose_validating((row[0] for row in rows), valid_share)
     make_folder(folder)
-    for name, part in (("train", rows[n_valid:]), ("valid", rows[:n_valid])):
-        write_csv(folder / f"{name}.csv", _COLUMNS, sorted(part))
+    for name, wanted in (("train", False), ("valid", True)):
+        part = sorted(row for row in rows if (row[0] in validating) == wanted)
+        write_csv(folder / f"{name}.csv", _COLUMNS, part)
 
 
 class WindowDataset(DynamicItemDataset):

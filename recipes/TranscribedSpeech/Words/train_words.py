@@ -25,8 +25,8 @@ if __name__ == "__main__":
         sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 
         sb.utils.distributed.run_on_main(prepare_transcribed_speech, kwargs=hparams["prepare_opts"])
-        datasets = make_lexical_datasets(hparams, run_opts)
+        datasets, pieces = make_lexical_datasets(hparams, run_opts)
 
-        brain = LexicalBrain(hparams, run_opts, datasets)
+        brain = LexicalBrain(hparams, run_opts, datasets, pieces)
         brain.train()
         brain.export()

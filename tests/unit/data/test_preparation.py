@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from ser_ts_lobes.data.preparation import (
+    choose_validating,
     divide_speakers,
     inspect_files,
     list_utterances,
@@ -106,3 +107,12 @@ def test_a_fifth_of_the_speakers_tests_and_a_fifth_validates(n_speakers, n_held_
     parts = list(divide_speakers(map(str, range(n_speakers)), "labels.csv").values())
     assert parts.count("test") == parts.count("valid") == n_held_out
     assert parts.count("train") == n_speakers - 2 * n_held_out
+
+
+def test_who_validates_stays_when_others_are_added():
+    few, many = [f"{index}.wav" for index in range(20)], [f"{index}.wav" for index in range(200)]
+    before, after = choose_validating(few, 0.1), choose_validating(many, 0.1)
+    assert len(before) == 2 and len(after) == 20
+    assert after & set(few) <= before or before <= after
+    assert choose_validating([*reversed(few), *few], 0.1) == before  # neither order nor repetition matters
+    assert len(choose_validating(few, 0.0)) == 1 and len(choose_validating(few, 1.0)) == 19

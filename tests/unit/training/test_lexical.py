@@ -57,7 +57,7 @@ def make_brain(speech, tiny_hubert, tiny_bert, tmp_path):
         run_opts = {"device": "cpu", "noprogressbar": True} | dict(run_opts)
         hparams = load_hyperpyyaml(YAML.read_text(encoding="utf-8"), overrides) | {"settings": {}}
         prepare_transcribed_speech(**hparams["prepare_opts"])
-        return LexicalBrain(hparams, run_opts, make_lexical_datasets(hparams, run_opts))
+        return LexicalBrain(hparams, run_opts, *make_lexical_datasets(hparams, run_opts))
 
     return make
 
