@@ -17,7 +17,6 @@ from ser_ts_lobes.lobes.pieces import Pieces
 from ser_ts_lobes.lobes.speech import ListenerEncoder, load_speech_encoder
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.training.lexical import LexicalBrain, embed_sentences, make_lexical_datasets, recall_at
-from ser_ts_lobes.training.losses import sentence_loss
 from tests.unit.training.test_brains import Killed, kill_after
 from tools.build_hparams import ROOT
 
@@ -216,24 +215,6 @@ def test_negatives_are_of_the_training_set_and_new_in_each_step(make_brain):
     heard = Heard(torch.zeros(6, 40, 21).log_softmax(-1), torch.eye(6, 24), torch.ones(6), torch.tensor(9.0))
     losses = {float(brain.compute_objectives(heard, batch, sb.Stage.TRAIN)) for _ in range(3)}
     assert len(losses) == 3
-
-
-def test_a_sentence_that_is_said_twice_is_not_its_own_negative():
-    heard, read = (torch.nn.functional.normalize(torch.randn(2, 5), dim=-1) for _ in range(2))
-    others = torch.cat([read[:1], torch.nn.functional.normalize(torch.randn(3, 5), dim=-1)])
-    is_other = torch.ones(2, 4, dtype=torch.bool)
-    is_other[0, 0] = False
-    scale = torch.tensor(4.0, requires_grad=True)
-    contrast, distance = sentence_loss(heard, read, others, is_other, scale)
-    expected = 0.0
-    for row in range(2):
-        right = float(4 * heard[row] @ read[row])
-        wrong = [float(4 * heard[row] @ other) for other, counts in zip(others, is_other[row], strict=True) if counts]
-        expected += (np.logaddexp.reduce([right, *wrong]) - right) / 2
-    assert contrast.item() == pytest.approx(expected, rel=1e-5)
-    assert float(distance) == pytest.approx(1 - float((heard * read).sum(1).mean()), rel=1e-5)
-    contrast.backward()
-    assert torch.isfinite(scale.grad)
 
 
 def test_sentences_are_embedded_as_by_hand(tiny_bert):

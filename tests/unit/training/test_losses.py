@@ -8,7 +8,7 @@ import torch
 import torch._dynamo  # what DDP loads when it is first used: here once, not on each rank
 from torch.nn.parallel import DistributedDataParallel
 
-from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
+from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss, sentence_loss
 from tests.ranks import on_each_rank
 
 
@@ -199,3 +199,29 @@ def test_two_processes_train_like_one(tmp_path, sizes):
         torch.testing.assert_close(gradient_on_rank, gradient)
         if rank == 0:
             assert alone == ccc_loss(random(2, 3, seed=0), random(2, 3, seed=5))
+
+
+def test_a_sentence_that_is_said_twice_is_not_its_own_negative():
+    heard, read = (torch.nn.functional.normalize(torch.randn(2, 5), dim=-1) for _ in range(2))
+    others = torch.cat([read[:1], torch.nn.functional.normalize(torch.randn(3, 5), dim=-1)])
+    is_other = torch.ones(2, 4, dtype=torch.bool)
+    is_other[0, 0] = False
+    scale = torch.tensor(4.0, requires_grad=True)
+    contrast, distance = sentence_loss(heard, read, others, is_other, scale)
+    expected = 0.0
+    for row in range(2):
+        right = float(4 * heard[row] @ read[row])
+        wrong = [float(4 * heard[row] @ other) for other, counts in zip(others, is_other[row], strict=True) if counts]
+        expected += (np.logaddexp.reduce([right, *wrong]) - right) / 2
+    assert contrast.item() == pytest.approx(expected, rel=1e-5)
+    assert float(distance) == pytest.approx(1 - float((heard * read).sum(1).mean()), rel=1e-5)
+    contrast.backward()
+    assert torch.isfinite(scale.grad)
+
+
+def test_sentences_are_told_apart_in_float32_or_better():
+    half, others = (torch.nn.functional.normalize(torch.randn(2, 5), dim=-1).bfloat16() for _ in range(2))
+    for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        heard = half.to(dtype)
+        losses = sentence_loss(heard, heard, others.to(dtype), torch.ones(2, 2, dtype=torch.bool), torch.tensor(2.0))
+        assert [loss.dtype for loss in losses] == [expected] * 2
