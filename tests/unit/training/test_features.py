@@ -62,7 +62,7 @@ def count_utterances(monkeypatch, encoder):
 
 
 @pytest.mark.parametrize("progressbar", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 5e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 5e-3), ("bfloat16", 0.15)])
 def test_each_utterance_gets_its_own_features(tmp_path, tiny_hubert, wavs, dtype, tolerance, progressbar):
     encoder = load_speech_encoder(tiny_hubert, trainable_layers=1)
     features = compute(tmp_path, encoder, wavs, progressbar, dtype=dtype, batch_size=2)
