@@ -9,6 +9,7 @@ import safetensors.torch
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
@@ -18,9 +19,10 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.lobes.encoder import valid_mask
 from ser_ts_lobes.lobes.lexical import Heard, greedy_pieces
-from ser_ts_lobes.lobes.listener import LISTENER_FOLDER, save_listener
+from ser_ts_lobes.lobes.listener import LISTENER_FOLDER, READER_FOLDER, save_listener
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.pieces import BLANK, Pieces, plain_words
+from ser_ts_lobes.lobes.reader import can_read, make_reader
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.datasets import device_of, make_training_dataset
 from ser_ts_lobes.training.losses import sentence_loss
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from speechbrain.utils.run_opts import RunOptions
 
     from ser_ts_lobes.lobes.text import TextEncoder
+
+logger = get_logger(__name__)
 
 _SPLITS = ("train", "valid")
 # What a checkpoint says of itself, and metrics.json of the best one.
@@ -295,8 +299,9 @@ class LexicalBrain(ReproducibleBrain):
     def export(self) -> None:
         """Write the best listener and ``metrics.json``; debug mode writes nothing.
 
-        Besides ``listener``, which other systems take as their ``speech_source``, ``heads.safetensors`` and
-        ``pieces.model`` are what the listener was taught with, to look at what it hears.
+        Other systems take ``listener`` as their ``speech_source``, or ``reader``, which is the same listener with the
+        text encoder, to read the words that it hears. ``heads.safetensors`` and ``pieces.model`` are what it was taught
+        with, to look at what it hears.
 
         Raises
         ------
@@ -308,7 +313,14 @@ class LexicalBrain(ReproducibleBrain):
             return
         run = RunFolder(self.hparams.output_folder)
         modules = self.hparams.modules
-        save_listener(run.path / LISTENER_FOLDER, modules["speech_encoder"], modules["listener"])
+        heard, text_encoder = (modules["speech_encoder"], modules["listener"]), self.hparams.text_encoder
+        save_listener(run.path / LISTENER_FOLDER, *heard)
+        if can_read(text_encoder):
+            save_listener(
+                run.path / READER_FOLDER, *heard, make_reader(modules["heads"].pieces, self.pieces, text_encoder)
+            )
+        else:
+            logger.info(f"No {READER_FOLDER} is written: {text_encoder.source!r} is no BERT with WordPiece tokens.")
         with replacing(run.path / "heads.safetensors") as temporary:
             safetensors.torch.save_file(modules["heads"].state_dict(), temporary)
         with replacing(run.path / "pieces.model") as temporary:

@@ -100,6 +100,21 @@ def test_the_best_listener_is_exported(make_brain):
         "sentences": {"train": 51, "valid": 13},
     }
     assert Pieces((folder_of(brain) / "pieces.model").read_bytes()).model == brain.pieces.model
+    reader = load_speech_encoder(folder_of(brain) / "reader")
+    assert (reader.model.listener.entrance.weight == 2).all()
+    assert reader.model.reader.spell.weight.equal(brain.hparams.heads.pieces.weight)
+    spellings = brain.pieces.spellings()  # fewer than 20: there are four words
+    assert reader.model.reader.spellings.pieces == spellings + [""] * (21 - len(spellings))
+
+
+def test_without_word_pieces_no_reader_is_written(make_brain, caplog):
+    brain = make_brain()
+    meta = {"epoch": 1, "valid_loss": 4.5, "word_error_rate": 0.5, "recall_1": 0.25, "recall_10": 0.75}
+    brain.checkpointer.save_checkpoint(meta=meta)
+    brain.hparams.text_encoder.model.config.model_type = "roberta"
+    brain.export()
+    assert not (folder_of(brain) / "reader").exists() and (folder_of(brain) / "listener").is_dir()
+    assert "No reader is written" in caplog.text
 
 
 def test_layers_below_may_learn_too(make_brain):
