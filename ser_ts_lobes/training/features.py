@@ -203,7 +203,8 @@ def _encode(encoder, loader, key, dtype, device):
 
 
 def _convert(row, dtype, utterance):
-    features = row.to(getattr(torch, dtype)).clone()  # apart from the rest of the batch
+    # Apart from the rest of the batch, and row by row, as files need it.
+    features = row.to(getattr(torch, dtype)).clone(memory_format=torch.contiguous_format)
     if not features.isfinite().all():
         raise InputError(
             f"A feature of utterance {utterance!r} can't be held as {dtype}: check the audio, or use "

@@ -19,7 +19,13 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.lobes.encoder import valid_mask
 from ser_ts_lobes.lobes.lexical import Heard, greedy_pieces
-from ser_ts_lobes.lobes.listener import LISTENER_FOLDER, READER_FOLDER, save_listener
+from ser_ts_lobes.lobes.listener import (
+    LISTENER_FOLDER,
+    LISTENER_WEIGHTS_FILE,
+    READER_FOLDER,
+    read_listener_weights,
+    save_listener,
+)
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.pieces import BLANK, Pieces, plain_words
 from ser_ts_lobes.lobes.reader import can_read, make_reader
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _SPLITS = ("train", "valid")
+_HEADS_FILE, _PIECES_FILE = "heads.safetensors", "pieces.model"
 # What a checkpoint says of itself, and metrics.json of the best one.
 _REPORTED = ("epoch", "valid_loss", "word_error_rate", "recall_1", "recall_10")
 
@@ -115,11 +122,13 @@ def make_lexical_datasets(
 ) -> "tuple[dict[str, DynamicItemDataset], Pieces]":
     """Make the datasets of transcribed speech, and learn the pieces of words from the training set.
 
+    With ``start_from``, a finished run, the networks get its weights first, and the pieces are that run's.
+
     Parameters
     ----------
     hparams
-        ``manifest_folder`` (see `ser_ts_lobes.data.transcribed.prepare_transcribed_speech`), ``n_pieces``,
-        ``speech_encoder``, ``text_encoder`` and those of `ser_ts_lobes.training.datasets.make_training_dataset`.
+        ``manifest_folder`` (see `ser_ts_lobes.data.transcribed.prepare_transcribed_speech`), ``start_from``,
+        ``n_pieces``, ``modules`` and those of `ser_ts_lobes.training.datasets.make_training_dataset`.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
 
@@ -130,9 +139,20 @@ def make_lexical_datasets(
         the encoder makes of it), ``pieces`` ((U,) int64) and ``words`` (list of str).
     pieces : ser_ts_lobes.lobes.pieces.Pieces
         What the words are spelt with.
+
+    Raises
+    ------
+    InputError
+        If ``start_from`` is no run of networks of the same sizes.
     """
+    start_from = hparams["start_from"]
+    if start_from:
+        _take_weights(hparams["modules"], start_from)
     manifests = {name: read_manifest(Path(hparams["manifest_folder"]) / f"{name}.csv") for name in _SPLITS}
-    pieces = Pieces.fit((row["transcript"] for row in manifests["train"].utterances.values()), hparams["n_pieces"])
+    if start_from:
+        pieces = Pieces((Path(start_from) / _PIECES_FILE).read_bytes())
+    else:
+        pieces = Pieces.fit((row["transcript"] for row in manifests["train"].utterances.values()), hparams["n_pieces"])
     datasets = {}
     for name, manifest in manifests.items():
         dataset = make_training_dataset(manifest, {"speech": hparams["speech_encoder"]}, hparams, run_opts)
@@ -141,6 +161,22 @@ def make_lexical_datasets(
         dataset.set_output_keys(["id", "speech", "pieces", "words"])
         datasets[name] = dataset
     return datasets, pieces
+
+
+def _take_weights(modules, run):
+    """Give networks the weights of a finished run."""
+    lacking = [name for name in (LISTENER_FOLDER, _HEADS_FILE, _PIECES_FILE) if not (Path(run) / name).exists()]
+    if lacking:
+        raise InputError(f"start_from: {run} has no {lacking[0]}: name a folder that train_words.py has finished.")
+    parts = torch.nn.ModuleDict({"speech": modules["speech_encoder"], "listener": modules["listener"]})
+    try:
+        read_listener_weights(parts, Path(run) / LISTENER_FOLDER)
+        modules["heads"].load_state_dict(safetensors.torch.load_file(Path(run) / _HEADS_FILE))
+    except (InputError, RuntimeError) as error:
+        raise InputError(
+            f"start_from: {run} has networks of other sizes ({' '.join(str(error).split())[:300]}): give the same "
+            "speech_source, hidden_size, num_layers, num_heads, stack and n_pieces as there."
+        ) from error
 
 
 class LexicalBrain(ReproducibleBrain):
@@ -170,6 +206,10 @@ class LexicalBrain(ReproducibleBrain):
     ) -> None:
         folder = Path(hparams["manifest_folder"])
         made_from = {name: fingerprint_files([folder / f"{name}.csv"]) for name in _SPLITS}
+        if hparams["start_from"]:
+            made_from["start"] = fingerprint_files(
+                [Path(hparams["start_from"]) / LISTENER_FOLDER / LISTENER_WEIGHTS_FILE]
+            )
         super().__init__(hparams, run_opts, **made_from)
         self.datasets, self.pieces = datasets, pieces
         transcripts = {name: _transcripts(dataset) for name, dataset in datasets.items()}
@@ -321,9 +361,9 @@ class LexicalBrain(ReproducibleBrain):
             )
         else:
             logger.info(f"No {READER_FOLDER} is written: {text_encoder.source!r} is no BERT with WordPiece tokens.")
-        with replacing(run.path / "heads.safetensors") as temporary:
+        with replacing(run.path / _HEADS_FILE) as temporary:
             safetensors.torch.save_file(modules["heads"].state_dict(), temporary)
-        with replacing(run.path / "pieces.model") as temporary:
+        with replacing(run.path / _PIECES_FILE) as temporary:
             temporary.write_bytes(self.pieces.model)
         report = {
             "system": self.hparams.system,
