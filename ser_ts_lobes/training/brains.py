@@ -17,7 +17,7 @@ from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
 from ser_ts_lobes.training.distributed import gather_batch
-from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
+from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -303,7 +303,8 @@ class StudentBrain(EmotionBrain):
     Parameters
     ----------
     hparams, run_opts, manifests
-        As in `EmotionBrain`; with a teacher also ``ts_weight``.
+        As in `EmotionBrain`; with a teacher also ``ts_weight``, ``distance`` and ``distance_temperature``, as of
+        `ser_ts_lobes.training.losses.make_distance_loss`.
     targets
         Of the training set; None to learn alone.
     """
@@ -316,6 +317,8 @@ class StudentBrain(EmotionBrain):
         targets: TeacherTargets | None = None,
     ) -> None:
         self.targets = targets
+        if targets is not None:
+            self.distance_loss = make_distance_loss(hparams["distance"], hparams["distance_temperature"])
         super().__init__(hparams, run_opts, manifests)
 
     def made_from(self) -> dict[str, str]:
@@ -332,7 +335,7 @@ class StudentBrain(EmotionBrain):
         """Compute L_CCC; in training with a teacher, add the distance to its embedding."""
         loss = super().compute_objectives(output, batch, stage)
         if stage == sb.Stage.TRAIN and self.targets is not None:
-            distance = embedding_distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
+            distance = self.distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
             self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
             loss = loss + self.hparams.ts_weight * distance
         return loss

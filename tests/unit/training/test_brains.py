@@ -338,6 +338,21 @@ def test_the_student_adds_the_distance_to_the_teacher_where_it_is_trusted(make_b
     assert brain.batch_means.take()["kept"] == kept
 
 
+def test_the_distance_is_the_one_that_was_asked_for(make_brain, manifests):
+    targets = make_targets(manifests["train"], embedding=0.1)
+    options = {"targets": targets, "trainable_layers": 0, "distance": "infonce", "distance_temperature": 0.5}
+    brain, hparams, datasets = make_brain("ts", batch_size=24, ts_weight=7, **options)
+    batch = first_batch(brain, datasets, hparams)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    means = brain.batch_means.take()
+    assert means["ts_distance"] == pytest.approx(np.log(24), rel=1e-5)  # of teachers that are all alike
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 7 * means["ts_distance"], rel=1e-5)
+    with pytest.raises(InputError, match="distance is 'l1'"):
+        make_brain("ts", **options | {"distance": "l1"})
+
+
 def torch_stage(name):
     import speechbrain
 
