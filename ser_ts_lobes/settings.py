@@ -10,7 +10,8 @@ from hyperpyyaml import resolve_references
 
 from ser_ts_lobes.errors import InputError
 
-# What a recipe is like, where things are, how fast they are read and how long training goes on make no other model.
+# What a recipe is like, where things are, how fast they are read and how long training goes on make no other model; nor
+# does what a trained teacher is asked (targets say themselves what they are made from).
 _NO_MATTER = {
     "scripts",
     "rows",
@@ -25,6 +26,9 @@ _NO_MATTER = {
     "manifest_folder",
     "feature_folder",
     "teacher_folder",
+    "unrated_manifest",
+    "spread_passes",
+    "spread_dropout",
     "num_workers",
     "skip_prep",
     "transcripts",

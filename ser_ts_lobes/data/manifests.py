@@ -16,7 +16,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ COLUMNS = ("ID", "duration", "wav", "spk_id", "gender", *DIMENSIONS, "transcript
 
 #: The columns of transcripts.csv, which `ser-ts transcribe` writes and preparation reads.
 TRANSCRIPT_COLUMNS = ("ID", "transcript", "model", "revision")
+
+#: Name of the manifest of speech that nobody rated, which is no split of a corpus.
+UNRATED = "unrated"
 
 SIDECAR = "manifests.json"
 ROOT_VARIABLE = "$data_root"
@@ -92,7 +95,7 @@ class Manifest:
     Parameters
     ----------
     name
-        The split: ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ...
+        The split: ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ...; or `UNRATED`.
     path
         The CSV.
     fingerprint
@@ -299,6 +302,41 @@ def read_manifest(path: str | Path, data_root: str | Path | None = None) -> Mani
         label_range=tuple(sidecar["label_range"]) if entry else None,
         data_root=None if data_root is None else os.path.abspath(data_root),
     )
+
+
+def read_unrated(path: str | Path, splits: Iterable[Manifest] = ()) -> Manifest:
+    """Read a manifest of speech to teach on without ratings; ratings that are there are not read.
+
+    Parameters
+    ----------
+    path
+        A CSV as for `read_manifest`, such as `ser_ts_lobes.data.transcribed.prepare_transcribed_speech` writes.
+    splits
+        Of the corpus whose training set is taught on beside.
+
+    Returns
+    -------
+    Manifest
+        Its name is `UNRATED`, and its labels are NaN.
+
+    Raises
+    ------
+    InputError
+        As of `read_manifest`, and if a recording of it validates or tests.
+    """
+    manifest = read_manifest(path)
+    held_out = {
+        os.path.abspath(row["wav"]) for split in splits if split.name != "train" for row in split.utterances.values()
+    }
+    shared = [id for id, row in manifest.utterances.items() if os.path.abspath(row["wav"]) in held_out]
+    if shared:
+        raise InputError(
+            f"{path}: {len(shared)} of {len(manifest.utterances)} recordings are of the sets that validate and test "
+            f"(first: {shared[0]}). What a teacher says of them must not be learnt: leave them out."
+        )
+    no_labels = dict.fromkeys(DIMENSIONS, math.nan)
+    utterances = {id: row | no_labels for id, row in manifest.utterances.items()}
+    return replace(manifest, name=UNRATED, utterances=utterances)
 
 
 def find_manifests(folder: str | Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from speechbrain.utils.checkpoints import register_checkpoint_hooks
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 
+from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.parallel import compute_frozen
@@ -21,6 +22,7 @@ from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.uncertainty import DropoutSpread
 
 if TYPE_CHECKING:
     from speechbrain.dataio.dataset import DynamicItemDataset
@@ -118,6 +120,10 @@ class EmotionBrain(ReproducibleBrain):
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Embed and predict a batch, with as much speech and text as the model takes."""
+        return self.modules.model(**self.encode(batch))
+
+    def encode(self, batch: Any) -> dict[str, torch.Tensor]:
+        """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`."""
         batch = batch.to(self.device)
         inputs = {}
         if "speech_encoder" in self.modules:
@@ -125,7 +131,7 @@ class EmotionBrain(ReproducibleBrain):
             inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*frozen)
         if "text_encoder" in self.modules:
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
-        return self.modules.model(**inputs)
+        return inputs
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC; outside training, also remember what was said."""
@@ -256,10 +262,31 @@ _CCC_NAMES = ("ccc_activation", "ccc_valence", "ccc_dominance")
 
 
 class TeacherBrain(EmotionBrain):
-    """Trains whatever reads text, and says what a trained teacher knows of each utterance."""
+    """Trains whatever reads text, and says what a trained teacher knows of each utterance.
+
+    Parameters
+    ----------
+    hparams, run_opts, manifests
+        As in `EmotionBrain`; also ``spread_passes`` and ``spread_dropout``, as of
+        `ser_ts_lobes.training.uncertainty.DropoutSpread`.
+    """
+
+    def __init__(
+        self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
+    ) -> None:
+        self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
+        self._spreads: list[torch.Tensor] | None = None  # of the batches so far, while they are asked for
+        super().__init__(hparams, run_opts, manifests)
+
+    def compute_forward(self, batch: Any, stage: Any) -> Any:
+        """Embed and predict a batch; while targets are made, also tell how sure that is."""
+        inputs = self.encode(batch)
+        if self._spreads is not None:
+            self._spreads.append(self.spread.of(self.modules.model, inputs, batch.id).cpu())
+        return self.modules.model(**inputs)
 
     def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
-        """Compute embedding, prediction and residual of each labelled utterance (paper, Eq. 8).
+        """Compute embedding, prediction, spread and residual (paper, Eq. 8) of each utterance.
 
         The line from prediction to label is fitted on the training set alone.
 
@@ -271,7 +298,8 @@ class TeacherBrain(EmotionBrain):
         Returns
         -------
         dict[str, ser_ts_lobes.training.targets.TeacherTargets]
-            By the same names; unlabelled sets are left out.
+            By the same names; without residuals of `ser_ts_lobes.data.manifests.UNRATED`. Test sets without labels are
+            left out.
 
         Raises
         ------
@@ -280,8 +308,13 @@ class TeacherBrain(EmotionBrain):
         """
         if self.debug:
             raise InputError("Debug mode sees a few batches only, of which no targets are made: leave --debug out.")
-        labelled = {name: dataset for name, dataset in datasets.items() if self.manifests[name].labelled}
-        outputs = {name: self.predict(dataset) for name, dataset in labelled.items()}
+        taught = {name: set for name, set in datasets.items() if self.manifests[name].labelled or name == UNRATED}
+        outputs, spreads = {}, {}
+        for name, dataset in taught.items():
+            self._spreads = []
+            outputs[name] = self.predict(dataset)
+            spreads[name] = torch.cat(self._spreads).numpy()
+        self._spreads = None
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
         teacher = self.fingerprint()
         return {
@@ -289,9 +322,14 @@ class TeacherBrain(EmotionBrain):
                 ids=output.ids,
                 embedding=output.embedding,
                 prediction=output.prediction,
-                label=output.label,
-                residual=fitted.apply(output.prediction, output.label),
-                made_from={"manifest": self.manifests[name].fingerprint, "teacher": teacher},
+                label=None if name == UNRATED else output.label,
+                residual=None if name == UNRATED else fitted.apply(output.prediction, output.label),
+                made_from={
+                    "manifest": self.manifests[name].fingerprint,
+                    "teacher": teacher,
+                    "spread": str(self.spread),
+                },
+                spread=spreads[name],
             )
             for name, output in outputs.items()
         }

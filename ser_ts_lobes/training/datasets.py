@@ -12,7 +12,7 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.audio import read_audio
-from ser_ts_lobes.data.manifests import find_manifests, read_manifest
+from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.results.run_folder import RunFolder
@@ -30,7 +30,10 @@ logger = get_logger(__name__)
 
 
 def load_manifests(
-    folder: str | Path, data_root: str | Path | None = None, needs_text: bool = False
+    folder: str | Path,
+    data_root: str | Path | None = None,
+    needs_text: bool = False,
+    unrated: str | Path | None = None,
 ) -> "dict[str, Manifest]":
     """Read all manifests of a folder and check that they can train and test a system.
 
@@ -42,21 +45,26 @@ def load_manifests(
         What ``$data_root`` stands for; None takes the folder that was prepared.
     needs_text
         Whether each utterance must have been transcribed.
+    unrated
+        A manifest of speech that nobody rated, to be taught on; None for none.
 
     Returns
     -------
     dict[str, ser_ts_lobes.data.manifests.Manifest]
-        In the order ``train``, ``valid``, then the test sets.
+        In the order ``train``, ``valid``, then the test sets, then `ser_ts_lobes.data.manifests.UNRATED`, if any.
 
     Raises
     ------
     InputError
-        If a split that training needs is missing, or a transcript.
+        If a split that training needs is missing, or a transcript; or as of
+        `ser_ts_lobes.data.manifests.read_unrated`.
     """
     manifests = {name: read_manifest(path, data_root) for name, path in find_manifests(folder).items()}
     for name in ("train", "valid"):
         if name not in manifests or not manifests[name].utterances:
             raise InputError(f"{folder} has no utterances for {name}.csv: training needs it.")
+    if unrated is not None:
+        manifests[UNRATED] = read_unrated(unrated, list(manifests.values()))
     if needs_text:
         for manifest in manifests.values():
             manifest.require_transcripts()
@@ -211,8 +219,8 @@ def make_datasets(
 ) -> dict[str, DynamicItemDataset]:
     """Make the datasets of all manifests, as the system needs them.
 
-    With ``feature_folder``, the training and validation sets give what the frozen networks compute; test sets
-    always go the whole way from the audio. The networks have learnt from the training set before
+    With ``feature_folder``, all but the test sets give what the frozen networks compute; test sets always go the whole
+    way from the audio. The networks have learnt from the training set before
     (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing that they know changes here.
 
     Parameters
@@ -236,7 +244,7 @@ def make_datasets(
     encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
     datasets = {
         name: make_training_dataset(manifest, encoders, hparams, run_opts)
-        if name in ("train", "valid")
+        if name in ("train", "valid", UNRATED)
         else make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
         for name, manifest in manifests.items()
     }
@@ -307,6 +315,7 @@ def use_teacher(
     float
         Share of utterances kept, in 0-1.
     """
+    assert targets.residual is not None
     rows = dict(zip(manifest.utterances, targets.rows(list(manifest.utterances)), strict=True))
     keep = keep_mask(targets.residual, residual_threshold)
     embedding = torch.from_numpy(targets.embedding)

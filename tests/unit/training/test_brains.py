@@ -6,6 +6,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from ser_ts_lobes.data.manifests import UNRATED, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import LabelScale
 from ser_ts_lobes.results import metrics
@@ -16,6 +17,7 @@ from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.losses import ccc_loss
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.uncertainty import DropoutSpread
 from tests.fixtures_msp import write_msp_tree
 from tests.tiny_models import save_word_vectors
 from tests.unit.training.test_datasets import msp_podcast_prepare
@@ -423,9 +425,68 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     assert targets["train"].made_from == {
         "manifest": manifests["train"].fingerprint,
         "teacher": report["fingerprint"],
+        "spread": "10 passes, dropout 0.2, seed 1986",
     }
     # The words have made a teacher's numbers, too.
     assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
+
+
+@pytest.fixture(scope="module")
+def unrated_manifest(tmp_path_factory):
+    """Name a manifest of 20 utterances of another corpus, whose ratings nobody is to read."""
+    folder = tmp_path_factory.mktemp("unrated")
+    corpus = write_msp_tree(folder / "msp", {"Train": 20, "Development": 4, "Test1": 4}, seed=5)
+    msp_podcast_prepare.prepare_msp_podcast(corpus, folder / "manifests")
+    return folder / "manifests" / "train.csv"
+
+
+@pytest.fixture
+def with_unrated(manifests, unrated_manifest):
+    """Give the manifests with one of speech that nobody rated."""
+    return manifests | {UNRATED: read_unrated(unrated_manifest)}
+
+
+def test_targets_are_made_of_unrated_speech_too(make_brain, manifests, with_unrated):
+    brain, _, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    without = brain.make_targets(datasets)
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1, manifests=with_unrated)
+    item = datasets[UNRATED][0]
+    assert item["speech"].dim() == item["text"].dim() == 2  # its frozen features are kept like others'
+    targets = brain.make_targets(datasets)
+    unrated = targets.pop(UNRATED)
+    assert unrated.label is None and unrated.residual is None and unrated.embedding.shape == (20, 128)
+    assert sorted(unrated.ids) == sorted(with_unrated[UNRATED].utterances)
+    assert unrated.made_from == without["train"].made_from | {"manifest": with_unrated[UNRATED].fingerprint}
+    restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(unrated.embedding)))
+    np.testing.assert_allclose(restored.detach(), unrated.prediction, atol=1e-4)
+    assert targets.keys() == without.keys()
+    for split, of_split in without.items():  # rated ones are as they were
+        for name in ("embedding", "prediction", "label", "residual", "spread"):
+            np.testing.assert_array_equal(getattr(targets[split], name), getattr(of_split, name))
+
+
+def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    together = brain.make_targets(datasets)["test1"]
+    assert brain.predict(datasets["test1"]).ids == together.ids
+    brain.hparams.test_dataloader_opts["batch_size"] = 1
+    alone = brain.make_targets(datasets)["test1"]
+    assert alone.ids == together.ids and (together.spread > 0).all()
+    np.testing.assert_allclose(alone.spread, together.spread, rtol=1e-3, atol=1e-6)
+    batch = next(iter(brain.make_dataloader(datasets["test1"], torch_stage("TEST"), batch_size=12)))
+    brain.modules.eval()
+    with torch.no_grad():
+        spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch), batch.id)
+    np.testing.assert_allclose(together.spread, spread, rtol=1e-3, atol=1e-6)
+
+
+def test_a_spread_of_one_pass_is_refused(make_brain):
+    with pytest.raises(InputError, match="spread_passes is 1"):
+        make_brain("teacher", TeacherBrain, spread_passes=1)
+    with pytest.raises(InputError, match="spread_dropout is 0"):
+        make_brain("teacher", TeacherBrain, spread_dropout=0)
 
 
 def test_the_fingerprint_is_of_what_has_learnt(make_brain):

@@ -314,6 +314,24 @@ def test_missing_transcripts_name_the_command(tmp_path):
         load_manifests(tmp_path / "manifests", needs_text=True)
 
 
+def test_unrated_speech_comes_last_and_needs_words_where_they_are_read(prepared, tmp_path):
+    rows = (prepared / "train.csv").read_text().replace("$data_root", "/elsewhere").splitlines()
+    unrated = tmp_path / "train.csv"
+    unrated.write_text("\n".join(rows) + "\n")
+    manifests = load_manifests(prepared, needs_text=True, unrated=unrated)
+    assert list(manifests) == ["train", "valid", "test1", "unrated"] and not manifests["unrated"].labelled
+    unrated.write_text("\n".join([*rows, "x,1,/elsewhere/x.wav,1,Male,,,,,"]) + "\n")
+    with pytest.raises(InputError, match="line 10: x has no labels, unlike the rows above"):
+        load_manifests(prepared, unrated=unrated)
+    unrated.write_text("\n".join([rows[0], "x,1,/elsewhere/x.wav,1,Male,,,,,"]) + "\n")
+    assert len(load_manifests(prepared, unrated=unrated)["unrated"].utterances) == 1
+    with pytest.raises(InputError, match=r"train.csv: 1 of 1 utterances have no transcript \(first: x\)"):
+        load_manifests(prepared, needs_text=True, unrated=unrated)
+    unrated.write_text((prepared / "valid.csv").read_text().replace("$data_root", str(prepared.parent / "msp")))
+    with pytest.raises(InputError, match="4 of 4 recordings are of the sets that validate and test"):
+        load_manifests(prepared, unrated=unrated)
+
+
 def test_a_missing_split_is_named(tmp_path):
     corpus = write_msp_tree(tmp_path / "msp", {"Train": 4, "Test1": 4})
     msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
