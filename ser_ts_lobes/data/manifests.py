@@ -312,7 +312,7 @@ def read_unrated(path: str | Path, splits: Iterable[Manifest] = ()) -> Manifest:
     path
         A CSV as for `read_manifest`, such as `ser_ts_lobes.data.transcribed.prepare_transcribed_speech` writes.
     splits
-        Of the corpus whose training set is taught on beside.
+        Of the corpus that is taught on beside. Recordings of its training set are left out: they are rated.
 
     Returns
     -------
@@ -322,21 +322,32 @@ def read_unrated(path: str | Path, splits: Iterable[Manifest] = ()) -> Manifest:
     Raises
     ------
     InputError
-        As of `read_manifest`, and if a recording of it validates or tests.
+        As of `read_manifest`, and if a recording of it validates or tests, or none is left.
     """
     manifest = read_manifest(path)
-    held_out = {
-        os.path.abspath(row["wav"]) for split in splits if split.name != "train" for row in split.utterances.values()
-    }
-    shared = [id for id, row in manifest.utterances.items() if os.path.abspath(row["wav"]) in held_out]
+    rated: set[str] = set()
+    held_out: set[str] = set()
+    for split in splits:
+        (rated if split.name == "train" else held_out).update(map(_audio_path, split.utterances.values()))
+    paths = {id: _audio_path(row) for id, row in manifest.utterances.items()}
+    shared = [id for id, audio in paths.items() if audio in held_out]
     if shared:
         raise InputError(
-            f"{path}: {len(shared)} of {len(manifest.utterances)} recordings are of the sets that validate and test "
-            f"(first: {shared[0]}). What a teacher says of them must not be learnt: leave them out."
+            f"{path}: {len(shared)} of {len(paths)} recordings are of the sets that validate and test (first: "
+            f"{shared[0]}). What a teacher says of them must not be learnt: leave them out."
         )
     no_labels = dict.fromkeys(DIMENSIONS, math.nan)
-    utterances = {id: row | no_labels for id, row in manifest.utterances.items()}
-    return replace(manifest, name=UNRATED, utterances=utterances)
+    utterances = {id: row | no_labels for id, row in manifest.utterances.items() if paths[id] not in rated}
+    if not utterances:
+        raise InputError(f"{path}: all {len(paths)} recordings are of the training set, which is rated: name others.")
+    if len(utterances) < len(paths):
+        logger.info(f"{path}: {len(paths) - len(utterances)} of {len(paths)} recordings are rated, and left out.")
+    missing = manifest.missing_transcripts & utterances.keys()
+    return replace(manifest, name=UNRATED, utterances=utterances, missing_transcripts=missing)
+
+
+def _audio_path(row):
+    return os.path.abspath(row["wav"])
 
 
 def find_manifests(folder: str | Path) -> dict[str, Path]:
