@@ -17,9 +17,11 @@ from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
-from ser_ts_lobes.training.distributed import gather_batch
+from ser_ts_lobes.seeds import derive_seed
+from ser_ts_lobes.training.datasets import MixedDataset
+from ser_ts_lobes.training.distributed import MixedBatches, gather_batch
 from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss
-from ser_ts_lobes.training.reproducible import ReproducibleBrain
+from ser_ts_lobes.training.reproducible import ReproducibleBrain, make_batches
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
 from ser_ts_lobes.training.uncertainty import DropoutSpread
@@ -135,8 +137,9 @@ class EmotionBrain(ReproducibleBrain):
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC; outside training, also remember what was said."""
-        labels = self.modules.label_scale.standardise(batch.labels)
-        loss = ccc_loss(output.prediction, labels, self.hparams.ccc_weights)
+        rated = self._rated(batch, stage)
+        labels = self.modules.label_scale.standardise(batch.labels[rated])
+        loss = ccc_loss(output.prediction[rated], labels, self.hparams.ccc_weights)
         if stage == sb.Stage.TRAIN:
             self.batch_means.add(ccc_loss=loss)
         else:
@@ -149,6 +152,11 @@ class EmotionBrain(ReproducibleBrain):
                 )
             )
         return loss
+
+    def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
+        """Give the rows of a batch that L_CCC is of."""
+        del batch, stage
+        return slice(None)
 
     def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Forget the last stage."""
@@ -338,13 +346,16 @@ class TeacherBrain(EmotionBrain):
 class StudentBrain(EmotionBrain):
     """Trains whatever only hears; with a teacher's targets, L = L_CCC + ts_weight * L_TS (paper, Eq. 7).
 
+    With targets of speech that nobody rated, too, each batch has ``unrated_batch_size`` utterances of it behind the
+    rated ones: L_TS is of all, L_CCC of the rated ones. An epoch is one pass of these.
+
     Parameters
     ----------
     hparams, run_opts, manifests
         As in `EmotionBrain`; with a teacher also ``ts_weight``, ``distance`` and ``distance_temperature``, as of
-        `ser_ts_lobes.training.losses.make_distance_loss`.
+        `ser_ts_lobes.training.losses.make_distance_loss`, and ``unrated_batch_size``.
     targets
-        Of the training set; None to learn alone.
+        From `ser_ts_lobes.training.datasets.load_teacher`; None to learn alone.
     """
 
     def __init__(
@@ -352,27 +363,51 @@ class StudentBrain(EmotionBrain):
         hparams: dict[str, Any],
         run_opts: "RunOptions | dict[str, Any]",
         manifests: "dict[str, Manifest]",
-        targets: TeacherTargets | None = None,
+        targets: dict[str, TeacherTargets] | None = None,
     ) -> None:
-        self.targets = targets
-        if targets is not None:
+        self.targets = targets or {}
+        if self.targets:
             self.distance_loss = make_distance_loss(hparams["distance"], hparams["distance_temperature"])
         super().__init__(hparams, run_opts, manifests)
 
     def made_from(self) -> dict[str, str]:
-        """Fingerprints of the data that training sees, the teacher included.
+        """Fingerprints of the data that training sees, the teacher included, and what it has read of unrated speech.
 
         Returns
         -------
         dict[str, str]
         """
-        teacher = {} if self.targets is None else {"teacher": self.targets.made_from["teacher"]}
-        return {**super().made_from(), **teacher}
+        data = super().made_from()
+        if self.targets:
+            data["teacher"] = self.targets["train"].made_from["teacher"]
+        if UNRATED in self.targets:
+            data |= self.manifests[UNRATED].fingerprints(reads=True)
+            data["spread"] = self.targets[UNRATED].made_from["spread"]
+        return data
+
+    def _make_sampler(self, dataset, **batching):
+        if not isinstance(dataset, MixedDataset):
+            return super()._make_sampler(dataset, **batching)
+        options = {
+            "batch_size": self.hparams.unrated_batch_size,
+            "drop_last": True,
+            "seed": derive_seed(self.hparams.seed, 1),  # in no step with the rated ones
+            "set_name": "unrated speech",
+            "option": "unrated_batch_size",
+        }
+        rated = super()._make_sampler(dataset.rated, **batching)
+        return MixedBatches(rated, make_batches(dataset.unrated, **batching | options), len(dataset.rated))
+
+    def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
+        """Give the rows of a batch that have labels."""
+        if stage != sb.Stage.TRAIN or UNRATED not in self.targets:
+            return super()._rated(batch, stage)
+        return ~batch.labels.isnan().any(dim=1)
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC; in training with a teacher, add the distance to its embedding."""
         loss = super().compute_objectives(output, batch, stage)
-        if stage == sb.Stage.TRAIN and self.targets is not None:
+        if stage == sb.Stage.TRAIN and self.targets:
             distance = self.distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
             self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
             loss = loss + self.hparams.ts_weight * distance
