@@ -19,14 +19,17 @@ from transformers import (
 
 from ser_ts_lobes.lobes.cpc import CPC, save_cpc
 from ser_ts_lobes.lobes.listener import Listener, save_listener
+from ser_ts_lobes.lobes.pieces import Pieces
+from ser_ts_lobes.lobes.reader import make_reader
 from ser_ts_lobes.lobes.speech import load_speech_encoder
+from ser_ts_lobes.lobes.text import TextEncoder
 
 _SSL_CLASSES = {
     "hubert": (HubertConfig, HubertModel),
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
     "wavlm": (WavLMConfig, WavLMModel),
 }
-_WORDS = "it was good bad day the a we had and not so very awful lovely".split()
+TINY_WORDS = "it was good bad day the a we had and not so very awful lovely".split()
 
 
 def save_tiny_ssl(folder, kind="hubert", style="base"):
@@ -77,11 +80,22 @@ def save_tiny_listener(folder, source):
     return str(folder)
 
 
+def save_tiny_reader(folder, source, text_source):
+    """Save an untrained listener on top of a speech encoder, whose words a text encoder reads."""
+    torch.manual_seed(0)
+    speech = load_speech_encoder(source)
+    listener = Listener(speech.output_size, hidden_size=16, num_layers=2, num_heads=2)
+    pieces = Pieces.fit([" ".join(TINY_WORDS), "good day it was", "not so bad"], n_pieces=40)
+    reader = make_reader(torch.nn.Linear(16, len(pieces)), pieces, TextEncoder(text_source))
+    save_listener(folder, speech, listener, reader)
+    return str(folder)
+
+
 def save_tiny_bert(folder):
     """Save a BERT model with a tokenizer of a few words."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(_WORDS) + 5,
+        vocab_size=len(TINY_WORDS) + 5,
         hidden_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -89,7 +103,7 @@ def save_tiny_bert(folder):
         max_position_embeddings=40,
     )
     BertModel(config).save_pretrained(folder)
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS])}
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TINY_WORDS])}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
     return str(folder)
 
@@ -104,6 +118,6 @@ def save_tiny_cpc(path):
 def save_word_vectors(path, size=300):
     """Save random vectors of a few words as GloVe's are."""
     torch.manual_seed(0)
-    lines = [" ".join([word, *(f"{value:.5f}" for value in torch.randn(size).tolist())]) for word in _WORDS]
+    lines = [" ".join([word, *(f"{value:.5f}" for value in torch.randn(size).tolist())]) for word in TINY_WORDS]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)

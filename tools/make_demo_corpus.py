@@ -297,16 +297,23 @@ def draw_speakers(rng):
                     gender=gender,
                     split=split,
                     voice=f"{ACCENTS[(number + index) % len(ACCENTS)]}+{names[index]}",
-                    rate=rng.uniform(170, 195),
-                    pitch=rng.uniform(42, 54),
-                    pitch_range=rng.uniform(42, 54),
-                    level_db=rng.uniform(-33, -29),
-                    snr_db=rng.uniform(20, 30),
-                    noise_colour=rng.uniform(0.0, 0.9),
-                    reverberation_s=rng.uniform(0.1, 0.3),
+                    **draw_habits(rng),
                 )
             )
     return speakers
+
+
+def draw_habits(rng):
+    """Give a speaker habits and a room: what `Speaker` has besides number, gender, split and voice."""
+    return {
+        "rate": rng.uniform(170, 195),
+        "pitch": rng.uniform(42, 54),
+        "pitch_range": rng.uniform(42, 54),
+        "level_db": rng.uniform(-33, -29),
+        "snr_db": rng.uniform(20, 30),
+        "noise_colour": rng.uniform(0.0, 0.9),
+        "reverberation_s": rng.uniform(0.1, 0.3),
+    }
 
 
 def draw_sentence(rng, lexicon, vocabulary):
@@ -469,15 +476,19 @@ def plan(counts, seed, espeak, vocabulary="small"):
     return utterances
 
 
-def speak(utterance, espeak, rng):
-    """Say an utterance in its speaker's room.
+def speak(said, speaker, activation, dominance, espeak, rng):
+    """Say something in a speaker's room.
 
     Activation makes speech faster, higher, livelier and a little louder; dominance makes it louder and lower.
 
     Parameters
     ----------
-    utterance : Utterance
-        What to say and how.
+    said : str
+        What.
+    speaker : Speaker
+        Who.
+    activation, dominance : float
+        How, in standard deviations.
     espeak : ESpeak
         The synthesiser.
     rng : numpy.random.Generator
@@ -488,9 +499,8 @@ def speak(utterance, espeak, rng):
     numpy.ndarray
         (samples,) in -1 to 1 at `SAMPLE_RATE`.
     """
-    speaker, activation, dominance = utterance.speaker, utterance.activation, utterance.dominance
     dry = espeak.speak(
-        utterance.said,
+        said,
         speaker.voice,
         rate=speaker.rate * 2 ** (0.24 * activation),
         pitch=speaker.pitch + 10 * activation - 8 * dominance,
@@ -552,7 +562,8 @@ def write_corpus(folder, settings):
     for name in ("Audios", "Labels", "Transcripts"):
         (folder / name).mkdir(parents=True)
     for index, utterance in enumerate(tqdm(utterances, desc="speaking", unit="utterance")):
-        samples = speak(utterance, espeak, np.random.default_rng([settings["seed"], index]))
+        rng = np.random.default_rng([settings["seed"], index])
+        samples = speak(utterance.said, utterance.speaker, utterance.activation, utterance.dominance, espeak, rng)
         soundfile.write(folder / "Audios" / f"{utterance.name}.wav", samples, SAMPLE_RATE, "PCM_16")
         (folder / "Transcripts" / f"{utterance.name}.txt").write_text(utterance.transcript + "\n", encoding="utf-8")
     _write_csv(

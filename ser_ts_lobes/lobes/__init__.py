@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = give_names(
     listener="Listener save_listener",
     parallel="compute_frozen",
     pooling="AttentionPooling GRUPooling TransformerPooling",
+    reader="Reader make_reader",
     speech="ListenerEncoder SpeechEncoder WhisperEncoder load_speech_encoder",
     text="TextEncoder",
     words="WordEncoder",

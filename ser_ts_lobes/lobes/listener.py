@@ -6,7 +6,7 @@ own, which any system takes as its ``speech_source`` afterwards.
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -15,9 +15,12 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import make_folder, replacing
 from ser_ts_lobes.lobes.encoder import Encoder, n_valid, valid_mask
 
+if TYPE_CHECKING:
+    from ser_ts_lobes.lobes.reader import Reader
+
 LISTENER_CONFIG_FILE, LISTENER_WEIGHTS_FILE = "listener.json", "listener.safetensors"
-#: The folder that its training writes in a run's.
-LISTENER_FOLDER = "listener"
+#: The folders that its training writes in a run's: the listener alone, and with what reads the words that it hears.
+LISTENER_FOLDER, READER_FOLDER = "listener", "reader"
 #: What a listener's configuration names as its architecture.
 MODEL_TYPE = "listener"
 
@@ -174,19 +177,20 @@ def is_listener(source: str | Path | dict[str, Any]) -> bool:
     if isinstance(source, dict):
         return source["model"].get("model_type") == MODEL_TYPE
     folder = Path(source)
-    if folder.name == LISTENER_FOLDER and not folder.exists():
+    if folder.name in (LISTENER_FOLDER, READER_FOLDER) and not folder.exists():
         raise InputError(
             f"{folder} does not exist: train the listener first, or name another encoder as speech_source."
         )
     return (folder / LISTENER_CONFIG_FILE).is_file()
 
 
-def describe_listener(speech: Encoder, listener: Listener) -> dict[str, Any]:
-    """Say what a listener and the encoder below it are made from: its `Encoder.configuration`."""
-    return {"model": {"model_type": MODEL_TYPE, **listener.sizes}, "speech": speech.configuration()}
+def describe_listener(speech: Encoder, listener: Listener, reader: "Reader | None" = None) -> dict[str, Any]:
+    """Say what a listener, the encoder below it and what reads its words are made from: its `Encoder.configuration`."""
+    description = {"model": {"model_type": MODEL_TYPE, **listener.sizes}, "speech": speech.configuration()}
+    return description if reader is None else {**description, "reader": reader.sizes}
 
 
-def save_listener(folder: str | Path, speech: Encoder, listener: Listener) -> None:
+def save_listener(folder: str | Path, speech: Encoder, listener: Listener, reader: "Reader | None" = None) -> None:
     """Write a listener and the speech encoder below it, so that they need nothing else.
 
     Parameters
@@ -197,11 +201,13 @@ def save_listener(folder: str | Path, speech: Encoder, listener: Listener) -> No
         The encoder whose frames the listener has learnt from, with whatever layers of it have learnt, too.
     listener
         What has been trained.
+    reader
+        What reads the words that it hears; None for a listener that doesn't read.
     """
     folder = Path(folder)
     make_folder(folder)
     (folder / LISTENER_CONFIG_FILE).unlink(missing_ok=True)
-    parts = {"speech": speech, "listener": listener}
+    parts = {"speech": speech, "listener": listener, **({} if reader is None else {"reader": reader})}
     weights = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
         for part, module in parts.items()
@@ -210,7 +216,7 @@ def save_listener(folder: str | Path, speech: Encoder, listener: Listener) -> No
     with replacing(folder / LISTENER_WEIGHTS_FILE) as temporary:
         safetensors.torch.save_file(weights, temporary, {"format": "pt"})
     with replacing(folder / LISTENER_CONFIG_FILE) as temporary:
-        temporary.write_text(json.dumps(describe_listener(speech, listener), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(describe_listener(speech, listener, reader), indent=2) + "\n", encoding="utf-8")
 
 
 def read_listener_config(folder: str | Path) -> dict[str, Any]:
@@ -228,7 +234,7 @@ def read_listener_config(folder: str | Path) -> dict[str, Any]:
 
 
 def read_listener_weights(model: torch.nn.Module, folder: str | Path) -> None:
-    """Read the weights of ``speech`` and ``listener``, the parts of a model; others are refused in one sentence."""
+    """Read the weights of a model's ``speech``, ``listener`` and ``reader``, or say in one sentence what is wrong."""
     path = Path(folder) / LISTENER_WEIGHTS_FILE
     try:
         weights = safetensors.torch.load_file(path)

@@ -23,7 +23,8 @@ def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor)
 
     On a CPU the waveforms of a batch go one by one, side by side: its caches hold the activations of one but not of
     many, and alone it has no padding. Eight of mixed length take HuBERT base less than half the time. Token sequences
-    are short; they are faster together.
+    are short; they are faster together. So is all under autocast, whose matrix products need less of the caches (and
+    which other threads would not be under).
 
     Parameters
     ----------
@@ -60,7 +61,8 @@ def compute_frozen(encoder: "Encoder", inputs: torch.Tensor, lens: torch.Tensor)
 
 
 def _goes_one_by_one(encoder, inputs):
-    return inputs.is_floating_point() and (encoder.always_on_cpu or inputs.device.type == "cpu")
+    on_cpu = inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return inputs.is_floating_point() and (encoder.always_on_cpu or on_cpu)
 
 
 def _map_side_by_side(function, jobs):

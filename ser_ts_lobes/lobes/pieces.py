@@ -107,3 +107,12 @@ class Pieces:
     def decode(self, ids: Sequence[int]) -> str:
         """Give the words of some ids; those that stand for no piece are left out."""
         return self._processor.decode([id - 1 for id in ids if BLANK < id < len(self)])
+
+    def spellings(self) -> list[str]:
+        """Give what each id stands for, with SentencePiece's mark where a word begins; "" where it spells nothing."""
+        ids = range(self._processor.vocab_size())
+        silent = (self._processor.is_control, self._processor.is_unknown, self._processor.is_unused)
+        return [
+            "",
+            *("" if any(is_silent(id) for is_silent in silent) else self._processor.id_to_piece(id) for id in ids),
+        ]

@@ -24,6 +24,7 @@ from ser_ts_lobes.lobes.listener import (
     read_listener_config,
     read_listener_weights,
 )
+from ser_ts_lobes.lobes.reader import Reader
 
 SAMPLE_RATE = 16000
 
@@ -262,15 +263,16 @@ class ListenerEncoder(Encoder):
     """A speech encoder with a listener on top, as one encoder.
 
     Its frames are those of the listener, of what is said, and behind them those of the speech encoder, of how it is
-    said, at the listener's rate. The transformer layers that may learn are the listener's own; what is below them stays
-    as it is.
+    said, at the listener's rate; where it reads, too, the vectors of the words that it has heard come last. The
+    transformer layers that may learn are the listener's own; what is below them stays as it is.
 
     Parameters
     ----------
     source
         A folder that `save_listener` wrote, or `Encoder.configuration`.
     trainable_layers
-        How many of the listener's layers, counted from the top, learn.
+        How many of the listener's layers, counted from the top, learn; of one that reads only the last may, for words
+        are told below it.
 
     Example
     -------
@@ -283,20 +285,30 @@ class ListenerEncoder(Encoder):
     torch.Size([2, 13, 48])
     """
 
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
+        super().__init__(source, trainable_layers)
+        if self.model.reader is not None and trainable_layers > 1:
+            raise InputError(
+                f"trainable_layers is {trainable_layers}, but {source!r} reads the words that are heard below its last "
+                "layer: choose 0 or 1, or the listener that doesn't read."
+            )
+
     def _load(self, source):
         config = source if isinstance(source, dict) else read_listener_config(source)
         sizes = {name: value for name, value in config["model"].items() if name != "model_type"}
-        model = torch.nn.Module()
+        model: Any = torch.nn.Module()
         model.speech = load_speech_encoder(config["speech"])
-        model.config = PreTrainedConfig(hidden_size=sizes["hidden_size"] + model.speech.output_size)
         model.listener = Listener(**sizes)
+        model.reader = Reader(**config["reader"]) if "reader" in config else None
+        parts = [model.listener, model.speech, *([model.reader] if model.reader else [])]
+        model.config = PreTrainedConfig(hidden_size=sum(part.output_size for part in parts))
         if not isinstance(source, dict):
             read_listener_weights(model, source)
         return model
 
     def configuration(self) -> dict[str, Any]:
         """All but the weights; see `Encoder.configuration`."""
-        return describe_listener(self.model.speech, self.model.listener)
+        return describe_listener(self.model.speech, self.model.listener, self.model.reader)
 
     @property
     def max_duration_s(self) -> float:
@@ -310,24 +322,31 @@ class ListenerEncoder(Encoder):
         return self.model.listener.layers
 
     def _frozen_settings(self):
-        return {"listener": self.model.listener.sizes, "speech": self.model.speech.frozen_fingerprint()}
+        reader = {} if self.model.reader is None else {"reader": self.model.reader.sizes}
+        return {"listener": self.model.listener.sizes, "speech": self.model.speech.frozen_fingerprint(), **reader}
 
     def _embed(self, inputs, lens):
+        listener, reader = self.model.listener, self.model.reader
         frames, lens = self.model.speech.frozen_forward(inputs, lens)
-        how = self.model.listener.thin_out(frames, lens)
-        what, lens = self.model.listener.enter(frames, lens)
-        return torch.cat([what, how], dim=-1), lens
+        how = listener.thin_out(frames, lens)
+        what, lens = listener.enter(frames, lens)
+        if reader is None:
+            return torch.cat([what, how], dim=-1), lens
+        inner = listener.inner_norm(listener.run(what, lens, listener.layers[:-1]))
+        return torch.cat([what, how, reader(inner, lens)], dim=-1), lens
 
     def _run_layers(self, hidden, lens, layers):
-        what, how = self._split(hidden)
-        return torch.cat([self.model.listener.run(what, lens, layers), how], dim=-1)
+        what, rest = self._split(hidden)
+        return torch.cat([self.model.listener.run(what, lens, layers), rest], dim=-1)
 
     def _finish(self, hidden):
-        what, how = self._split(hidden)
-        return torch.cat([self.model.listener.norm(what), how], dim=-1)
+        what, rest = self._split(hidden)
+        return torch.cat([self.model.listener.norm(what), rest], dim=-1)
 
     def _split(self, hidden):
-        return hidden.split([self.model.listener.output_size, self.model.speech.output_size], dim=-1)
+        """Split frames into the listener's, and what goes beside them as it is."""
+        n_heard = self.model.listener.output_size
+        return hidden[..., :n_heard], hidden[..., n_heard:]
 
 
 def _standardise(wavs, mask, n_samples):

@@ -49,6 +49,8 @@ _MAX_SIZE, _MAX_LAYERS, _MAX_HEADS = 2**16, 100, 64
 _MAX_VALUES_PER_S, _MAX_FIELD, _FRAME_STEPS = 2**23, SAMPLE_RATE, range(160, 1601)
 _N_FFTS, _MIN_HOP, _MAX_MELS = range(64, 4097), 80, 512
 _MAX_LABEL, _MIN_LABEL_RANGE = 1000, 0.1
+# What weights of a type may be written as.
+_DTYPES = {torch.float32: ("F32", "F16"), torch.uint8: ("U8",)}
 
 
 class StudentNetwork(torch.nn.Module):
@@ -143,11 +145,15 @@ def save_weights(network: StudentNetwork, path: str | Path, half: bool = False) 
     path
         ``model.safetensors``.
     half
-        Whether to round them to float16; the label scale stays exact.
+        Whether to round them to float16; the label scale stays exact, and so does what is no number with a point.
     """
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
     if half:
-        exact = {name: weight for name, weight in weights.items() if name.startswith("label_scale.")}
+        exact = {
+            name: weight
+            for name, weight in weights.items()
+            if name.startswith("label_scale.") or not weight.is_floating_point()
+        }
         weights = {name: weight.half() for name, weight in weights.items()} | exact
     path = Path(path)
     path.touch()
@@ -361,6 +367,8 @@ def _check_encoder(encoder: dict[str, Any]) -> None:
             raise ValueError(f"it has more than {_MAX_HEADS} attention heads")
         if is_listener(encoder["speech"]):
             raise ValueError("it is a listener on a listener")
+        if "reader" in encoder:
+            _check_reader(encoder["reader"])
         return _check_encoder(encoder["speech"])
     kind = model_type(encoder)
     features: Any = encoder.get("feature_extractor")
@@ -387,6 +395,16 @@ def _check_encoder(encoder: dict[str, Any]) -> None:
         raise ValueError(f"it has no attention heads, or more than {_MAX_HEADS}")
 
 
+def _check_reader(reader: dict[str, Any]) -> None:
+    """Refuse a reader that is not made of whole numbers and a BERT's configuration."""
+    sizes = {**reader}
+    text, lowercase = sizes.pop("text"), sizes.pop("lowercase")
+    if type(lowercase) is not bool or not all(map(_is_size, sizes.values())):
+        raise ValueError("a reader needs sizes above 0, and lowercase as true or false")
+    if not 0 < model_config(text).num_attention_heads <= _MAX_HEADS:
+        raise ValueError(f"its reader has no attention heads, or more than {_MAX_HEADS}")
+
+
 def _hears_by_convolutions(model: "PreTrainedConfig") -> bool:
     """Whether a configuration's convolutions are as fast, and as near-sighted, as a speech encoder's."""
     field, step, values_per_s = 1, 1, 0  # samples that a frame hears; samples from a frame to the next
@@ -410,10 +428,11 @@ def _read_weights(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, to
         with safetensors.safe_open(path, "pt") as file:
             headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
             shapes = {name: tuple(header.get_shape()) for name, header in headers.items()}
-            dtypes = {header.get_dtype() for header in headers.values()}
-            if shapes != {name: tuple(weight.shape) for name, weight in expected.items()} or dtypes - {"F32", "F16"}:
+            if shapes != {name: tuple(weight.shape) for name, weight in expected.items()} or any(
+                header.get_dtype() not in _DTYPES[expected[name].dtype] for name, header in headers.items()
+            ):
                 raise InputError(f"{path} doesn't hold the weights of the network that {CONFIG_FILE} describes.")
-            return {name: file.get_tensor(name).float() for name in shapes}
+            return {name: file.get_tensor(name).to(expected[name].dtype) for name in shapes}
     except safetensors.SafetensorError as error:
         raise InputError(
             f"{path} is not in safetensors format ({error}): it is damaged, or a pickle by another name, which could "

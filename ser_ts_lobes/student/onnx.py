@@ -29,6 +29,7 @@ from ser_ts_lobes.data.manifests import read_manifest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.lobes.pooling import GRUPooling
+from ser_ts_lobes.lobes.speech import ListenerEncoder
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.text_tables import markdown_table
 
@@ -56,9 +57,14 @@ def export_onnx(network: "StudentNetwork", path: str | Path) -> None:
     Raises
     ------
     InputError
-        If the packages that this needs aren't installed.
+        If the packages that this needs aren't installed, or the student reads words, which no operators of ONNX spell.
     """
     _require("onnxscript")
+    if isinstance(network.speech_encoder, ListenerEncoder) and network.speech_encoder.model.reader is not None:
+        raise InputError(
+            "A student that reads the words which it hears can't become ONNX: export it without --onnx and --int8, or "
+            "train one whose speech_source is the listener alone."
+        )
     network = copy.deepcopy(network).eval()
     for module in network.modules():
         if isinstance(module, GRUPooling):

@@ -6,6 +6,7 @@ base that is nearly all of the work of an epoch.
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,9 @@ class FrozenFeatures:
             Gives the digests of what some utterances' items are made from, as that is now; of equal ones, one is
             computed. It is asked again when features are about to be kept under a digest.
         dtype
-            Number type on disk, ``float16`` or ``float32``.
+            Number type on disk: ``float16`` or ``float32``, which are computed in float32, or ``bfloat16``, which is
+            computed under autocast to it. That is less exact (8 bits) and, where a processor knows the type, several
+            times as fast.
         batch_size
             Utterances computed at once, sorted by length.
         num_workers
@@ -192,13 +195,16 @@ def _encode(encoder, loader, key, dtype, device):
     """Give the features of each batch, by utterance."""
     encoder.eval()
     for batch in loader:
-        hidden, lens = compute_frozen(encoder, *batch.to(device)[key])
+        autocast = torch.autocast(torch.device(device).type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+        with autocast:
+            hidden, lens = compute_frozen(encoder, *batch.to(device)[key])
         rows = zip(batch.id, hidden.cpu(), n_valid(lens, hidden.shape[1]).tolist(), strict=True)
         yield {utterance: _convert(row[:n], dtype, utterance) for utterance, row, n in rows}
 
 
 def _convert(row, dtype, utterance):
-    features = row.to(getattr(torch, dtype)).clone()  # apart from the rest of the batch
+    # Apart from the rest of the batch, and row by row, as files need it.
+    features = row.to(getattr(torch, dtype)).clone(memory_format=torch.contiguous_format)
     if not features.isfinite().all():
         raise InputError(
             f"A feature of utterance {utterance!r} can't be held as {dtype}: check the audio, or use "

@@ -9,6 +9,7 @@ import safetensors.torch
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
@@ -18,9 +19,16 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.fingerprint import fingerprint_files
 from ser_ts_lobes.lobes.encoder import valid_mask
 from ser_ts_lobes.lobes.lexical import Heard, greedy_pieces
-from ser_ts_lobes.lobes.listener import LISTENER_FOLDER, save_listener
+from ser_ts_lobes.lobes.listener import (
+    LISTENER_FOLDER,
+    LISTENER_WEIGHTS_FILE,
+    READER_FOLDER,
+    read_listener_weights,
+    save_listener,
+)
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.pieces import BLANK, Pieces, plain_words
+from ser_ts_lobes.lobes.reader import can_read, make_reader
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.datasets import device_of, make_training_dataset
 from ser_ts_lobes.training.losses import sentence_loss
@@ -32,7 +40,10 @@ if TYPE_CHECKING:
 
     from ser_ts_lobes.lobes.text import TextEncoder
 
+logger = get_logger(__name__)
+
 _SPLITS = ("train", "valid")
+_HEADS_FILE, _PIECES_FILE = "heads.safetensors", "pieces.model"
 # What a checkpoint says of itself, and metrics.json of the best one.
 _REPORTED = ("epoch", "valid_loss", "word_error_rate", "recall_1", "recall_10")
 
@@ -111,11 +122,13 @@ def make_lexical_datasets(
 ) -> "tuple[dict[str, DynamicItemDataset], Pieces]":
     """Make the datasets of transcribed speech, and learn the pieces of words from the training set.
 
+    With ``start_from``, a finished run, the networks get its weights first, and the pieces are that run's.
+
     Parameters
     ----------
     hparams
-        ``manifest_folder`` (see `ser_ts_lobes.data.transcribed.prepare_transcribed_speech`), ``n_pieces``,
-        ``speech_encoder``, ``text_encoder`` and those of `ser_ts_lobes.training.datasets.make_training_dataset`.
+        ``manifest_folder`` (see `ser_ts_lobes.data.transcribed.prepare_transcribed_speech`), ``start_from``,
+        ``n_pieces``, ``modules`` and those of `ser_ts_lobes.training.datasets.make_training_dataset`.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
 
@@ -126,9 +139,20 @@ def make_lexical_datasets(
         the encoder makes of it), ``pieces`` ((U,) int64) and ``words`` (list of str).
     pieces : ser_ts_lobes.lobes.pieces.Pieces
         What the words are spelt with.
+
+    Raises
+    ------
+    InputError
+        If ``start_from`` is no run of networks of the same sizes.
     """
+    start_from = hparams["start_from"]
+    if start_from:
+        _take_weights(hparams["modules"], start_from)
     manifests = {name: read_manifest(Path(hparams["manifest_folder"]) / f"{name}.csv") for name in _SPLITS}
-    pieces = Pieces.fit((row["transcript"] for row in manifests["train"].utterances.values()), hparams["n_pieces"])
+    if start_from:
+        pieces = Pieces((Path(start_from) / _PIECES_FILE).read_bytes())
+    else:
+        pieces = Pieces.fit((row["transcript"] for row in manifests["train"].utterances.values()), hparams["n_pieces"])
     datasets = {}
     for name, manifest in manifests.items():
         dataset = make_training_dataset(manifest, {"speech": hparams["speech_encoder"]}, hparams, run_opts)
@@ -137,6 +161,22 @@ def make_lexical_datasets(
         dataset.set_output_keys(["id", "speech", "pieces", "words"])
         datasets[name] = dataset
     return datasets, pieces
+
+
+def _take_weights(modules, run):
+    """Give networks the weights of a finished run."""
+    lacking = [name for name in (LISTENER_FOLDER, _HEADS_FILE, _PIECES_FILE) if not (Path(run) / name).exists()]
+    if lacking:
+        raise InputError(f"start_from: {run} has no {lacking[0]}: name a folder that train_words.py has finished.")
+    parts = torch.nn.ModuleDict({"speech": modules["speech_encoder"], "listener": modules["listener"]})
+    try:
+        read_listener_weights(parts, Path(run) / LISTENER_FOLDER)
+        modules["heads"].load_state_dict(safetensors.torch.load_file(Path(run) / _HEADS_FILE))
+    except (InputError, RuntimeError) as error:
+        raise InputError(
+            f"start_from: {run} has networks of other sizes ({' '.join(str(error).split())[:300]}): give the same "
+            "speech_source, hidden_size, num_layers, num_heads, stack and n_pieces as there."
+        ) from error
 
 
 class LexicalBrain(ReproducibleBrain):
@@ -166,6 +206,10 @@ class LexicalBrain(ReproducibleBrain):
     ) -> None:
         folder = Path(hparams["manifest_folder"])
         made_from = {name: fingerprint_files([folder / f"{name}.csv"]) for name in _SPLITS}
+        if hparams["start_from"]:
+            made_from["start"] = fingerprint_files(
+                [Path(hparams["start_from"]) / LISTENER_FOLDER / LISTENER_WEIGHTS_FILE]
+            )
         super().__init__(hparams, run_opts, **made_from)
         self.datasets, self.pieces = datasets, pieces
         transcripts = {name: _transcripts(dataset) for name, dataset in datasets.items()}
@@ -295,8 +339,9 @@ class LexicalBrain(ReproducibleBrain):
     def export(self) -> None:
         """Write the best listener and ``metrics.json``; debug mode writes nothing.
 
-        Besides ``listener``, which other systems take as their ``speech_source``, ``heads.safetensors`` and
-        ``pieces.model`` are what the listener was taught with, to look at what it hears.
+        Other systems take ``listener`` as their ``speech_source``, or ``reader``, which is the same listener with the
+        text encoder, to read the words that it hears. ``heads.safetensors`` and ``pieces.model`` are what it was taught
+        with, to look at what it hears.
 
         Raises
         ------
@@ -308,10 +353,17 @@ class LexicalBrain(ReproducibleBrain):
             return
         run = RunFolder(self.hparams.output_folder)
         modules = self.hparams.modules
-        save_listener(run.path / LISTENER_FOLDER, modules["speech_encoder"], modules["listener"])
-        with replacing(run.path / "heads.safetensors") as temporary:
+        heard, text_encoder = (modules["speech_encoder"], modules["listener"]), self.hparams.text_encoder
+        save_listener(run.path / LISTENER_FOLDER, *heard)
+        if can_read(text_encoder):
+            save_listener(
+                run.path / READER_FOLDER, *heard, make_reader(modules["heads"].pieces, self.pieces, text_encoder)
+            )
+        else:
+            logger.info(f"No {READER_FOLDER} is written: {text_encoder.source!r} is no BERT with WordPiece tokens.")
+        with replacing(run.path / _HEADS_FILE) as temporary:
             safetensors.torch.save_file(modules["heads"].state_dict(), temporary)
-        with replacing(run.path / "pieces.model") as temporary:
+        with replacing(run.path / _PIECES_FILE) as temporary:
             temporary.write_bytes(self.pieces.model)
         report = {
             "system": self.hparams.system,

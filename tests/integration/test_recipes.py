@@ -27,6 +27,7 @@ CPC, WORDS = "LibriSpeech-train_cpc-cpc", "TranscribedSpeech-train_words-words"
 PRETRAINED = {
     "tests/tmp/results_librispeech/cpc/1986/cpc.pt": CPC,
     "tests/tmp/results_words/words/1986/listener": WORDS,
+    "tests/tmp/results_words/words/1986/reader": WORDS,
 }
 
 

@@ -169,7 +169,8 @@ def test_room_noise_has_the_speaker_s_snr(espeak, snr_db):
 
     def at(snr):
         speaker = replace(utterance.speaker, snr_db=snr)
-        return demo.speak(replace(utterance, speaker=speaker), demo.ESpeak(), np.random.default_rng(0))
+        said, how = utterance.said, (utterance.activation, utterance.dominance)
+        return demo.speak(said, speaker, *how, demo.ESpeak(), np.random.default_rng(0))
 
     silent = at(np.inf)
     noise = at(snr_db) - silent

@@ -119,3 +119,16 @@ def test_an_error_in_a_thread_is_raised(tmp_path, set_threads):
     set_threads(2)
     with pytest.raises(InputError, match="at most 10 s"):
         compute_frozen(encoder, 0.1 * torch.randn(2, 11 * SECOND), LENS)
+
+
+def test_under_autocast_a_cpu_encodes_a_batch_at_once(tiny_hubert, monkeypatch):
+    encoder = load_speech_encoder(tiny_hubert)
+    sizes = spy(monkeypatch, encoder, lambda wavs, lens: tuple(wavs.shape))
+    torch.manual_seed(0)
+    wavs = make_batch()
+    expected, _ = compute_frozen(encoder, wavs, LENS)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, lens = compute_frozen(encoder, wavs, LENS)
+    assert sizes[2:] == [(2, 2 * SECOND)]
+    assert hidden.shape == expected.shape and not hidden.equal(expected)  # it was computed in bfloat16
+    torch.testing.assert_close(hidden.float(), expected, atol=0.15, rtol=0)

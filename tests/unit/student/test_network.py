@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.student.network import describe_network, load_network, read_config, save_weights
 from tests.integration.programs import ROOT
-from tests.tiny_models import save_tiny_listener, save_tiny_ssl, save_tiny_whisper
+from tests.tiny_models import save_tiny_bert, save_tiny_listener, save_tiny_reader, save_tiny_ssl, save_tiny_whisper
 from tests.tiny_student import LABELS, make_tiny_network, save_tiny_student
 
 
@@ -31,6 +31,8 @@ def folder(tmp_path, tiny_hubert):
 def save_tiny_encoder(folder, kind, style="base"):
     if kind == "listener":
         return save_tiny_listener(folder, save_tiny_ssl(f"{folder}-below"))
+    if kind == "reader":
+        return save_tiny_reader(folder, save_tiny_ssl(f"{folder}-below"), save_tiny_bert(f"{folder}-text"))
     return save_tiny_whisper(folder) if kind == "whisper" else save_tiny_ssl(folder, kind, style)
 
 
@@ -57,6 +59,7 @@ def change(folder, *keys, value):
         ("wavlm", "base", "gru"),
         ("whisper", None, "transformer"),
         ("listener", None, "gru"),
+        ("reader", None, "gru"),
     ],
 )
 def test_a_network_is_the_same_after_saving_and_loading(tmp_path, kind, style, pooling):
@@ -240,6 +243,46 @@ def test_made_up_listeners_are_refused(tmp_path, tiny_hubert, keys, value, said)
     change(folder, "encoder", *keys, value=value)
     with pytest.raises(InputError, match=said):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("n_pieces",), 1, "doesn't hold the weights"),
+        (("token_width",), 0, "sizes above 0"),
+        (("lowercase",), 1, "true or false"),
+        (("command",), 1, "describes no network"),
+        (("text", "model", "model_type"), "roberta", "not a roberta"),
+        (("text", "model", "num_attention_heads"), 0, "attention heads"),
+        (("text", "model", "auto_map"), "x", "no auto_map"),
+        (("text",), {}, "describes no network"),
+    ],
+)
+def test_made_up_readers_are_refused(tmp_path, keys, value, said):
+    folder = tmp_path / "student"
+    save_tiny_student(folder, save_tiny_encoder(tmp_path / "reader", "reader"))
+    change(folder, "encoder", "reader", *keys, value=value)
+    with pytest.raises(InputError, match=said):
+        load(folder)
+
+
+def test_tokens_that_no_text_encoder_has_are_refused(tmp_path):
+    folder = tmp_path / "student"
+    save_tiny_student(folder, save_tiny_encoder(tmp_path / "reader", "reader"))
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["speech_encoder.model.reader.token_table"].zero_()
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"lack .*CLS"):
+        load(folder)
+
+
+def test_the_spelling_of_a_reader_is_not_rounded(tmp_path):
+    network = make_tiny_network(save_tiny_encoder(tmp_path / "reader", "reader"))
+    save_weights(network, tmp_path / "half.safetensors", half=True)
+    loaded = load_network(describe_network(network), tmp_path / "half.safetensors")
+    for name in "piece_table", "token_table":
+        expected, found = (getattr(n.speech_encoder.model.reader, name) for n in (network, loaded))
+        assert found.dtype == torch.uint8 and found.equal(expected)
 
 
 def test_a_sentence_does_not_grow_with_what_it_quotes(folder):

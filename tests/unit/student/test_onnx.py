@@ -29,7 +29,7 @@ from ser_ts_lobes.student.onnx import (
     read_test_sets,
     run_onnx,
 )
-from tests.tiny_models import save_tiny_listener, save_tiny_ssl, save_tiny_whisper
+from tests.tiny_models import save_tiny_listener, save_tiny_reader, save_tiny_ssl, save_tiny_whisper
 from tests.unit.student.test_export import run, trained  # noqa: F401  (fixtures)
 
 ARCHITECTURES = {
@@ -72,6 +72,13 @@ def exported(request, tmp_path_factory):
         network, longest_s = make_network(save_tiny_ssl(folder, kind, style), make_pooling), 20.0
     export_onnx(network, folder / "model.onnx")
     return network, folder / "model.onnx", longest_s
+
+
+def test_a_student_that_reads_is_refused_in_one_sentence(tmp_path, tiny_hubert, tiny_bert):
+    network = make_network(save_tiny_reader(tmp_path / "reader", tiny_hubert, tiny_bert))
+    with pytest.raises(InputError, match="export it without --onnx"):
+        export_onnx(network, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.parametrize("exported", [*ARCHITECTURES, "whisper", "listener"], indirect=True)

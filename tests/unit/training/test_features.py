@@ -26,6 +26,7 @@ from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.training.feature_store import find_networks, prune
 from ser_ts_lobes.training.features import FrozenFeatures
+from tests.tiny_models import save_tiny_whisper
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def count_utterances(monkeypatch, encoder):
 
 
 @pytest.mark.parametrize("progressbar", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 5e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 5e-3), ("bfloat16", 0.15)])
 def test_each_utterance_gets_its_own_features(tmp_path, tiny_hubert, wavs, dtype, tolerance, progressbar):
     encoder = load_speech_encoder(tiny_hubert, trainable_layers=1)
     features = compute(tmp_path, encoder, wavs, progressbar, dtype=dtype, batch_size=2)
@@ -456,3 +457,12 @@ def test_features_say_what_made_them(tmp_path, tiny_hubert, wavs):
         "dtype": "float32",
     }
     assert network.n_features == len(wavs)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_goes_into_the_first_layer_can_be_kept_too(tmp_path, wavs, dtype):
+    encoder = load_speech_encoder(save_tiny_whisper(tmp_path / "whisper"), trainable_layers=2)  # of two
+    features = compute(tmp_path / "features", encoder, wavs, dtype=dtype, batch_size=2)
+    for name, wav in wavs.items():
+        expected, _ = encoder.frozen_forward(wav.unsqueeze(0), torch.ones(1))
+        torch.testing.assert_close(features[name], expected[0], rtol=0, atol=0.05)

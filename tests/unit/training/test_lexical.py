@@ -100,6 +100,21 @@ def test_the_best_listener_is_exported(make_brain):
         "sentences": {"train": 51, "valid": 13},
     }
     assert Pieces((folder_of(brain) / "pieces.model").read_bytes()).model == brain.pieces.model
+    reader = load_speech_encoder(folder_of(brain) / "reader")
+    assert (reader.model.listener.entrance.weight == 2).all()
+    assert reader.model.reader.spell.weight.equal(brain.hparams.heads.pieces.weight)
+    spellings = brain.pieces.spellings()  # fewer than 20: there are four words
+    assert reader.model.reader.spellings.pieces == spellings + [""] * (21 - len(spellings))
+
+
+def test_without_word_pieces_no_reader_is_written(make_brain, caplog):
+    brain = make_brain()
+    meta = {"epoch": 1, "valid_loss": 4.5, "word_error_rate": 0.5, "recall_1": 0.25, "recall_10": 0.75}
+    brain.checkpointer.save_checkpoint(meta=meta)
+    brain.hparams.text_encoder.model.config.model_type = "roberta"
+    brain.export()
+    assert not (folder_of(brain) / "reader").exists() and (folder_of(brain) / "listener").is_dir()
+    assert "No reader is written" in caplog.text
 
 
 def test_layers_below_may_learn_too(make_brain):
@@ -232,3 +247,44 @@ def test_a_tie_is_a_miss():
     assert recall_at(alike, alike, [0, 1, 2], (1, 3)) == (0.0, 1.0)
     assert recall_at(torch.eye(3), torch.eye(3), [0, 1, 2], (1,)) == (1.0,)
     assert recall_at(torch.eye(3), torch.eye(3), [1, 1, 2], (1,)) == (pytest.approx(2 / 3),)
+
+
+def test_a_run_starts_from_another_and_teaches_what_is_below_it(make_brain):
+    first = make_brain(number_of_epochs=1, results="first")
+    first.train()
+    first.export()
+    second = make_brain(number_of_epochs=1, start_from=str(folder_of(first)), trainable_layers=1)
+    assert second.pieces.model == first.pieces.model
+    for name in ("listener", "heads"):
+        found, expected = (brain.hparams.modules[name].state_dict() for brain in (second, first))
+        assert all(weight.equal(expected[key]) for key, weight in found.items())
+    second.train()
+    second.export()
+    weights = [brain.hparams.speech_encoder.layers[2].attention.k_proj.weight for brain in (first, second)]
+    assert not weights[0].equal(weights[1])
+    third = make_brain(start_from=str(folder_of(second)), results="third")  # what has learnt below comes along
+    assert third.hparams.speech_encoder.layers[2].attention.k_proj.weight.equal(weights[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda run: (run / "heads.safetensors").unlink(), "has no heads.safetensors: name a folder"),
+        (lambda run: (run / "listener" / "listener.safetensors").write_bytes(b""), "networks of other sizes"),
+    ],
+)
+def test_what_is_no_run_to_start_from_is_one_sentence(make_brain, change, said):
+    first = make_brain(results="first", number_of_epochs=1)
+    first.train()
+    first.export()
+    change(folder_of(first))
+    with pytest.raises(InputError, match=said):
+        make_brain(start_from=str(folder_of(first)))
+
+
+def test_a_run_of_other_sizes_is_no_start(make_brain):
+    first = make_brain(results="first", number_of_epochs=1)
+    first.train()
+    first.export()
+    with pytest.raises(InputError, match="start_from: .* other sizes"):
+        make_brain(start_from=str(folder_of(first)), hidden_size=8)
