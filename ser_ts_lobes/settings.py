@@ -10,7 +10,8 @@ from hyperpyyaml import resolve_references
 
 from ser_ts_lobes.errors import InputError
 
-# What a recipe is like, where things are, how fast they are read and how long training goes on make no other model.
+# What a recipe is like, where things are, how fast they are read and how long training goes on make no other model; nor
+# does what a trained teacher is asked (targets say themselves what they are made from).
 _NO_MATTER = {
     "scripts",
     "rows",
@@ -25,6 +26,9 @@ _NO_MATTER = {
     "manifest_folder",
     "feature_folder",
     "teacher_folder",
+    "unrated_manifest",
+    "spread_passes",
+    "spread_dropout",
     "num_workers",
     "skip_prep",
     "transcripts",
@@ -32,6 +36,9 @@ _NO_MATTER = {
     "valid_dataloader_opts",
     "test_dataloader_opts",
 }
+
+# Keys that came later, with what runs did before: one that lacks the key is no other than one that has this value.
+_CAME_LATER = {"distance": "norm", "distance_temperature": 0.1, "unrated_batch_size": 32, "unrated_keep": None}
 
 
 def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[str] = ()) -> str | None:
-    """Say in what two flat settings differ.
+    """Say in what two flat settings differ; those of an earlier version lack keys that came later.
 
     Parameters
     ----------
@@ -99,11 +106,11 @@ def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[st
     'lr 0.1, not 0.2; seed 1, not 2'
     >>> difference({"lr": 0.1}, {"lr": 0.1})
     """
-    differing = {
-        key: f"{key} {then.get(key, _ABSENT)}, not {now.get(key, _ABSENT)}"
+    values = {
+        key: [settings.get(key, _CAME_LATER.get(key, _ABSENT)) for settings in (then, now)]
         for key in sorted((then | now).keys() - set(leave_out))
-        if then.get(key, _ABSENT) != now.get(key, _ABSENT)
     }
+    differing = {key: f"{key} {old}, not {new}" for key, (old, new) in values.items() if old != new}
     depth = min((key.count(".") for key in differing), default=0)
     return "; ".join(text for key, text in differing.items() if key.count(".") == depth) or None
 

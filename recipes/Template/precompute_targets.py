@@ -7,7 +7,9 @@ To run this recipe, with the options that the teacher was trained with::
 
 Into ``results/teacher/<seed>/targets`` go the teacher's embedding, prediction and residual of each utterance, for
 the students ``ts`` and ``cts``; how well it fits its training set is printed and written to ``table1.md``;
-``residuals.png`` and ``predictions_<split>.png`` show where the teacher can be trusted.
+``residuals.png`` and ``predictions_<split>.png`` show where the teacher can be trusted, and
+``uncertainty.json`` tells whether it knows. With ``--unrated_manifest <CSV>`` it also says what it knows of transcribed
+speech that nobody rated.
 """
 
 import sys
@@ -28,7 +30,9 @@ if __name__ == "__main__":
         hparams = load_experiment(hparams_file, run_opts, overrides)
 
         prepare_template(**hparams["prepare_opts"])
-        manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
+        manifests = load_manifests(
+            hparams["manifest_folder"], hparams["data_folder"], needs_text=True, unrated=hparams["unrated_manifest"]
+        )
 
         learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)

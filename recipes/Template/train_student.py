@@ -28,8 +28,10 @@ if __name__ == "__main__":
         sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 
         sb.utils.distributed.run_on_main(prepare_template, kwargs=hparams["prepare_opts"])
-        manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"])
-        targets = load_teacher(manifests["train"], hparams)
+        manifests = load_manifests(
+            hparams["manifest_folder"], hparams["data_folder"], unrated=hparams.get("unrated_manifest")
+        )
+        targets = load_teacher(manifests, hparams)
 
         learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts, targets)

@@ -16,7 +16,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ COLUMNS = ("ID", "duration", "wav", "spk_id", "gender", *DIMENSIONS, "transcript
 
 #: The columns of transcripts.csv, which `ser-ts transcribe` writes and preparation reads.
 TRANSCRIPT_COLUMNS = ("ID", "transcript", "model", "revision")
+
+#: Name of the manifest of speech that nobody rated, which is no split of a corpus.
+UNRATED = "unrated"
 
 SIDECAR = "manifests.json"
 ROOT_VARIABLE = "$data_root"
@@ -92,7 +95,7 @@ class Manifest:
     Parameters
     ----------
     name
-        The split: ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ...
+        The split: ``"train"``, ``"valid"``, ``"test"``, ``"test1"``, ...; or `UNRATED`.
     path
         The CSV.
     fingerprint
@@ -299,6 +302,52 @@ def read_manifest(path: str | Path, data_root: str | Path | None = None) -> Mani
         label_range=tuple(sidecar["label_range"]) if entry else None,
         data_root=None if data_root is None else os.path.abspath(data_root),
     )
+
+
+def read_unrated(path: str | Path, splits: Iterable[Manifest] = ()) -> Manifest:
+    """Read a manifest of speech to teach on without ratings; ratings that are there are not read.
+
+    Parameters
+    ----------
+    path
+        A CSV as for `read_manifest`, such as `ser_ts_lobes.data.transcribed.prepare_transcribed_speech` writes.
+    splits
+        Of the corpus that is taught on beside. Recordings of its training set are left out: they are rated.
+
+    Returns
+    -------
+    Manifest
+        Its name is `UNRATED`, and its labels are NaN.
+
+    Raises
+    ------
+    InputError
+        As of `read_manifest`, and if a recording of it validates or tests, or none is left.
+    """
+    manifest = read_manifest(path)
+    rated: set[str] = set()
+    held_out: set[str] = set()
+    for split in splits:
+        (rated if split.name == "train" else held_out).update(map(_audio_path, split.utterances.values()))
+    paths = {id: _audio_path(row) for id, row in manifest.utterances.items()}
+    shared = [id for id, audio in paths.items() if audio in held_out]
+    if shared:
+        raise InputError(
+            f"{path}: {len(shared)} of {len(paths)} recordings are of the sets that validate and test (first: "
+            f"{shared[0]}). What a teacher says of them must not be learnt: leave them out."
+        )
+    no_labels = dict.fromkeys(DIMENSIONS, math.nan)
+    utterances = {id: row | no_labels for id, row in manifest.utterances.items() if paths[id] not in rated}
+    if not utterances:
+        raise InputError(f"{path}: all {len(paths)} recordings are of the training set, which is rated: name others.")
+    if len(utterances) < len(paths):
+        logger.info(f"{path}: {len(paths) - len(utterances)} of {len(paths)} recordings are rated, and left out.")
+    missing = manifest.missing_transcripts & utterances.keys()
+    return replace(manifest, name=UNRATED, utterances=utterances, missing_transcripts=missing)
+
+
+def _audio_path(row):
+    return os.path.abspath(row["wav"])
 
 
 def find_manifests(folder: str | Path) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.text_files import read_rows
 
@@ -119,7 +120,7 @@ def figures_of_run(recipe: str | Path, hparams: dict[str, Any], manifests: "dict
     -------
     list[Figure]
     """
-    sizes = {name: len(manifest.utterances) for name, manifest in manifests.items()}
+    sizes = {name: len(manifest.utterances) for name, manifest in manifests.items() if name != UNRATED}
     return [
         figure
         for figure in read_figures(recipe)

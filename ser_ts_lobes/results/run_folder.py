@@ -151,6 +151,11 @@ class RunFolder:
         return self.path / "table1.md"
 
     @property
+    def uncertainty_file(self) -> Path:
+        """How a teacher's uncertainty agrees with its residuals."""
+        return self.path / "uncertainty.json"
+
+    @property
     def residuals_plot(self) -> Path:
         """A teacher's residuals."""
         return self.path / "residuals.png"

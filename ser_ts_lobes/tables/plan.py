@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
-from ser_ts_lobes.data.manifests import find_manifests, read_manifest
+from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, parse_arguments, split_options
+from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.provenance import MAY_GROW, made_from
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.settings import difference, read_settings
-from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.targets import TeacherTargets, targets_file
 
 #: The system whose run a student's ``teacher_folder`` names by default.
 TEACHER = "teacher"
@@ -156,13 +157,15 @@ class Job:
             data = data | report["manifests"]
         if problem := difference(settings, self.makes, leave_out=() if finished else MAY_GROW):
             return f"{self.folder} was trained with {problem}"
-        today = _fingerprints(self.recipe / self.settings["manifest_folder"])
+        manifests = self.recipe / self.settings["manifest_folder"]
+        today = _fingerprints(manifests)
         if "teacher_folder" in self.settings:
+            today |= _fingerprints_of_unrated(self.recipe, self.settings.get("unrated_manifest"), manifests)
             teacher = open_run(self.recipe / self.settings["teacher_folder"])
             if teacher.finished:
                 today["teacher"] = teacher.fingerprint
-        for name, fingerprint in data.items():
-            if today.get(name, fingerprint) != fingerprint:
+        for name in [*data, UNRATED]:
+            if name in today and today[name] != data.get(name):
                 return f"{self.folder} was made from another {name} than today's"
         return None
 
@@ -177,6 +180,11 @@ class TargetsJob(Job):
         paths = run.targets_paths()
         if not (paths and run.finished):
             return False
+        unrated = self.settings["unrated_manifest"]
+        if unrated is not None:
+            manifest = self.recipe / unrated
+            if not (manifest.is_file() and targets_file(run, UNRATED, fingerprint_file(manifest)) in paths):
+                return False
         # They are written after the tables and plots that belong to them.
         return all(TeacherTargets.load(path).made_from.get("teacher") == run.fingerprint for path in paths)
 
@@ -284,22 +292,35 @@ class _Planner:
         if not job.finished and "teacher_folder" in settings:
             teacher, _ = self._settings(TEACHER, {**self._options_of(TEACHER), **chosen})
             if teacher["output_folder"] == settings["teacher_folder"]:
-                job.needs.append(self._add_targets(seed, fold).name)
+                job.needs.append(self._add_targets(seed, fold, settings.get("unrated_manifest")).name)
         self.jobs[name] = job
         return job
 
-    def _add_targets(self, seed, fold):
+    def _add_targets(self, seed, fold, unrated):
+        """Add the making of targets for a student, unless it is there; return its job.
+
+        It also makes those of the unrated speech that the student is taught on, if any (else None).
+        """
         teacher = self.add(TEACHER, seed, fold)
-        job = TargetsJob(
-            f"{teacher.name}/targets",
+        name, option = f"{teacher.name}/targets", "unrated_manifest"
+        there = self.jobs.get(name, teacher).settings[option]
+        if None not in (there, unrated) and there != unrated:
+            raise InputError(
+                f"The students of a table are taught on one {option}, not on {there} and {unrated}: make a table of "
+                "each."
+            )
+        unrated = there or unrated
+        arguments = [argument for argument in teacher.arguments if not argument.startswith(f"--{option}=")]
+        self.jobs[name] = TargetsJob(
+            name,
             self.recipe,
             teacher.settings["scripts"]["targets"],
-            teacher.arguments,
-            teacher.settings,
+            arguments + ([] if unrated is None else [f"--{option}={unrated}"]),
+            teacher.settings | {option: unrated},
             teacher.makes,
             [teacher.name],
         )
-        return self.jobs.setdefault(job.name, job)
+        return self.jobs[name]
 
     def keys(self, system):
         """Top-level keys of a system's hparams."""
@@ -381,13 +402,36 @@ def _parse_options(tokens):
 
 def _fingerprints(folder):
     """Fingerprints of the manifests that are in a folder today, by name."""
-    today: dict[str, str] = {}
-    for path in find_manifests(folder).values() if any(folder.glob("*.csv")) else ():
-        today |= _fingerprints_of(path, path.stat().st_mtime_ns)
+    today: dict[str, str | None] = {}
+    for dated in _dated_manifests(folder):
+        today |= _fingerprints_of(*dated)
     return today
+
+
+def _fingerprints_of_unrated(recipe, name, folder):
+    """Fingerprints of a manifest of unrated speech, if it is there today; None for a system without."""
+    if name is None:
+        return {UNRATED: None}
+    path = recipe / name
+    return _fingerprints_beside(_dated(path), _dated_manifests(folder)) if path.is_file() else {}
+
+
+def _dated_manifests(folder):
+    """Name the manifests of a folder, with their dates."""
+    return tuple(map(_dated, find_manifests(folder).values())) if any(folder.glob("*.csv")) else ()
+
+
+def _dated(path):
+    return path, path.stat().st_mtime_ns
 
 
 @functools.cache
 def _fingerprints_of(path, mtime_ns):
     """Read a manifest once for all jobs of a plan; one that has changed since is read again."""
     return read_manifest(path).fingerprints(reads=True)
+
+
+@functools.cache
+def _fingerprints_beside(unrated, splits):
+    """Read a manifest of unrated speech likewise, which is of what the splits do not have."""
+    return read_unrated(unrated[0], (read_manifest(path) for path, _ in splits)).fingerprints(reads=True)

@@ -11,16 +11,20 @@ from speechbrain.utils.checkpoints import register_checkpoint_hooks
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 
+from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
-from ser_ts_lobes.training.distributed import gather_batch
-from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss
-from ser_ts_lobes.training.reproducible import ReproducibleBrain
+from ser_ts_lobes.seeds import derive_seed
+from ser_ts_lobes.training.datasets import MixedDataset
+from ser_ts_lobes.training.distributed import MixedBatches, gather_batch
+from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss
+from ser_ts_lobes.training.reproducible import ReproducibleBrain, make_batches
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.uncertainty import DropoutSpread
 
 if TYPE_CHECKING:
     from speechbrain.dataio.dataset import DynamicItemDataset
@@ -118,6 +122,10 @@ class EmotionBrain(ReproducibleBrain):
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Embed and predict a batch, with as much speech and text as the model takes."""
+        return self.modules.model(**self.encode(batch))
+
+    def encode(self, batch: Any) -> dict[str, torch.Tensor]:
+        """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`."""
         batch = batch.to(self.device)
         inputs = {}
         if "speech_encoder" in self.modules:
@@ -125,12 +133,13 @@ class EmotionBrain(ReproducibleBrain):
             inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*frozen)
         if "text_encoder" in self.modules:
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
-        return self.modules.model(**inputs)
+        return inputs
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC; outside training, also remember what was said."""
-        labels = self.modules.label_scale.standardise(batch.labels)
-        loss = ccc_loss(output.prediction, labels, self.hparams.ccc_weights)
+        rated = self._rated(batch, stage)
+        labels = self.modules.label_scale.standardise(batch.labels[rated])
+        loss = ccc_loss(output.prediction[rated], labels, self.hparams.ccc_weights)
         if stage == sb.Stage.TRAIN:
             self.batch_means.add(ccc_loss=loss)
         else:
@@ -143,6 +152,11 @@ class EmotionBrain(ReproducibleBrain):
                 )
             )
         return loss
+
+    def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
+        """Give the rows of a batch that L_CCC is of."""
+        del batch, stage
+        return slice(None)
 
     def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Forget the last stage."""
@@ -256,10 +270,31 @@ _CCC_NAMES = ("ccc_activation", "ccc_valence", "ccc_dominance")
 
 
 class TeacherBrain(EmotionBrain):
-    """Trains whatever reads text, and says what a trained teacher knows of each utterance."""
+    """Trains whatever reads text, and says what a trained teacher knows of each utterance.
+
+    Parameters
+    ----------
+    hparams, run_opts, manifests
+        As in `EmotionBrain`; also ``spread_passes`` and ``spread_dropout``, as of
+        `ser_ts_lobes.training.uncertainty.DropoutSpread`.
+    """
+
+    def __init__(
+        self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
+    ) -> None:
+        self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
+        self._spreads: list[torch.Tensor] | None = None  # of the batches so far, while they are asked for
+        super().__init__(hparams, run_opts, manifests)
+
+    def compute_forward(self, batch: Any, stage: Any) -> Any:
+        """Embed and predict a batch; while targets are made, also tell how sure that is."""
+        inputs = self.encode(batch)
+        if self._spreads is not None:
+            self._spreads.append(self.spread.of(self.modules.model, inputs, batch.id).cpu())
+        return self.modules.model(**inputs)
 
     def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
-        """Compute embedding, prediction and residual of each labelled utterance (paper, Eq. 8).
+        """Compute embedding, prediction, spread and residual (paper, Eq. 8) of each utterance.
 
         The line from prediction to label is fitted on the training set alone.
 
@@ -271,7 +306,8 @@ class TeacherBrain(EmotionBrain):
         Returns
         -------
         dict[str, ser_ts_lobes.training.targets.TeacherTargets]
-            By the same names; unlabelled sets are left out.
+            By the same names; without residuals of `ser_ts_lobes.data.manifests.UNRATED`. Test sets without labels are
+            left out.
 
         Raises
         ------
@@ -280,8 +316,13 @@ class TeacherBrain(EmotionBrain):
         """
         if self.debug:
             raise InputError("Debug mode sees a few batches only, of which no targets are made: leave --debug out.")
-        labelled = {name: dataset for name, dataset in datasets.items() if self.manifests[name].labelled}
-        outputs = {name: self.predict(dataset) for name, dataset in labelled.items()}
+        taught = {name: set for name, set in datasets.items() if self.manifests[name].labelled or name == UNRATED}
+        outputs, spreads = {}, {}
+        for name, dataset in taught.items():
+            self._spreads = []
+            outputs[name] = self.predict(dataset)
+            spreads[name] = torch.cat(self._spreads).numpy()
+        self._spreads = None
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
         teacher = self.fingerprint()
         return {
@@ -289,9 +330,14 @@ class TeacherBrain(EmotionBrain):
                 ids=output.ids,
                 embedding=output.embedding,
                 prediction=output.prediction,
-                label=output.label,
-                residual=fitted.apply(output.prediction, output.label),
-                made_from={"manifest": self.manifests[name].fingerprint, "teacher": teacher},
+                label=None if name == UNRATED else output.label,
+                residual=None if name == UNRATED else fitted.apply(output.prediction, output.label),
+                made_from={
+                    "manifest": self.manifests[name].fingerprint,
+                    "teacher": teacher,
+                    "spread": str(self.spread),
+                },
+                spread=spreads[name],
             )
             for name, output in outputs.items()
         }
@@ -300,12 +346,16 @@ class TeacherBrain(EmotionBrain):
 class StudentBrain(EmotionBrain):
     """Trains whatever only hears; with a teacher's targets, L = L_CCC + ts_weight * L_TS (paper, Eq. 7).
 
+    With targets of speech that nobody rated, too, each batch has ``unrated_batch_size`` utterances of it behind the
+    rated ones: L_TS is of all, L_CCC of the rated ones. An epoch is one pass of these.
+
     Parameters
     ----------
     hparams, run_opts, manifests
-        As in `EmotionBrain`; with a teacher also ``ts_weight``.
+        As in `EmotionBrain`; with a teacher also ``ts_weight``, ``distance`` and ``distance_temperature``, as of
+        `ser_ts_lobes.training.losses.make_distance_loss`, and ``unrated_batch_size``.
     targets
-        Of the training set; None to learn alone.
+        From `ser_ts_lobes.training.datasets.load_teacher`; None to learn alone.
     """
 
     def __init__(
@@ -313,26 +363,52 @@ class StudentBrain(EmotionBrain):
         hparams: dict[str, Any],
         run_opts: "RunOptions | dict[str, Any]",
         manifests: "dict[str, Manifest]",
-        targets: TeacherTargets | None = None,
+        targets: dict[str, TeacherTargets] | None = None,
     ) -> None:
-        self.targets = targets
+        self.targets = targets or {}
+        if self.targets:
+            self.distance_loss = make_distance_loss(hparams["distance"], hparams["distance_temperature"])
         super().__init__(hparams, run_opts, manifests)
 
     def made_from(self) -> dict[str, str]:
-        """Fingerprints of the data that training sees, the teacher included.
+        """Fingerprints of the data that training sees, the teacher included, and what it has read of unrated speech.
 
         Returns
         -------
         dict[str, str]
         """
-        teacher = {} if self.targets is None else {"teacher": self.targets.made_from["teacher"]}
-        return {**super().made_from(), **teacher}
+        data = super().made_from()
+        if self.targets:
+            data["teacher"] = self.targets["train"].made_from["teacher"]
+        if UNRATED in self.targets:
+            data |= self.manifests[UNRATED].fingerprints(reads=True)
+            data["spread"] = self.targets[UNRATED].made_from["spread"]
+        return data
+
+    def _make_sampler(self, dataset, **batching):
+        if not isinstance(dataset, MixedDataset):
+            return super()._make_sampler(dataset, **batching)
+        options = {
+            "batch_size": self.hparams.unrated_batch_size,
+            "drop_last": True,
+            "seed": derive_seed(self.hparams.seed, 1),  # in no step with the rated ones
+            "set_name": "unrated speech",
+            "option": "unrated_batch_size",
+        }
+        rated = super()._make_sampler(dataset.rated, **batching)
+        return MixedBatches(rated, make_batches(dataset.unrated, **batching | options), len(dataset.rated))
+
+    def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
+        """Give the rows of a batch that have labels."""
+        if stage != sb.Stage.TRAIN or UNRATED not in self.targets:
+            return super()._rated(batch, stage)
+        return ~batch.labels.isnan().any(dim=1)
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC; in training with a teacher, add the distance to its embedding."""
         loss = super().compute_objectives(output, batch, stage)
-        if stage == sb.Stage.TRAIN and self.targets is not None:
-            distance = embedding_distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
+        if stage == sb.Stage.TRAIN and self.targets:
+            distance = self.distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
             self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
             loss = loss + self.hparams.ts_weight * distance
         return loss

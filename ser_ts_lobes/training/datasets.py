@@ -12,13 +12,14 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.audio import read_audio
-from ser_ts_lobes.data.manifests import find_manifests, read_manifest
+from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.residuals import keep_mask
-from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.targets import TeacherTargets, targets_file
+from ser_ts_lobes.training.uncertainty import keep_surest
 
 if TYPE_CHECKING:
     from ser_ts_lobes.data.manifests import Manifest
@@ -30,7 +31,10 @@ logger = get_logger(__name__)
 
 
 def load_manifests(
-    folder: str | Path, data_root: str | Path | None = None, needs_text: bool = False
+    folder: str | Path,
+    data_root: str | Path | None = None,
+    needs_text: bool = False,
+    unrated: str | Path | None = None,
 ) -> "dict[str, Manifest]":
     """Read all manifests of a folder and check that they can train and test a system.
 
@@ -42,21 +46,26 @@ def load_manifests(
         What ``$data_root`` stands for; None takes the folder that was prepared.
     needs_text
         Whether each utterance must have been transcribed.
+    unrated
+        A manifest of speech that nobody rated, to be taught on; None for none.
 
     Returns
     -------
     dict[str, ser_ts_lobes.data.manifests.Manifest]
-        In the order ``train``, ``valid``, then the test sets.
+        In the order ``train``, ``valid``, then the test sets, then `ser_ts_lobes.data.manifests.UNRATED`, if any.
 
     Raises
     ------
     InputError
-        If a split that training needs is missing, or a transcript.
+        If a split that training needs is missing, or a transcript; or as of
+        `ser_ts_lobes.data.manifests.read_unrated`.
     """
     manifests = {name: read_manifest(path, data_root) for name, path in find_manifests(folder).items()}
     for name in ("train", "valid"):
         if name not in manifests or not manifests[name].utterances:
             raise InputError(f"{folder} has no utterances for {name}.csv: training needs it.")
+    if unrated is not None:
+        manifests[UNRATED] = read_unrated(unrated, list(manifests.values()))
     if needs_text:
         for manifest in manifests.values():
             manifest.require_transcripts()
@@ -164,19 +173,34 @@ def _text_contents(manifest, _):
 _CONTENTS = {"speech": _audio_contents, "text": _text_contents}
 
 
-def load_teacher(manifest: "Manifest", hparams: dict[str, Any]) -> TeacherTargets | None:
-    """Load the teacher's targets of the training set, if the system has a teacher.
+class MixedDataset(torch.utils.data.ConcatDataset):
+    """Rated utterances, then unrated ones, whose labels are NaN.
 
     Parameters
     ----------
-    manifest
-        Of the training set.
+    rated, unrated
+        With the same items.
+    """
+
+    def __init__(self, rated: DynamicItemDataset, unrated: DynamicItemDataset) -> None:
+        super().__init__([rated, unrated])
+        self.rated, self.unrated = rated, unrated
+
+
+def load_teacher(manifests: "dict[str, Manifest]", hparams: dict[str, Any]) -> dict[str, TeacherTargets]:
+    """Load the teacher's targets of what is taught on, if the system has a teacher.
+
+    Parameters
+    ----------
+    manifests
+        From `load_manifests`.
     hparams
         ``teacher_folder``: the teacher's run; a system without that key learns alone. ``scripts``: what makes it.
 
     Returns
     -------
-    ser_ts_lobes.training.targets.TeacherTargets or None
+    dict[str, ser_ts_lobes.training.targets.TeacherTargets]
+        Of ``train`` and, if there is such a manifest, `ser_ts_lobes.data.manifests.UNRATED`; empty without a teacher.
 
     Raises
     ------
@@ -185,21 +209,24 @@ def load_teacher(manifest: "Manifest", hparams: dict[str, Any]) -> TeacherTarget
         the commands to run.
     """
     if "teacher_folder" not in hparams:
-        return None
+        return {}
     teacher = RunFolder(hparams["teacher_folder"])
-    train, make_targets = (
-        f"`python {hparams['scripts'][step]} hparams/teacher.yaml`" for step in ("teacher", "targets")
-    )
+    train, make_targets = (f"python {hparams['scripts'][step]} hparams/teacher.yaml" for step in ("teacher", "targets"))
+    if UNRATED in manifests:
+        make_targets += f" --unrated_manifest {manifests[UNRATED].path}"
     if not teacher.finished:
         raise InputError(
-            f"{teacher.path} has no trained teacher: run {train} and {make_targets} first, or name another "
+            f"{teacher.path} has no trained teacher: run `{train}` and `{make_targets}` first, or name another "
             "--teacher_folder."
         )
-    try:
-        targets = TeacherTargets.load(teacher.targets_path(manifest.name))
-        targets.check(manifest.fingerprint, teacher.fingerprint)
-    except InputError as error:
-        raise InputError(f"{error} The command is {make_targets}.") from error
+    targets = {}
+    for name in ("train", UNRATED) if UNRATED in manifests else ("train",):
+        fingerprint = manifests[name].fingerprint
+        try:
+            targets[name] = TeacherTargets.load(targets_file(teacher, name, fingerprint))
+            targets[name].check(fingerprint, teacher.fingerprint)
+        except InputError as error:
+            raise InputError(f"{error} The command is `{make_targets}`.") from error
     return targets
 
 
@@ -207,12 +234,12 @@ def make_datasets(
     manifests: "dict[str, Manifest]",
     hparams: dict[str, Any],
     run_opts: dict[str, Any],
-    targets: TeacherTargets | None = None,
-) -> dict[str, DynamicItemDataset]:
+    targets: dict[str, TeacherTargets] | None = None,
+) -> dict[str, DynamicItemDataset | MixedDataset]:
     """Make the datasets of all manifests, as the system needs them.
 
-    With ``feature_folder``, the training and validation sets give what the frozen networks compute; test sets
-    always go the whole way from the audio. The networks have learnt from the training set before
+    With ``feature_folder``, all but the test sets give what the frozen networks compute; test sets always go the whole
+    way from the audio. The networks have learnt from the training set before
     (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing that they know changes here.
 
     Parameters
@@ -221,28 +248,47 @@ def make_datasets(
         From `load_manifests`.
     hparams
         ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
-        ``batch_size``, ``num_workers`` and, with a teacher, ``residual_threshold``.
+        ``batch_size``, ``num_workers`` and, with a teacher, ``residual_threshold``; for unrated speech
+        ``unrated_keep``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
     targets
-        Of the training set, from `load_teacher`.
+        From `load_teacher`.
 
     Returns
     -------
     dict[str, speechbrain.dataio.dataset.DynamicItemDataset]
-        By split.
+        By split. With targets of unrated speech, that is in the training set, which is a `MixedDataset`.
     """
     modules = hparams["modules"]
     encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
-    datasets = {
+    datasets: dict[str, Any] = {
         name: make_training_dataset(manifest, encoders, hparams, run_opts)
-        if name in ("train", "valid")
+        if name in ("train", "valid", UNRATED)
         else make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
         for name, manifest in manifests.items()
     }
-    if targets is not None:
-        use_teacher(datasets["train"], manifests["train"], targets, hparams["residual_threshold"])
+    if targets:
+        keep = _keep_by_residual(targets["train"], hparams["residual_threshold"])
+        share = use_teacher(datasets["train"], manifests["train"], targets["train"], keep)
+        if UNRATED in targets:
+            keep = _keep_by_spread(
+                targets[UNRATED], share if hparams["unrated_keep"] is None else hparams["unrated_keep"]
+            )
+            unrated = datasets.pop(UNRATED)
+            use_teacher(unrated, manifests[UNRATED], targets[UNRATED], keep)
+            datasets["train"] = MixedDataset(datasets["train"], unrated)
     return datasets
+
+
+def _keep_by_residual(targets, threshold):
+    assert targets.residual is not None
+    return keep_mask(targets.residual, threshold)
+
+
+def _keep_by_spread(targets, share):
+    assert targets.spread is not None
+    return keep_surest(targets.spread, share)
 
 
 def make_training_dataset(
@@ -286,21 +332,19 @@ def device_of(run_opts: dict[str, Any]) -> str:
     return str(run_opts["device"] or infer_device())
 
 
-def use_teacher(
-    dataset: DynamicItemDataset, manifest: "Manifest", targets: TeacherTargets, residual_threshold: float
-) -> float:
+def use_teacher(dataset: DynamicItemDataset, manifest: "Manifest", targets: TeacherTargets, keep: np.ndarray) -> float:
     """Add each utterance's teacher embedding, and whether the teacher can be trusted there.
 
     Parameters
     ----------
     dataset
-        Of the training set.
+        To be trained on.
     manifest
         The manifest that it was made from.
     targets
         Of the same manifest.
-    residual_threshold
-        In standard deviations (paper, section 4.2: 2); None keeps every utterance.
+    keep
+        bool, of each row of the targets: whether the teacher can be trusted.
 
     Returns
     -------
@@ -308,11 +352,11 @@ def use_teacher(
         Share of utterances kept, in 0-1.
     """
     rows = dict(zip(manifest.utterances, targets.rows(list(manifest.utterances)), strict=True))
-    keep = keep_mask(targets.residual, residual_threshold)
     embedding = torch.from_numpy(targets.embedding)
     dataset.add_dynamic_item(lambda utterance: embedding[rows[utterance]], "id", "teacher_embedding")
     dataset.add_dynamic_item(lambda utterance: bool(keep[rows[utterance]]), "id", "keep")
     dataset.set_output_keys([*dataset.pipeline.output_mapping, "teacher_embedding", "keep"])
     share = float(np.mean(keep[list(rows.values())]))
-    logger.info(f"The student follows the teacher on {share:.1%} of {len(rows)} training utterances.")
+    kind = "unrated" if manifest.name == UNRATED else "training"
+    logger.info(f"The student follows the teacher on {share:.1%} of {len(rows)} {kind} utterances.")
     return share

@@ -1,5 +1,6 @@
 """The global batch of a distributed run."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -83,6 +84,8 @@ class GlobalBatches(torch.utils.data.Sampler):
         Of the run.
     lengths
         Of the items, in any unit; needs `shuffle`.
+    set_name, option
+        What the items are called, and the key of the batch size, in what users are told.
 
     Raises
     ------
@@ -105,21 +108,23 @@ class GlobalBatches(torch.utils.data.Sampler):
         drop_last: bool = False,
         seed: int = 0,
         lengths: Sequence[float] | None = None,
+        set_name: str = "training set",
+        option: str = "batch_size",
     ) -> None:
         assert shuffle or lengths is None
         if batch_size < 1:
-            raise InputError(f"--batch_size is {batch_size}: give a whole number from 1 on.")
+            raise InputError(f"--{option} is {batch_size}: give a whole number from 1 on.")
         if n_items < batch_size:
             raise InputError(
-                f"The training set has {n_items} recordings, fewer than one batch of {batch_size}: choose a smaller "
-                "--batch_size."
+                f"The {set_name} has {n_items} recordings, fewer than one batch of {batch_size}: choose a smaller "
+                f"--{option}."
             )
         self._rank, self._n_ranks = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
         last = 0 if drop_last else n_items % batch_size
         if (last or batch_size) < self._n_ranks:
             raise InputError(
                 f"A batch of {last or batch_size} recordings can't be shared out among {self._n_ranks} processes: "
-                "--batch_size is of all processes together; choose a larger one."
+                f"--{option} is of all processes together; choose a larger one."
             )
         items = range(n_items)
         self._order = (
@@ -152,6 +157,57 @@ class GlobalBatches(torch.utils.data.Sampler):
 
     def __len__(self):
         return len(self._batches)
+
+
+class MixedBatches(torch.utils.data.Sampler):
+    """Batches of two sets: each of the first, with the next of the second behind it.
+
+    An epoch is one pass of the first set. The second goes on where it was in the epoch before, pass after pass, each in
+    an order of its own; where that is follows from the epoch's number alone, so that a run that was interrupted goes on
+    as one that was not.
+
+    Parameters
+    ----------
+    first, second
+        Batches of each set, of which a process gets its share; the second's have one size.
+    n_first
+        Size of the first set; numbers of the second's items follow those of the first's.
+
+    Example
+    -------
+    >>> rated, unrated = GlobalBatches(4, batch_size=2), GlobalBatches(3, batch_size=1)
+    >>> batches = MixedBatches(rated, unrated, n_first=4)
+    >>> batches.set_epoch(1)
+    >>> list(batches)
+    [[0, 1, 4], [2, 3, 5]]
+    >>> batches.set_epoch(2)
+    >>> list(batches)
+    [[0, 1, 6], [2, 3, 4]]
+    """
+
+    def __init__(self, first: GlobalBatches, second: GlobalBatches, n_first: int) -> None:
+        self._first, self._second, self._n_first = first, second, n_first
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the batches of an epoch, counted from 1."""
+        self._epoch = epoch
+        self._first.set_epoch(epoch)
+
+    def __iter__(self):
+        for batch, more in zip(self._first, self._go_on(), strict=False):  # the second has no end
+            yield [*batch, *(self._n_first + item for item in more)]
+
+    def _go_on(self):
+        """Give batches of the second set from where the epoch before left it."""
+        passes, done = divmod((self._epoch - 1) * len(self._first), len(self._second))
+        for number in itertools.count(passes):
+            self._second.set_epoch(number)
+            yield from itertools.islice(self._second, done, None)
+            done = 0
+
+    def __len__(self):
+        return len(self._first)
 
 
 def _is_distributed():

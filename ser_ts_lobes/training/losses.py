@@ -1,14 +1,19 @@
 """The training losses: concordance with the labels, distance to the teacher's embedding; sentences told apart.
 
-All are computed in float32 (or float64 for float64 input), under autocast too; the first two over the global batch in
-distributed training (see `ser_ts_lobes.training.distributed.gather_batch`).
+All are computed in float32 (or float64 for float64 input), under autocast too; all but the last over the global batch
+in distributed training (see `ser_ts_lobes.training.distributed.gather_batch`).
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 
+from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.training.distributed import gather_batch
+
+#: A loss of student embeddings, teacher embeddings and the mask of what is kept.
+DistanceLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def ccc_loss(
@@ -105,18 +110,167 @@ def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: 
     >>> embedding_distance_loss(student, teacher, torch.tensor([True, False])).item()
     5.0
     """
+    student, teacher = _kept(student, teacher, keep)
+    return _mean_over_batch(torch.linalg.vector_norm(teacher - student, dim=1))
+
+
+def normalised_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Return the mean over kept utterances of the distance between embeddings brought to unit length.
+
+    It is ||e_at / ||e_at|| - e_a / ||e_a||||_2, the square root of 2 (1 - cosine), so directions alone count; where
+    they are the same, its gradient is 0. An embedding of zeros stays one.
+
+    Parameters
+    ----------
+    student, teacher, keep
+        As in `embedding_distance_loss`.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar in 0-2, the same on every rank; 0 with a gradient of 0 when nothing is kept.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `keep` isn't bool of shape (B,).
+
+    Example
+    -------
+    >>> student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[-9.0, 0.0]])
+    >>> normalised_distance_loss(student, teacher, torch.tensor([True])).item()
+    2.0
+    """
+    student, teacher = _directions(*_kept(student, teacher, keep))
+    return _mean_over_batch(torch.linalg.vector_norm(teacher - student, dim=1))
+
+
+def cosine_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Return the mean over kept utterances of 1 - cos(e_at, e_a).
+
+    Parameters
+    ----------
+    student, teacher, keep
+        As in `embedding_distance_loss`.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar in 0-2, the same on every rank; 0 with a gradient of 0 when nothing is kept. Of an embedding of zeros the
+        cosine is 0.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `keep` isn't bool of shape (B,).
+
+    Example
+    -------
+    >>> student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    >>> cosine_distance_loss(student, teacher, torch.tensor([True])).item()
+    1.0
+    """
+    student, teacher = _directions(*_kept(student, teacher, keep))
+    return _mean_over_batch(1 - (student * teacher).sum(dim=1))
+
+
+def contrastive_distance_loss(
+    student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return how badly the student's embeddings tell their own teacher's from the others' of the batch (InfoNCE).
+
+    The mean over kept utterances i of -log(exp(s_ii / t) / sum over kept j of exp(s_ij / t)), where s_ij is the cosine
+    of student i and teacher j and t the temperature. What isn't kept is neither drawn nor told apart.
+
+    Parameters
+    ----------
+    student, teacher, keep
+        As in `embedding_distance_loss`.
+    temperature
+        Above 0: the lower, the more the nearest of the others count.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar >= 0 in nats, the same on every rank; log n for n embeddings that are all alike, and 0 with a gradient of
+        0 when nothing is kept, or one utterance.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `keep` isn't bool of shape (B,).
+
+    Example
+    -------
+    >>> east_and_north = torch.eye(2)
+    >>> loss = contrastive_distance_loss(east_and_north, east_and_north, torch.tensor([True, True]), temperature=0.5)
+    >>> f"{loss.item():.4f}"  # log(1 + exp(-1 / 0.5))
+    '0.1269'
+    """
+    student, teacher = (gather_batch(rows) for rows in _directions(*_kept(student, teacher, keep)))
+    logits = student @ teacher.T / temperature
+    return (logits.logsumexp(dim=1) - logits.diagonal()).sum() / max(len(logits), 1)
+
+
+def make_distance_loss(kind: str, temperature: float) -> DistanceLoss:
+    """Make the distance that a recipe's ``distance`` key names.
+
+    Parameters
+    ----------
+    kind
+        ``norm`` (the paper's), ``normalised``, ``cosine`` or ``infonce``.
+    temperature
+        Of ``infonce``; the others have none.
+
+    Returns
+    -------
+    callable
+        Of student, teacher and keep, as `embedding_distance_loss`.
+
+    Raises
+    ------
+    InputError
+        If there is no distance of that name, or the temperature isn't above 0.
+
+    Example
+    -------
+    >>> make_distance_loss("norm", temperature=0.1) is embedding_distance_loss
+    True
+    """
+    if not temperature > 0:
+        raise InputError(f"distance_temperature is {temperature}: give a number above 0.")
+    kinds: dict[str, DistanceLoss] = {
+        "norm": embedding_distance_loss,
+        "normalised": normalised_distance_loss,
+        "cosine": cosine_distance_loss,
+        "infonce": functools.partial(contrastive_distance_loss, temperature=temperature),
+    }
+    if kind not in kinds:
+        raise InputError(f"distance is {kind!r}; choose one of {', '.join(kinds)}.")
+    return kinds[kind]
+
+
+def _kept(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the kept rows of this rank, (n, E) each, in float32 or better; no gradient reaches the teacher."""
     if student.shape != teacher.shape or student.dim() != 2:
         raise ValueError(
-            f"embedding_distance_loss needs student and teacher of one shape (batch, embedding), "
+            f"A distance needs student and teacher of one shape (batch, embedding), "
             f"not {tuple(student.shape)} and {tuple(teacher.shape)}."
         )
     if keep.dtype != torch.bool or keep.shape != student.shape[:1]:
         raise ValueError(
-            f"embedding_distance_loss needs keep as bool of shape ({len(student)},), "
-            f"not {keep.dtype} of shape {tuple(keep.shape)}."
+            f"A distance needs keep as bool of shape ({len(student)},), not {keep.dtype} of shape {tuple(keep.shape)}."
         )
-    difference = _at_least_float32(teacher[keep]).detach() - _at_least_float32(student[keep])
-    distances = gather_batch(torch.linalg.vector_norm(difference, dim=1))
+    return _at_least_float32(student[keep]), _at_least_float32(teacher[keep]).detach()
+
+
+def _directions(*embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.nn.functional.normalize(rows, dim=1) for rows in embeddings)
+
+
+def _mean_over_batch(distances: torch.Tensor) -> torch.Tensor:
+    """Give the mean of this rank's distances, (n,), and all others'; of none, 0 with a gradient of 0."""
+    distances = gather_batch(distances)
     return distances.sum() / max(len(distances), 1)
 
 

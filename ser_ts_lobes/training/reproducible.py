@@ -79,9 +79,7 @@ class ReproducibleBrain(sb.Brain):
         """Share the batches out among the processes; SpeechBrain's own way multiplies the batch by their number."""
         rest = dict(loader_kwargs)
         batching = {name: rest.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in rest}
-        if rest.pop("by_length", False):
-            batching["lengths"] = [dataset.data[utterance]["duration"] for utterance in dataset.data_ids]
-        self.train_sampler = GlobalBatches(len(dataset), **batching, seed=self.hparams.seed)
+        self.train_sampler = self._make_sampler(dataset, by_length=rest.pop("by_length", False), **batching)
         n_batches, factor = len(self.train_sampler), self.grad_accumulation_factor
         if n_batches < factor:  # SpeechBrain forgets at the end of an epoch what is accumulated
             raise InputError(
@@ -89,6 +87,9 @@ class ReproducibleBrain(sb.Brain):
                 "made: choose a smaller factor, or a smaller --batch_size."
             )
         return {**rest, "batch_sampler": self.train_sampler}
+
+    def _make_sampler(self, dataset, **batching):
+        return make_batches(dataset, **batching, seed=self.hparams.seed)
 
     def on_fit_start(self) -> None:
         """Go on from the last checkpoint, if there is one; what came of a shorter or longer training is removed."""
@@ -180,6 +181,27 @@ class ReproducibleBrain(sb.Brain):
         """Two sums of each parameter that learns, (2 n,): enough to tell whether any has moved."""
         learning = (p.double() for p in self.modules.parameters() if p.requires_grad)
         return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
+
+
+def make_batches(dataset: "DynamicItemDataset", *, by_length: bool, **options: Any) -> GlobalBatches:
+    """Make the batches of a dataset.
+
+    Parameters
+    ----------
+    dataset
+        With a ``duration`` of each item.
+    by_length
+        Whether items of about the same length share a batch.
+    **options
+        Of `ser_ts_lobes.training.distributed.GlobalBatches`.
+
+    Returns
+    -------
+    ser_ts_lobes.training.distributed.GlobalBatches
+    """
+    if by_length:
+        options["lengths"] = [dataset.data[utterance]["duration"] for utterance in dataset.data_ids]
+    return GlobalBatches(len(dataset), **options)
 
 
 def _epoch_of(line: str) -> int:

@@ -11,16 +11,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results.run_folder import RunFolder
 
-_DTYPES = {"embedding": np.float32, "prediction": np.float64, "label": np.float64, "residual": np.float64}
+_DTYPES = {
+    "embedding": np.float32,
+    "prediction": np.float64,
+    "label": np.float64,
+    "residual": np.float64,
+    "spread": np.float64,
+}
 
 
 @dataclass(eq=False)
 class TeacherTargets:
-    """Teacher embedding, prediction and residual of each utterance, by utterance id.
+    """Teacher embedding, prediction, residual and spread of each utterance, by utterance id.
 
     Attributes
     ----------
@@ -40,9 +47,10 @@ class TeacherTargets:
     ids: list[str]
     embedding: np.ndarray
     prediction: np.ndarray
-    label: np.ndarray
-    residual: np.ndarray
+    label: np.ndarray | None
+    residual: np.ndarray | None
     made_from: dict[str, str]
+    spread: np.ndarray | None = None
     path: Path | None = field(default=None, kw_only=True)
 
     def save(self, path: str | Path) -> None:
@@ -59,7 +67,11 @@ class TeacherTargets:
             If a value isn't finite, an id occurs twice, or the shapes don't fit.
         """
         path = Path(path)
-        tensors = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _DTYPES.items()}
+        tensors = {
+            name: np.ascontiguousarray(getattr(self, name), dtype)
+            for name, dtype in _DTYPES.items()
+            if getattr(self, name) is not None
+        }
         problem = _problem(self.ids, tensors)
         if problem:
             raise InputError(f"Teacher targets for {path}: {problem}; nothing was written.")
@@ -81,7 +93,7 @@ class TeacherTargets:
             raise InputError(f"{path}: there are no teacher targets: make them.")
         try:
             with safe_open(path, framework="numpy") as file:
-                tensors = {name: file.get_tensor(name) for name in _DTYPES}
+                tensors = {name: file.get_tensor(name) for name in _DTYPES.keys() & set(file.keys())}
                 metadata = file.metadata()
             ids, made_from = json.loads(metadata["ids"]), json.loads(metadata["made_from"])
             problem = _problem(ids, tensors)
@@ -89,7 +101,16 @@ class TeacherTargets:
             problem = f"it can't be read ({error})"
         if problem:
             raise InputError(f"{path} is damaged: {problem}. Delete it and make the teacher targets again.")
-        return cls(ids, **tensors, made_from=made_from, path=path)
+        return cls(
+            ids,
+            tensors["embedding"],
+            tensors["prediction"],
+            tensors.get("label"),
+            tensors.get("residual"),
+            made_from,
+            tensors.get("spread"),
+            path=path,
+        )
 
     def check(self, manifest_fingerprint: str, teacher_fingerprint: str | None = None) -> None:
         """Refuse targets that were made from something else.
@@ -152,11 +173,35 @@ class TeacherTargets:
         return self.path or "Teacher targets"
 
 
+def targets_file(run: RunFolder, split: str, manifest_fingerprint: str) -> Path:
+    """Name the file of a teacher's targets; of speech that nobody rated there is one for each manifest.
+
+    Parameters
+    ----------
+    run
+        The teacher's.
+    split
+        The manifest's name.
+    manifest_fingerprint
+        Its fingerprint.
+
+    Returns
+    -------
+    Path
+
+    Example
+    -------
+    >>> targets_file(RunFolder("teacher"), "unrated", "0123456789abcdef01").name
+    'unrated-0123456789abcdef.safetensors'
+    """
+    return run.targets_path(f"{UNRATED}-{manifest_fingerprint[:16]}" if split == UNRATED else split)
+
+
 def save_targets(folder: str | Path, targets: dict[str, TeacherTargets]) -> None:
     """Write a teacher's targets into its run, after all else that is made of them.
 
     So targets never stand beside tables and plots of an earlier teacher: a script that is cut before leaves that one's
-    targets, which don't fit the teacher any more.
+    targets, which don't fit the teacher any more. What is left of such an earlier teacher in the end is removed.
 
     Parameters
     ----------
@@ -167,9 +212,13 @@ def save_targets(folder: str | Path, targets: dict[str, TeacherTargets]) -> None
     """
     run = RunFolder(folder)
     for split, target in targets.items():
-        path = run.targets_path(split)
+        path = targets_file(run, split, target.made_from.get("manifest", ""))
         path.parent.mkdir(exist_ok=True)
         target.save(path)
+    teachers = {target.made_from.get("teacher") for target in targets.values()}
+    for path in run.targets_paths():
+        if TeacherTargets.load(path).made_from.get("teacher") not in teachers:
+            path.unlink()
     print(f"Targets and plots: {run.path}")
 
 
@@ -180,6 +229,11 @@ def _problem(ids: list[str], tensors: dict[str, np.ndarray]) -> str | None:
         if utterance in seen:
             return f"utterance {utterance!r} occurs twice"
         seen.add(utterance)
+    missing = {"embedding", "prediction"} - tensors.keys()
+    if len(of_rated := {"label", "residual"} - tensors.keys()) == 1:  # of rated utterances both, of others neither
+        missing |= of_rated
+    if missing:
+        return f"there is no {min(missing)}"
     for name, values in tensors.items():
         if values.dtype != _DTYPES[name]:
             return f"{name} is {values.dtype}, not {np.dtype(_DTYPES[name])}"

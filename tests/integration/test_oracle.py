@@ -311,16 +311,20 @@ def clip_first_group(patch, folder):
 def square_the_norm(patch, folder):
     patch.setattr(
         brains,
-        "embedding_distance_loss",
-        lambda student, teacher, keep: (teacher[keep] - student[keep]).square().sum(dim=1).mean(),
+        "make_distance_loss",
+        lambda *_: lambda student, teacher, keep: (teacher[keep] - student[keep]).square().sum(dim=1).mean(),
     )
 
 
 def divide_by_all(patch, folder):
     patch.setattr(
         brains,
-        "embedding_distance_loss",
-        lambda student, teacher, keep: torch.linalg.vector_norm(teacher[keep] - student[keep], dim=1).sum() / len(keep),
+        "make_distance_loss",
+        lambda *_: (
+            lambda student, teacher, keep: (
+                torch.linalg.vector_norm(teacher[keep] - student[keep], dim=1).sum() / len(keep)
+            )
+        ),
     )
 
 

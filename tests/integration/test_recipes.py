@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from ser_ts_lobes.data.transcribed import prepare_transcribed_speech
 from tests.fixtures_iemocap import write_iemocap_tree
 from tests.fixtures_librispeech import write_librispeech_tree
 from tests.fixtures_msp import write_msp_tree
@@ -47,6 +48,8 @@ ROWS = read_rows()
 def material():
     shutil.rmtree(TMP, ignore_errors=True)
     write_msp_tree(TMP / "msp", {"Train": 24, "Development": 8, "Test1": 8, "Test2": 8})
+    write_msp_tree(TMP / "unrated" / "speech", {"Train": 12}, seed=9)
+    prepare_transcribed_speech([TMP / "unrated" / "speech"], TMP / "unrated", valid_share=0.1, max_duration_s=20)
     write_iemocap_tree(TMP / "iemocap")
     write_librispeech_tree(TMP / "librispeech")
     write_recordings(TMP / "recordings")
@@ -142,9 +145,20 @@ def logged(run_folder):
     return [{name: float(value) for name, value in re.findall(r"([a-z_ ]+): ([-+.e\d]+)", line)} for line in lines]
 
 
-def test_two_processes_train_the_student_that_one_would(tmp_path):
-    row = ROWS["MSP-Podcast-train_student-cts"]
-    run_row("MSP-Podcast-train_student-cts")  # for its teacher
+def test_unrated_speech_is_taught_on():
+    folder, _ = run_row("MSP-Podcast-train_student-cts_unrated")
+    report = json.loads((folder / "metrics.json").read_text())
+    with open(TMP / "unrated" / "train.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert report["counts"]["unrated"] == len(rows) > 4 and not any(row["valence"] for row in rows)
+    _, output = run_row("MSP-Podcast-precompute_targets-teacher")
+    assert "both leave out" in output
+
+
+@pytest.mark.parametrize("system", ["cts", "cts_unrated"])
+def test_two_processes_train_the_student_that_one_would(tmp_path, system):
+    row = ROWS[f"MSP-Podcast-train_student-{system}"]
+    run_row(f"MSP-Podcast-train_student-{system}")  # for its teacher
     teacher = ROOT / "tests" / "tmp" / "results" / "teacher" / "1986"
     runs = {}
     for processes in (1, 2):
@@ -154,7 +168,7 @@ def test_two_processes_train_the_student_that_one_would(tmp_path):
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"] if processes == 2 else []
         backend = ["--distributed_backend=gloo"] if processes == 2 else []
         run(*launcher, row["Script_file"], row["Hparam_file"], *flags, *backend)
-        runs[processes] = tmp_path / str(processes) / "cts" / "1986"
+        runs[processes] = tmp_path / str(processes) / system / "1986"
     one, two = (logged(folder) for folder in runs.values())
     assert len(one) == len(two) == 2
     for epoch_of_one, epoch_of_two in zip(one, two, strict=True):

@@ -1,12 +1,16 @@
 import os
+import re
 
 import pytest
 import torch
+import yaml
 
+from ser_ts_lobes import settings as settings_module
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import load_experiment, model_settings, parse_arguments
-from ser_ts_lobes.settings import read_settings
+from ser_ts_lobes.settings import difference, read_settings
 from ser_ts_lobes.training.checkpoints import Checkpointer
+from tests.integration.programs import ROOT
 
 HPARAMS = """\
 system: ft
@@ -109,3 +113,16 @@ def test_a_model_of_other_settings_is_refused_before_anything_is_written(hparams
     with pytest.raises(InputError, match=r"was trained with processes 1, not 4"):
         load_experiment(*parse_arguments(options))
     assert sorted(os.walk(tmp_path)) == before
+
+
+def test_a_run_of_before_a_key_is_one_with_its_first_value():
+    before = {"lr": 0.1}
+    assert difference(before, {"lr": 0.1, "distance": "norm"}) is None
+    assert difference({"lr": 0.1, "distance": "norm"}, before) is None
+    assert difference(before, {"lr": 0.1, "distance": "cosine"}) == "distance norm, not cosine"
+    assert difference(before, {"lr": 0.1, "another": 1}) == "another (not set), not 1"
+
+
+def test_what_came_later_has_in_the_hparams_the_value_that_runs_had_before():
+    of_a_student = yaml.safe_load(re.sub(r"!\S+", "", (ROOT / "hparams" / "parts" / "teaching.yaml").read_text()))
+    assert {key: of_a_student[key] for key in settings_module._CAME_LATER} == settings_module._CAME_LATER

@@ -13,7 +13,16 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
-from ser_ts_lobes.data.manifests import COLUMNS, Utterance, find_manifests, is_prepared, read_manifest, write_manifests
+from ser_ts_lobes.data.manifests import (
+    COLUMNS,
+    UNRATED,
+    Utterance,
+    find_manifests,
+    is_prepared,
+    read_manifest,
+    read_unrated,
+    write_manifests,
+)
 from ser_ts_lobes.errors import InputError
 
 SCALE = (1.0, 7.0)
@@ -471,3 +480,38 @@ def test_a_sidecar_of_before_names_no_side_files(tmp_path):
     del sidecar["side_files"]
     (tmp_path / "manifests.json").write_text(json.dumps(sidecar))
     assert is_prepared(tmp_path, "inputs") and read_manifest(path).data_root == "/corpus"
+
+
+def test_unrated_speech_has_no_labels_whatever_its_file_says(tmp_path):
+    write(tmp_path / "corpus", train=[utterance("a"), utterance("b")], valid=[utterance("c")])
+    rated = read_manifest(tmp_path / "corpus" / "train.csv")
+    unrated = read_unrated(rated.path)
+    assert unrated.name == UNRATED == "unrated" and not unrated.labelled and rated.labelled
+    assert unrated.fingerprint == rated.fingerprint
+    assert {id: row["transcript"] for id, row in unrated.utterances.items()} == {"a": "well", "b": "well"}
+
+
+def test_unrated_speech_that_validates_or_tests_is_refused(tmp_path):
+    write(tmp_path / "corpus", train=[utterance("a")], valid=[utterance("c")], test1=[utterance("d")])
+    splits = [read_manifest(path) for path in find_manifests(tmp_path / "corpus").values()]
+    own = OWN + "x,1.5,/other/a.wav,1,Male,,,,well,\ny,1.5,{},1,Male,,,,well,\n"
+    assert len(read_unrated(own_csv(tmp_path / "own", own.format("/other/d.wav")), splits).utterances) == 2
+    for held_out in ("/corpus/Audios/c.wav", "/corpus/./Audios/../Audios/d.wav"):
+        path = own_csv(tmp_path / "own", own.format(held_out))
+        with pytest.raises(InputError, match=r"train.csv: 1 of 2 recordings are of the sets .* \(first: y\)"):
+            read_unrated(path, splits)
+
+
+def test_unrated_speech_that_is_rated_is_left_out(tmp_path, caplog):
+    write(tmp_path / "corpus", train=[utterance("a"), utterance("b")], valid=[utterance("c")])
+    splits = [read_manifest(path) for path in find_manifests(tmp_path / "corpus").values()]
+    own = OWN + "x,1.5,{},1,Male,,,,well,\ny,1.5,/corpus/Audios/../Audios/b.wav,1,Male,,,,,\n"
+    path = own_csv(tmp_path / "own", own.format("/other/a.wav"))
+    with caplog.at_level(logging.INFO):
+        unrated = read_unrated(path, splits)
+    assert list(unrated.utterances) == ["x"] and unrated.missing_transcripts == frozenset()
+    assert "1 of 2 recordings are rated, and left out" in caplog.text
+    assert read_unrated(path).missing_transcripts == {"y"}
+    path = own_csv(tmp_path / "own", own.format("/corpus/Audios/a.wav"))
+    with pytest.raises(InputError, match="all 2 recordings are of the training set, which is rated: name others"):
+        read_unrated(path, splits)

@@ -121,6 +121,7 @@ def test_a_teacher_is_compared_with_table_1_on_its_release_alone():
     figures = figures_of_run(RECIPES["MSP-Podcast"], hparams, manifests)
     assert [figure.table for figure in figures] == ["1", "1", "2"]
     assert {figure.system for figure in figures} == {"teacher"}
+    assert figures_of_run(RECIPES["MSP-Podcast"], hparams, {"unrated": manifests["test"], **manifests}) == figures
     assert not figures_of_run(RECIPES["MSP-Podcast"], hparams, {"test1": manifests["test"], **manifests})
     assert not figures_of_run(ROOT / "recipes" / "LibriSpeech", hparams, manifests)  # keeps none
 

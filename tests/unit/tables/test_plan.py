@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ser_ts_lobes.data.manifests import read_manifest
+from ser_ts_lobes.data.manifests import COLUMNS, read_manifest, read_unrated
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.tables.plan import Sweep, known_systems, make_plan, results_folder
 from ser_ts_lobes.training.targets import TeacherTargets
 from tests.fixtures_msp import write_msp_tree
@@ -101,7 +102,8 @@ def test_a_recipe_says_its_scripts_rows_and_folds(tmp_path):
         )
     }
     assert known_systems(recipe)[:3] == ["ts", "cpc", "modified_cpc"]
-    assert known_systems(recipe)[-7:] == ["cts", "atmaja", "attn", "cts_reads", "cts_words", "ft_reads", "ft_words"]
+    further = ["cts_reads", "cts_unrated", "cts_words", "ft_reads", "ft_words"]
+    assert known_systems(recipe)[-8:] == ["cts", "atmaja", "attn", *further]
     with pytest.raises(InputError, match="Another has no fold 1: choose --folds of 2, 7"):
         plan(tmp_path, "ts", recipe=recipe, folds=[1, 2])
 
@@ -160,6 +162,63 @@ def test_what_is_finished_needs_nothing(tmp_path):
     assert [(name, job.finished) for name, job in jobs.items()] == [("cts/1986", True)]
     shutil.rmtree(tmp_path / "cts")
     assert [job.finished for job in plan(tmp_path, "cts").values()] == [True, True, False]
+
+
+def write_unrated(folder, words="well"):
+    """Write a manifest of one utterance that nobody rated."""
+    path = folder / "speech.csv"
+    path.write_text(f"{','.join(COLUMNS)}\nx,1.5,/speech/x.wav,Unknown,Unknown,,,,{words},\n")
+    return path
+
+
+def test_targets_are_also_made_of_the_speech_that_a_student_needs(tmp_path):
+    path = write_unrated(tmp_path)
+    jobs = plan(tmp_path, "cts cts_unrated ts", f"--cts_unrated.unrated_manifest={path}")
+    assert list(jobs)[:3] == ["teacher/1986", "teacher/1986/targets", "cts/1986"]
+    assert all(jobs[f"{name}/1986"].needs == ["teacher/1986/targets"] for name in ("cts", "cts_unrated", "ts"))
+    options = [job.name for job in jobs.values() if f"--unrated_manifest={path}" in job.arguments]
+    assert options == ["teacher/1986/targets", "cts_unrated/1986"]
+    finish(jobs["teacher/1986"])
+    finish(jobs["teacher/1986/targets"])
+    assert not jobs["teacher/1986/targets"].finished  # of rated speech alone
+    targets = tmp_path / "teacher" / "1986" / "targets"
+    shutil.copy(targets / "train.safetensors", targets / f"unrated-{fingerprint_file(path)[:16]}.safetensors")
+    assert jobs["teacher/1986/targets"].finished
+    write_unrated(tmp_path, "other words")
+    assert not jobs["teacher/1986/targets"].finished
+    path.unlink()
+    assert not jobs["teacher/1986/targets"].finished
+    by_default = plan(tmp_path, "cts_unrated")
+    assert by_default["teacher/1986/targets"].settings["unrated_manifest"].endswith("/manifests/train.csv")
+
+
+def test_students_of_a_table_are_taught_on_one_unrated_manifest(tmp_path):
+    options = ["--ts.unrated_manifest=a.csv", "--cts_unrated.unrated_manifest=b.csv"]
+    with pytest.raises(InputError, match="one unrated_manifest, not on a.csv and b.csv: make a table of each"):
+        plan(tmp_path, "ts cts_unrated", *options)
+    jobs = plan(tmp_path, "ts cts_unrated", "--unrated_manifest=a.csv")
+    assert jobs["teacher/1986/targets"].arguments.count("--unrated_manifest=a.csv") == 1
+
+
+def test_a_run_of_other_unrated_speech_is_refused(tmp_path):
+    path = write_unrated(tmp_path)
+    option = f"--cts_unrated.unrated_manifest={path}"
+    job = plan(tmp_path, "cts_unrated", option)["cts_unrated/1986"]
+    finish(job)
+    with pytest.raises(InputError, match="cts_unrated/1986 was made from another unrated than today's"):
+        plan(tmp_path, "cts_unrated", option)  # it has heard none
+    metrics = job.folder / "metrics.json"
+    report = json.loads(metrics.read_text())
+    report["manifests"]["unrated"] = read_unrated(path).audio_fingerprint
+    metrics.write_text(json.dumps(report))
+    assert plan(tmp_path, "cts_unrated", option)["cts_unrated/1986"].finished
+    with pytest.raises(InputError, match="another unrated than today's"):
+        plan(tmp_path, "cts_unrated", "--cts_unrated.unrated_manifest=null")
+    write_unrated(tmp_path).write_text(path.read_text().replace("x.wav", "y.wav"))
+    with pytest.raises(InputError, match="another unrated than today's"):
+        plan(tmp_path, "cts_unrated", option)
+    path.unlink()  # what isn't there can't be compared
+    assert plan(tmp_path, "cts_unrated", option)["cts_unrated/1986"].finished
 
 
 def test_targets_of_another_teacher_are_made_again(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from ser_ts_lobes.data.manifests import UNRATED, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import LabelScale
 from ser_ts_lobes.results import metrics
@@ -16,6 +17,7 @@ from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.losses import ccc_loss
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.uncertainty import DropoutSpread
 from tests.fixtures_msp import write_msp_tree
 from tests.tiny_models import save_word_vectors
 from tests.unit.training.test_datasets import msp_podcast_prepare
@@ -28,6 +30,7 @@ SYSTEMS = {
     "hubert_base": (StudentBrain, {}),
     "ft": (StudentBrain, {"trainable_layers": 1}),
     "cts": (StudentBrain, {"trainable_layers": 1, "pooling": "transformer"}),
+    "cts_unrated": (StudentBrain, {"trainable_layers": 1}),
     "teacher": (TeacherBrain, {}),
     "atmaja": (TeacherBrain, {}),
 }
@@ -71,6 +74,7 @@ def make_brain(tmp_path, tiny_hubert, tiny_bert, manifests, feature_folder):
             overrides["text_source"] = tiny_bert
         hparams = load_hyperpyyaml(compose("MSP-Podcast", system), overrides) | {"settings": settings or {}}
         (tmp_path / "results" / system / "1986").mkdir(parents=True, exist_ok=True)
+        targets = {"train": targets} if isinstance(targets, TeacherTargets) else targets
         extra = [targets] if brain_class is StudentBrain else []
         learn_from_training_set(manifests["train"], hparams, run_opts)
         brain = brain_class(hparams, run_opts, manifests, *extra)
@@ -338,6 +342,142 @@ def test_the_student_adds_the_distance_to_the_teacher_where_it_is_trusted(make_b
     assert brain.batch_means.take()["kept"] == kept
 
 
+def test_the_distance_is_the_one_that_was_asked_for(make_brain, manifests):
+    targets = make_targets(manifests["train"], embedding=0.1)
+    options = {"targets": targets, "trainable_layers": 0, "distance": "infonce", "distance_temperature": 0.5}
+    brain, hparams, datasets = make_brain("ts", batch_size=24, ts_weight=7, **options)
+    batch = first_batch(brain, datasets, hparams)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    means = brain.batch_means.take()
+    assert means["ts_distance"] == pytest.approx(np.log(24), rel=1e-5)  # of teachers that are all alike
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 7 * means["ts_distance"], rel=1e-5)
+    with pytest.raises(InputError, match="distance is 'l1'"):
+        make_brain("ts", **options | {"distance": "l1"})
+
+
+def make_unrated_targets(manifest, embedding=0.0):
+    n = len(manifest.utterances)
+    return TeacherTargets(
+        ids=list(manifest.utterances),
+        embedding=np.full((n, 128), embedding, np.float32),
+        prediction=np.ones((n, 3)),
+        label=None,
+        residual=None,
+        made_from={"manifest": manifest.fingerprint, "teacher": "t", "spread": "s"},
+        spread=np.linspace(0, 1, 3 * n).reshape(n, 3),
+    )
+
+
+@pytest.fixture
+def unrated_options(with_unrated):
+    """Give what makes a student that is taught on unrated speech, too, where the teacher is sure of half of it."""
+    unrated = make_unrated_targets(with_unrated[UNRATED], embedding=0.2)
+    targets = {"train": make_targets(with_unrated["train"], embedding=0.1), UNRATED: unrated}
+    return {
+        "manifests": with_unrated,
+        "targets": targets,
+        "unrated_batch_size": 6,
+        "unrated_keep": 0.5,
+        "residual_threshold": 1.5,
+    }
+
+
+def test_unrated_utterances_are_in_the_distance_alone(make_brain, with_unrated, unrated_options):
+    brain, hparams, datasets = make_brain("cts_unrated", trainable_layers=0, ts_weight=7, **unrated_options)
+    batch = first_batch(brain, datasets, hparams)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    assert [utterance in with_unrated["train"].utterances for utterance in batch.id] == [True] * 8 + [False] * 6
+    labels = hparams["label_scale"].standardise(batch.labels[:8])
+    train, unrated = (unrated_options["targets"][name].ids for name in ("train", UNRATED))
+    kept = torch.tensor([i not in train[:6] and i not in unrated[10:] for i in batch.id])
+    assert kept[:8].any() and kept[8:].any() and not kept[8:].all()
+    teachers = torch.tensor([[0.1]] * 8 + [[0.2]] * 6)
+    norms = (output.embedding - teachers).norm(dim=1)
+    expected = ccc_loss(output.prediction[:8], labels) + 7 * norms[kept].mean()
+    torch.testing.assert_close(loss, expected)
+    assert brain.batch_means.take()["kept"] == pytest.approx(kept.float().mean().item())
+
+
+def test_an_epoch_on_both_is_one_pass_of_the_rated_ones(make_brain, with_unrated, unrated_options):
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0)
+    loader = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"])
+    brain.train_sampler.set_epoch(1)
+    heard = [batch.id for batch in loader]
+    rated = [utterance for batch in heard for utterance in batch[:8]]
+    assert sorted(rated) == sorted(with_unrated["train"].utterances)
+    assert all(len(batch) == 14 and set(batch[8:]) <= with_unrated[UNRATED].utterances.keys() for batch in heard)
+    brain, hparams, datasets = make_brain("cts", targets=make_targets(with_unrated["train"]), trainable_layers=0)
+    alone = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"])
+    brain.train_sampler.set_epoch(1)
+    assert rated == [utterance for batch in alone for utterance in batch.id]
+
+
+def test_both_can_be_batched_by_length(make_brain, unrated_options):
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0)
+    options = hparams["train_dataloader_opts"] | {"by_length": True}
+    [batch, *_] = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **options)
+    assert len(batch.id) == 14 and brain.train_sampler._first._lengths is not None
+    assert brain.train_sampler._second._lengths is not None
+
+
+def test_without_unrated_speech_the_student_is_that_of_the_paper(make_brain, manifests, tmp_path):
+    targets = make_targets(manifests["train"], embedding=0.1)
+    outputs = []
+    for system in ("cts", "cts_unrated"):
+        brain, _, datasets = make_brain(system, targets=targets, trainable_layers=1)
+        brain.train(datasets)
+        outputs.append(brain.predict(datasets["test1"]))
+    assert outputs[0].ids == outputs[1].ids
+    np.testing.assert_array_equal(outputs[0].prediction, outputs[1].prediction)
+    logs = [(tmp_path / "results" / system / "1986" / "train_log.txt").read_text() for system in ("cts", "cts_unrated")]
+    assert logs[0] == logs[1]
+
+
+def test_unrated_speech_moves_the_student(make_brain, unrated_options):
+    outputs = []
+    for embedding in (0.2, 0.9):
+        unrated_options["targets"][UNRATED].embedding[:] = embedding
+        folder = f"{unrated_options['targets'][UNRATED].embedding[0, 0]}"
+        brain, _, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0, run=folder)
+        brain.train(datasets)
+        outputs.append(brain.predict(datasets["valid"]))
+    assert not np.allclose(outputs[0].embedding, outputs[1].embedding, atol=1e-3)
+    assert np.isfinite(outputs[0].prediction).all()
+
+
+def test_a_student_of_other_unrated_speech_does_not_go_on(make_brain, with_unrated, unrated_options):
+    first = ready(make_brain("cts_unrated", **unrated_options, trainable_layers=0)[0])
+    made_from = first.made_from()
+    assert made_from.keys() == {"train", "valid", "teacher", "unrated", "unrated_transcripts", "spread"}
+    end_epoch(first, 1, lambda label: label + 1)
+    ready(make_brain("cts_unrated", **unrated_options, trainable_layers=0)[0])
+    unrated_options["targets"][UNRATED].made_from["spread"] = "another"
+    with pytest.raises(InputError, match=r"made from other data than today's \(spread changed\)"):
+        ready(make_brain("cts_unrated", **unrated_options, trainable_layers=0)[0])
+    targets = unrated_options["targets"]["train"]
+    with pytest.raises(InputError, match=r"\(spread, unrated, unrated_transcripts changed\)"):
+        ready(make_brain("cts_unrated", targets=targets, trainable_layers=0)[0])
+
+
+def test_too_little_unrated_speech_is_one_sentence(make_brain, unrated_options):
+    options = unrated_options | {"unrated_batch_size": 21}
+    with pytest.raises(InputError, match="unrated speech has 20 recordings, .* a smaller --unrated_batch_size"):
+        train(*make_brain("cts_unrated", **options, trainable_layers=0))
+
+
+def test_the_report_counts_unrated_speech(make_brain, with_unrated, unrated_options):
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0, number_of_epochs=1)
+    brain.train(datasets)
+    brain.test(datasets)
+    report = RunFolder(hparams["output_folder"]).report()
+    assert report["counts"] == {"train": 24, "valid": 12, "test1": 12, "unrated": 20}
+    assert report["manifests"]["unrated"] == with_unrated[UNRATED].audio_fingerprint
+
+
 def torch_stage(name):
     import speechbrain
 
@@ -408,9 +548,71 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     assert targets["train"].made_from == {
         "manifest": manifests["train"].fingerprint,
         "teacher": report["fingerprint"],
+        "spread": "10 passes, dropout 0.2, seed 1986",
     }
     # The words have made a teacher's numbers, too.
     assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
+
+
+@pytest.fixture(scope="module")
+def unrated_manifest(tmp_path_factory):
+    """Name a manifest of 20 utterances of another corpus, whose ratings nobody is to read."""
+    folder = tmp_path_factory.mktemp("unrated")
+    corpus = write_msp_tree(folder / "msp", {"Train": 20, "Development": 4, "Test1": 4}, seed=5)
+    msp_podcast_prepare.prepare_msp_podcast(corpus, folder / "manifests")
+    text = (folder / "manifests" / "train.csv").read_text().replace("\nMSP-", "\nunrated-")
+    path = folder / "train.csv"
+    path.write_text(text.replace("$data_root", str(corpus)))
+    return path
+
+
+@pytest.fixture
+def with_unrated(manifests, unrated_manifest):
+    """Give the manifests with one of speech that nobody rated."""
+    return manifests | {UNRATED: read_unrated(unrated_manifest)}
+
+
+def test_targets_are_made_of_unrated_speech_too(make_brain, manifests, with_unrated):
+    brain, _, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    without = brain.make_targets(datasets)
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1, manifests=with_unrated)
+    item = datasets[UNRATED][0]
+    assert item["speech"].dim() == item["text"].dim() == 2  # its frozen features are kept like others'
+    targets = brain.make_targets(datasets)
+    unrated = targets.pop(UNRATED)
+    assert unrated.label is None and unrated.residual is None and unrated.embedding.shape == (20, 128)
+    assert sorted(unrated.ids) == sorted(with_unrated[UNRATED].utterances)
+    assert unrated.made_from == without["train"].made_from | {"manifest": with_unrated[UNRATED].fingerprint}
+    restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(unrated.embedding)))
+    np.testing.assert_allclose(restored.detach(), unrated.prediction, atol=1e-4)
+    assert targets.keys() == without.keys()
+    for split, of_split in without.items():  # rated ones are as they were
+        for name in ("embedding", "prediction", "label", "residual", "spread"):
+            np.testing.assert_array_equal(getattr(targets[split], name), getattr(of_split, name))
+
+
+def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    together = brain.make_targets(datasets)["test1"]
+    assert brain.predict(datasets["test1"]).ids == together.ids
+    brain.hparams.test_dataloader_opts["batch_size"] = 1
+    alone = brain.make_targets(datasets)["test1"]
+    assert alone.ids == together.ids and (together.spread > 0).all()
+    np.testing.assert_allclose(alone.spread, together.spread, rtol=1e-3, atol=1e-6)
+    batch = next(iter(brain.make_dataloader(datasets["test1"], torch_stage("TEST"), batch_size=12)))
+    brain.modules.eval()
+    with torch.no_grad():
+        spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch), batch.id)
+    np.testing.assert_allclose(together.spread, spread, rtol=1e-3, atol=1e-6)
+
+
+def test_a_spread_of_one_pass_is_refused(make_brain):
+    with pytest.raises(InputError, match="spread_passes is 1"):
+        make_brain("teacher", TeacherBrain, spread_passes=1)
+    with pytest.raises(InputError, match="spread_dropout is 0"):
+        make_brain("teacher", TeacherBrain, spread_dropout=0)
 
 
 def test_the_fingerprint_is_of_what_has_learnt(make_brain):
@@ -532,8 +734,10 @@ def last_epoch(log):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, tmp_path, system):
+def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, unrated_options, tmp_path, system):
     brain_class, options = SYSTEMS[system]
+    if system == "cts_unrated":
+        options = options | unrated_options
     if system == "cts":
         options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
     brain, _, datasets = make_brain(system, brain_class, results_folder=str(tmp_path / "whole"), **options)

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import torch
 
 import ser_ts_lobes.training.datasets
 from ser_ts_lobes import file_digests
+from ser_ts_lobes.data.manifests import UNRATED, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
 from ser_ts_lobes.lobes.descriptors import LowLevelDescriptors, ShortTermStatistics
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.lobes.words import WordEncoder
+from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.datasets import (
     load_manifests,
     load_teacher,
@@ -29,7 +32,8 @@ from ser_ts_lobes.training.datasets import (
 from ser_ts_lobes.training.feature_store import find_networks
 from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.residuals import keep_mask
-from ser_ts_lobes.training.targets import TeacherTargets
+from ser_ts_lobes.training.targets import TeacherTargets, save_targets, targets_file
+from ser_ts_lobes.training.uncertainty import keep_surest
 from tests.fixtures_msp import WORDS, write_msp_tree
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "MSP-Podcast"
@@ -241,7 +245,7 @@ def test_what_the_user_set_reaches_the_frozen_features(manifests, tmp_path, monk
 def test_the_training_set_alone_gets_the_teacher(manifests, threshold):
     targets = make_targets(manifests["train"])
     hparams = hparams_of({"speech_encoder": ShortTermStatistics()}, residual_threshold=threshold)
-    datasets = make_datasets(manifests, hparams, RUN_OPTS, targets)
+    datasets = make_datasets(manifests, hparams, RUN_OPTS, {"train": targets})
     rows = [targets.ids.index(utterance) for utterance in manifests["train"].utterances]
     assert [item["keep"] for item in datasets["train"]] == keep_mask(targets.residual, threshold)[rows].tolist()
     assert "keep" not in datasets["valid"][0]
@@ -253,7 +257,7 @@ def test_each_utterance_gets_its_own_teacher(manifests, threshold, caplog):
     targets = make_targets(manifests["train"])
     dataset = make_dataset(manifests["train"])
     with caplog.at_level(logging.INFO):
-        share = use_teacher(dataset, manifests["train"], targets, threshold)
+        share = use_teacher(dataset, manifests["train"], targets, keep_mask(targets.residual, threshold))
     assert f"follows the teacher on {'100.0' if threshold is None else '87.5'}% of 8 training" in caplog.text
     keep = keep_mask(targets.residual, threshold)
     assert share == keep.mean() and keep.all() == (threshold is None)
@@ -263,19 +267,85 @@ def test_each_utterance_gets_its_own_teacher(manifests, threshold, caplog):
         assert item["keep"] == keep[row]
 
 
+@pytest.fixture
+def with_unrated(manifests):
+    """Give the manifests with one of speech that nobody rated; here the valid one's."""
+    return manifests | {UNRATED: read_unrated(manifests["valid"].path)}
+
+
+def make_unrated_targets(manifest, teacher="teacher"):
+    random, n = np.random.default_rng(1), len(manifest.utterances)
+    return TeacherTargets(
+        ids=list(manifest.utterances)[::-1],
+        embedding=random.normal(size=(n, 4)).astype(np.float32),
+        prediction=random.normal(size=(n, 3)),
+        label=None,
+        residual=None,
+        made_from={"manifest": manifest.fingerprint, "teacher": teacher, "spread": "of 10 passes"},
+        spread=random.uniform(size=(n, 3)),
+    )
+
+
+@pytest.mark.parametrize(("share", "n_kept"), [(None, 4), (0.5, 2), (1.0, 4)])  # None: 7 of 8, as of the rated ones
+def test_unrated_utterances_follow_the_rated_ones_in_training(with_unrated, share, n_kept, caplog):
+    targets = {"train": make_targets(with_unrated["train"]), UNRATED: make_unrated_targets(with_unrated[UNRATED])}
+    hparams = hparams_of({"speech_encoder": ShortTermStatistics()}, residual_threshold=2.0, unrated_keep=share)
+    with caplog.at_level(logging.INFO):
+        datasets = make_datasets(with_unrated, hparams, RUN_OPTS, targets)
+    assert f"follows the teacher on {n_kept / 4:.1%} of 4 unrated utterances" in caplog.text
+    assert list(datasets) == ["train", "valid", "test1"]
+    mixed = datasets["train"]
+    assert (len(mixed), len(mixed.rated), len(mixed.unrated)) == (12, 8, 4)
+    items = list(mixed)
+    assert [item["id"] for item in items] == [*with_unrated["train"].utterances, *with_unrated[UNRATED].utterances]
+    assert [item["labels"].isnan().all().item() for item in items] == [False] * 8 + [True] * 4
+    keep = keep_surest(targets[UNRATED].spread, 7 / 8 if share is None else share)
+    assert keep.sum() == n_kept
+    for item in items[8:]:
+        row = targets[UNRATED].ids.index(item["id"])
+        np.testing.assert_array_equal(item["teacher_embedding"], targets[UNRATED].embedding[row])
+        assert item["keep"] == keep[row] and item["speech"].dim() == 1
+    alone = make_datasets(with_unrated, hparams, RUN_OPTS, {"train": targets["train"]})["train"]
+    assert [item["keep"] for item in alone] == [item["keep"] for item in items[:8]]
+
+
+def test_frozen_features_of_unrated_speech_are_kept(with_unrated, tmp_path):
+    hparams = hparams_of({"speech_encoder": ShortTermStatistics()}, feature_folder=tmp_path)
+    make_datasets({name: with_unrated[name] for name in ("train", UNRATED)}, hparams, RUN_OPTS)
+    assert kept_sizes(tmp_path) == {"ShortTermStatistics": 12}
+
+
+def test_the_teachers_targets_of_unrated_speech_are_loaded(with_unrated, tmp_path):
+    targets = {"train": make_targets(with_unrated["train"]), UNRATED: make_unrated_targets(with_unrated[UNRATED])}
+    hparams = save_teacher(tmp_path / "teacher", targets["train"])
+    command = f"`python make_its_targets.py hparams/teacher.yaml --unrated_manifest {with_unrated[UNRATED].path}`"
+    with pytest.raises(
+        InputError, match=re.escape(f"there are no teacher targets: make them. The command is {command}")
+    ):
+        load_teacher(with_unrated, hparams)
+    save_targets(tmp_path / "teacher", targets)
+    loaded = load_teacher(with_unrated, hparams)
+    assert list(loaded) == ["train", UNRATED]
+    np.testing.assert_array_equal(loaded[UNRATED].spread, targets[UNRATED].spread)
+    targets[UNRATED].made_from["teacher"] = "trained before"
+    targets[UNRATED].save(targets_file(RunFolder(tmp_path / "teacher"), UNRATED, with_unrated[UNRATED].fingerprint))
+    with pytest.raises(InputError, match=f"another teacher.*{re.escape(command)}"):
+        load_teacher(with_unrated, hparams)
+
+
 def test_a_system_without_teacher_folder_learns_alone(manifests):
-    assert load_teacher(manifests["train"], {}) is None
+    assert load_teacher(manifests, {}) == {}
 
 
 def test_the_teachers_targets_are_loaded(manifests, tmp_path):
     targets = make_targets(manifests["train"])
-    loaded = load_teacher(manifests["train"], save_teacher(tmp_path / "teacher", targets))
+    [loaded] = load_teacher(manifests, save_teacher(tmp_path / "teacher", targets)).values()
     np.testing.assert_array_equal(loaded.embedding, targets.embedding)
 
 
 def test_a_missing_teacher_names_the_commands(manifests, tmp_path):
     with pytest.raises(InputError) as error:
-        load_teacher(manifests["train"], {"teacher_folder": tmp_path / "nobody", "scripts": SCRIPTS})
+        load_teacher(manifests, {"teacher_folder": tmp_path / "nobody", "scripts": SCRIPTS})
     assert str(error.value) == (
         f"{tmp_path / 'nobody'} has no trained teacher: run `python train_it.py hparams/teacher.yaml` and "
         "`python make_its_targets.py hparams/teacher.yaml` first, or name another --teacher_folder."
@@ -286,24 +356,19 @@ def test_missing_targets_name_the_command(manifests, tmp_path):
     hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]))
     (tmp_path / "teacher" / "targets" / "train.safetensors").unlink()
     with pytest.raises(InputError, match=r"`python make_its_targets.py hparams/teacher.yaml`"):
-        load_teacher(manifests["train"], hparams)
+        load_teacher(manifests, hparams)
 
 
 def test_targets_of_a_teacher_that_was_trained_again_are_refused(manifests, tmp_path):
     hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]), fingerprint="trained again")
     with pytest.raises(InputError, match="another teacher.*`python make_its_targets.py hparams/teacher.yaml`"):
-        load_teacher(manifests["train"], hparams)
+        load_teacher(manifests, hparams)
 
 
 def test_targets_for_another_manifest_are_refused(manifests, tmp_path):
     hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]))
     with pytest.raises(InputError, match="another manifest"):
-        load_teacher(manifests["valid"], hparams | {"teacher_folder": rename_targets(tmp_path / "teacher")})
-
-
-def rename_targets(folder):
-    (folder / "targets" / "train.safetensors").rename(folder / "targets" / "valid.safetensors")
-    return folder
+        load_teacher({"train": replace(manifests["valid"], name="train")}, hparams)
 
 
 def test_missing_transcripts_name_the_command(tmp_path):
@@ -312,6 +377,24 @@ def test_missing_transcripts_name_the_command(tmp_path):
     load_manifests(tmp_path / "manifests")
     with pytest.raises(InputError, match=r"8 of 8 utterances have no transcript .*`ser-ts transcribe"):
         load_manifests(tmp_path / "manifests", needs_text=True)
+
+
+def test_unrated_speech_comes_last_and_needs_words_where_they_are_read(prepared, tmp_path):
+    rows = (prepared / "train.csv").read_text().replace("$data_root", "/elsewhere").splitlines()
+    unrated = tmp_path / "train.csv"
+    unrated.write_text("\n".join(rows) + "\n")
+    manifests = load_manifests(prepared, needs_text=True, unrated=unrated)
+    assert list(manifests) == ["train", "valid", "test1", "unrated"] and not manifests["unrated"].labelled
+    unrated.write_text("\n".join([*rows, "x,1,/elsewhere/x.wav,1,Male,,,,,"]) + "\n")
+    with pytest.raises(InputError, match="line 10: x has no labels, unlike the rows above"):
+        load_manifests(prepared, unrated=unrated)
+    unrated.write_text("\n".join([rows[0], "x,1,/elsewhere/x.wav,1,Male,,,,,"]) + "\n")
+    assert len(load_manifests(prepared, unrated=unrated)["unrated"].utterances) == 1
+    with pytest.raises(InputError, match=r"train.csv: 1 of 1 utterances have no transcript \(first: x\)"):
+        load_manifests(prepared, needs_text=True, unrated=unrated)
+    unrated.write_text((prepared / "valid.csv").read_text().replace("$data_root", str(prepared.parent / "msp")))
+    with pytest.raises(InputError, match="4 of 4 recordings are of the sets that validate and test"):
+        load_manifests(prepared, unrated=unrated)
 
 
 def test_a_missing_split_is_named(tmp_path):

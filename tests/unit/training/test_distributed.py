@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.training.distributed import GlobalBatches, gather_batch
+from ser_ts_lobes.training.distributed import GlobalBatches, MixedBatches, gather_batch
 from tests import ranks
 
 
@@ -195,3 +195,67 @@ def test_ranks_share_out_sorted_batches(tmp_path):
     alone = task(0)
     first, second = on_each_rank(task, tmp_path, 2)
     assert [one[::2] for one in alone] == first and [one[1::2] for one in alone] == second
+
+
+def mixed(n_rated=20, n_unrated=13, batch_size=4, unrated_batch_size=3, drop_last=True):
+    rated = GlobalBatches(n_rated, batch_size, shuffle=True, drop_last=drop_last, seed=1)
+    unrated = GlobalBatches(n_unrated, unrated_batch_size, shuffle=True, drop_last=True, seed=2)
+    return MixedBatches(rated, unrated, n_rated)
+
+
+def epochs_of(batches, numbers):
+    """Give the batches of some epochs, each as what is of the first set and what of the second."""
+    found = []
+    for number in numbers:
+        batches.set_epoch(number)
+        assert len(list(batches)) == len(batches)
+        found.append([([i for i in batch if i < 20], [i - 20 for i in batch if i >= 20]) for batch in batches])
+    return found
+
+
+def test_each_batch_has_its_share_of_both_sets_and_an_epoch_is_a_pass_of_the_first():
+    for epoch in epochs_of(mixed(), (1, 2, 3)):
+        assert [(len(rated), len(unrated)) for rated, unrated in epoch] == [(4, 3)] * 5
+        assert sorted(item for rated, _ in epoch for item in rated) == list(range(20))
+
+
+def test_rated_batches_are_those_that_there_would_be_alone():
+    alone = GlobalBatches(20, 4, shuffle=True, drop_last=True, seed=1)
+    alone.set_epoch(3)
+    [epoch] = epochs_of(mixed(), [3])
+    assert [rated for rated, _ in epoch] == list(alone)
+
+
+def test_unrated_batches_go_on_over_epochs_pass_after_pass():
+    heard = [unrated for epoch in epochs_of(mixed(), range(1, 5)) for _, unrated in epoch]
+    passes = [heard[start : start + 4] for start in range(0, 20, 4)]  # of 13, four batches of 3
+    for number, one in enumerate(passes):
+        expected = GlobalBatches(13, 3, shuffle=True, drop_last=True, seed=2)
+        expected.set_epoch(number)
+        assert one == list(expected)
+        assert len({item for batch in one for item in batch}) == 12
+    assert len(set(map(str, passes))) == 5
+
+
+def test_an_epoch_is_the_same_whatever_was_before_it():
+    whole = epochs_of(mixed(), range(1, 6))
+    batches = mixed()
+    assert [epochs_of(batches, [number])[0] for number in (4, 2, 5)] == [whole[3], whole[1], whole[4]]
+    batches.set_epoch(3)
+    next(iter(batches))  # one that was begun
+    assert epochs_of(batches, [3]) == [whole[2]]
+
+
+def test_ranks_share_out_batches_of_both_sets(tmp_path):
+    alone = epochs_of(mixed(), (1, 2))
+    of_ranks = on_each_rank(lambda _: epochs_of(mixed(), (1, 2)), tmp_path, 2)
+    for rank, epochs in enumerate(of_ranks):
+        assert epochs == [[(rated[rank::2], unrated[rank::2]) for rated, unrated in epoch] for epoch in alone]
+
+
+def test_messages_name_the_set_and_the_option():
+    options = {"set_name": "unrated speech", "option": "unrated_batch_size"}
+    with pytest.raises(InputError, match="unrated speech has 3 recordings, .* choose a smaller --unrated_batch_size"):
+        GlobalBatches(3, 4, **options)
+    with pytest.raises(InputError, match="--unrated_batch_size is 0"):
+        GlobalBatches(3, 0, **options)

@@ -8,7 +8,15 @@ import torch
 import torch._dynamo  # what DDP loads when it is first used: here once, not on each rank
 from torch.nn.parallel import DistributedDataParallel
 
-from ser_ts_lobes.training.losses import ccc_loss, embedding_distance_loss, sentence_loss
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.training.losses import (
+    ccc_loss,
+    cosine_distance_loss,
+    embedding_distance_loss,
+    make_distance_loss,
+    normalised_distance_loss,
+    sentence_loss,
+)
 from tests.ranks import on_each_rank
 
 
@@ -164,6 +172,107 @@ def test_losses_keep_double_precision():
     distance = embedding_distance_loss(predictions, targets, torch.ones(8, dtype=torch.bool))
     expected = np.linalg.norm(predictions.numpy() - targets.numpy(), axis=1).mean()
     assert distance.item() == pytest.approx(expected, rel=1e-14)
+
+
+def distances_in_numpy(student, teacher, keep, temperature):
+    """Return each kind of distance of the kept rows, in float64."""
+    s, t = (rows.double().numpy()[keep.numpy()] for rows in (student, teacher))
+    unit_s, unit_t = (rows / np.sqrt((rows**2).sum(axis=1, keepdims=True)) for rows in (s, t))
+    cosines = unit_s @ unit_t.T
+    odds = np.exp(cosines / temperature)
+    return {
+        "norm": np.sqrt(((s - t) ** 2).sum(axis=1)).mean(),
+        "normalised": np.sqrt(((unit_s - unit_t) ** 2).sum(axis=1)).mean(),
+        "cosine": np.mean(1 - np.diag(cosines)),
+        "infonce": -np.log(np.diag(odds) / odds.sum(axis=1)).mean(),
+    }
+
+
+DISTANCES = ("norm", "normalised", "cosine", "infonce")
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_each_distance_is_its_formula_over_kept_utterances(kind):
+    student, teacher = 3 * random(6, 8, dtype=torch.float64), random(6, 8, seed=1, dtype=torch.float64)
+    keep = torch.tensor([True, False, True, True, False, True])
+    expected = distances_in_numpy(student, teacher, keep, temperature=0.2)[kind]
+    distance = make_distance_loss(kind, temperature=0.2)
+    assert distance(student, teacher, keep).item() == pytest.approx(expected, rel=1e-13)
+    half = distance(student.bfloat16(), teacher.bfloat16(), keep)
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_each_distance_has_the_gradient_of_finite_differences_and_moves_kept_students_only(kind):
+    student = random(5, 8, dtype=torch.float64).requires_grad_()
+    teacher = random(5, 8, seed=1, dtype=torch.float64).requires_grad_()
+    keep = torch.tensor([True, True, False, True, False])
+    distance = make_distance_loss(kind, temperature=0.2)
+    assert torch.autograd.gradcheck(lambda rows: distance(rows, teacher.detach(), keep), (student,))
+    distance(student, teacher, keep).backward()
+    assert (student.grad[keep] != 0).all() and (student.grad[~keep] == 0).all()
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_each_distance_is_zero_with_a_zero_gradient_where_nothing_is_kept_or_to_be_moved(kind):
+    for keep in ([False, False], [True, False]):  # one that is kept is the teacher's own
+        student = random(2, 8, dtype=torch.float64).requires_grad_()
+        loss = make_distance_loss(kind, 0.2)(student, random(2, 8, dtype=torch.float64), torch.tensor(keep))
+        loss.backward()
+        assert loss.item() == pytest.approx(0, abs=1e-12)
+        torch.testing.assert_close(student.grad, torch.zeros_like(student.grad), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_no_distance_reads_what_is_not_kept_or_fails_on_zeros(kind):
+    teacher = torch.tensor([[3.0, 4.0], [float("nan")] * 2, [1.0, 0.0]])
+    student = torch.zeros(3, 2, requires_grad=True)
+    loss = make_distance_loss(kind, 0.2)(student, teacher, torch.tensor([True, False, True]))
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+    with pytest.raises(ValueError, match="keep as bool"):
+        make_distance_loss(kind, 0.2)(student, teacher, torch.ones(3))
+    with pytest.raises(ValueError, match="of one shape"):
+        make_distance_loss(kind, 0.2)(student, teacher[:, :1], torch.ones(3, dtype=torch.bool))
+
+
+def test_distances_are_those_of_torch():
+    student, teacher, keep = random(6, 8), random(6, 8, seed=1), torch.ones(6, dtype=torch.bool)
+    cosine = torch.nn.functional.cosine_similarity(student, teacher)
+    torch.testing.assert_close(cosine_distance_loss(student, teacher, keep), (1 - cosine).mean())
+    norm = torch.nn.functional.pairwise_distance(
+        *(torch.nn.functional.normalize(rows) for rows in (student, teacher)), eps=0
+    )
+    torch.testing.assert_close(normalised_distance_loss(student, teacher, keep), norm.mean())
+    logits = torch.nn.functional.cosine_similarity(student[:, None], teacher[None], dim=2) / 0.2
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(6))
+    torch.testing.assert_close(make_distance_loss("infonce", 0.2)(student, teacher, keep), expected)
+
+
+def test_a_distance_that_there_is_not_is_one_sentence():
+    with pytest.raises(InputError, match="distance is 'l1'; choose one of norm, normalised, cosine, infonce"):
+        make_distance_loss("l1", 0.1)
+    with pytest.raises(InputError, match="distance_temperature is 0: give a number above 0"):
+        make_distance_loss("infonce", 0)
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_two_processes_see_the_distance_of_the_whole_batch(tmp_path, kind):
+    keep = torch.tensor([True, False, True, True, True, False])
+    parts = (slice(0, 4), slice(4, 6))
+
+    def task(rank):
+        rows = slice(None) if rank is None else parts[rank]
+        student = random(6, 8)[rows].requires_grad_()
+        loss = make_distance_loss(kind, 0.2)(student, random(6, 8, seed=1)[rows], keep[rows])
+        loss.backward()
+        return loss.item(), student.grad
+
+    loss, gradient = task(None)
+    for rank, (of_rank, gradient_of_rank) in enumerate(on_each_rank(task, tmp_path, 2)):
+        assert of_rank == pytest.approx(loss, rel=1e-6)
+        torch.testing.assert_close(gradient_of_rank / 2, gradient[parts[rank]])  # DDP takes the mean over both
 
 
 def training_step(network, student, rows):

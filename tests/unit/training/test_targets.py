@@ -1,6 +1,7 @@
 """Teacher targets survive the disk, and are refused when they don't fit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.targets import TeacherTargets, save_targets
 
-ARRAYS = ("embedding", "prediction", "label", "residual")
+ARRAYS = ("embedding", "prediction", "label", "residual", "spread")
 
 
 @pytest.fixture
@@ -24,7 +25,8 @@ def targets():
         prediction=rng.normal(size=(3, 3)),
         label=rng.normal(size=(3, 3)),
         residual=rng.normal(size=(3, 3)),
-        made_from={"manifest": "m1", "teacher": "t1", "code": "0.1.0"},
+        made_from={"manifest": "m1", "teacher": "t1", "spread": "s1"},
+        spread=rng.uniform(size=(3, 3)),
     )
 
 
@@ -47,6 +49,41 @@ def test_the_targets_of_all_splits_are_in_the_teachers_run(targets, tmp_path, ca
     assert paths == [tmp_path / "targets" / f"{split}.safetensors" for split in ("test1", "train")]
     assert all(TeacherTargets.load(path).ids == targets.ids for path in paths)
     assert capsys.readouterr().out == f"Targets and plots: {tmp_path}\n"
+
+
+def test_unrated_utterances_have_neither_label_nor_residual(targets, tmp_path):
+    path = tmp_path / "targets.safetensors"
+    targets.label = targets.residual = None
+    targets.save(path)
+    loaded = TeacherTargets.load(path)
+    assert loaded.label is None and loaded.residual is None
+    np.testing.assert_array_equal(loaded.spread, targets.spread, strict=True)
+    targets.label = targets.prediction
+    with pytest.raises(InputError, match="there is no residual; nothing was written"):
+        targets.save(path)
+    targets.label, targets.embedding = None, None
+    with pytest.raises(InputError, match="there is no embedding"):
+        targets.save(path)
+
+
+def test_targets_of_before_spreads_were_told_load(targets, tmp_path):
+    targets.spread = None
+    targets.save(tmp_path / "targets.safetensors")
+    assert TeacherTargets.load(tmp_path / "targets.safetensors").spread is None
+
+
+def test_each_manifest_of_unrated_speech_has_targets_until_the_teacher_is_another(targets, tmp_path):
+    def save(split, manifest="m1", teacher="t1"):
+        made_from = {"manifest": manifest, "teacher": teacher}
+        save_targets(
+            tmp_path, {"train": replace(targets, made_from=made_from), split: replace(targets, made_from=made_from)}
+        )
+        return [path.stem for path in RunFolder(tmp_path).targets_paths()]
+
+    assert save("unrated", "m" * 64) == ["train", "unrated-" + 16 * "m"]
+    assert save("unrated", "n" * 64) == ["train", "unrated-" + 16 * "m", "unrated-" + 16 * "n"]
+    assert save("valid") == ["train", "unrated-" + 16 * "m", "unrated-" + 16 * "n", "valid"]
+    assert save("valid", teacher="t2") == ["train", "valid"]
 
 
 def test_arrays_are_written_in_the_precision_of_the_contract(targets, tmp_path):

@@ -1,5 +1,6 @@
 """A teacher's report, and in which order the scripts leave what it knows."""
 
+import json
 import runpy
 import sys
 from types import SimpleNamespace
@@ -24,14 +25,17 @@ def targets():
     residual = np.tile([[1.0], [-1.0]], (30, 3))
     residual[:3] *= 9
     embedding = np.zeros((60, 4), np.float32)
-    of_set = TeacherTargets([f"u{i:02d}" for i in range(60)], embedding, PREDICTION, LABEL, residual, {})
-    return {"train": of_set, "test1": of_set}
+    ids, spread = [f"u{i:02d}" for i in range(60)], np.linspace(0.6, 0, 180).reshape(60, 3)
+    of_set = TeacherTargets(ids, embedding, PREDICTION, LABEL, residual, {"spread": "of 10 passes"}, spread)
+    of_unrated = TeacherTargets(ids, embedding, PREDICTION, None, None, {"manifest": "ab" * 32}, spread)
+    return {"train": of_set, "test1": of_set, "unrated": of_unrated}
 
 
 def test_a_teachers_report_is_a_table_and_plots(tmp_path, targets, capsys):
     report_teacher(tmp_path, targets)
     assert {path.name for path in tmp_path.iterdir()} == {
         "table1.md",
+        "uncertainty.json",
         "residuals.png",
         "predictions_train.png",
         "predictions_test1.png",
@@ -39,6 +43,11 @@ def test_a_teachers_report_is_a_table_and_plots(tmp_path, targets, capsys):
     printed, table = capsys.readouterr().out, RunFolder(tmp_path).table1_file.read_text(encoding="utf-8")
     assert f"the teacher on its 60 training utterances\n\n{table}" in printed and "| CCC | 0." in table
     assert "5.0% of them have a residual beyond 2 σ in some dimension." in printed
+    assert "both leave out 5.0% (by chance: 0.3%)" in printed  # it is least sure of those where it is far off
+    report = json.loads(RunFolder(tmp_path).uncertainty_file.read_text(encoding="utf-8"))
+    assert (report["spread"], report["residual_threshold"]) == ("of 10 passes", 2.0)
+    assert report["by_residual"] == report["by_spread"] == report["by_both"] == pytest.approx(0.05)
+    assert report["rank_correlation"]["valence"] > 0.2
 
 
 class Cut(Exception):
@@ -48,7 +57,8 @@ class Cut(Exception):
 @pytest.mark.parametrize(("recipe", "prepare"), [("MSP-Podcast", "msp_podcast"), ("IEMOCAP", "iemocap")])
 def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets, monkeypatch, recipe, prepare):
     """A script that is cut before its plots are whole leaves the earlier teacher's targets, which are found stale."""
-    hparams = {"prepare_opts": {}, "manifest_folder": "", "data_folder": "", "output_folder": tmp_path}
+    hparams = {"prepare_opts": {}, "output_folder": tmp_path}
+    hparams |= dict.fromkeys(("manifest_folder", "data_folder", "unrated_manifest"))
     preparation = SimpleNamespace(**{f"prepare_{prepare}": lambda: None})
     monkeypatch.setitem(sys.modules, f"{prepare}_prepare", preparation)
     monkeypatch.setattr("ser_ts_lobes.experiment.parse_arguments", lambda _: (None, None, None))
@@ -61,7 +71,8 @@ def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets,
     monkeypatch.setattr("ser_ts_lobes.training.brains.TeacherBrain", lambda *_: brain)
 
     def run_script(teacher):
-        targets["train"].made_from["teacher"] = teacher
+        for of_set in targets.values():
+            of_set.made_from["teacher"] = teacher
         runpy.run_path(str(ROOT / "recipes" / recipe / "precompute_targets.py"), run_name="__main__")
 
     def saved_teacher():
