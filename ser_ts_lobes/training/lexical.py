@@ -167,7 +167,9 @@ def _take_weights(modules, run):
     """Give networks the weights of a finished run."""
     lacking = [name for name in (LISTENER_FOLDER, _HEADS_FILE, _PIECES_FILE) if not (Path(run) / name).exists()]
     if lacking:
-        raise InputError(f"start_from: {run} has no {lacking[0]}: name a folder that train_words.py has finished.")
+        raise InputError(
+            f"start_from: {run} has no {lacking[0]}: name the folder of a finished run of the same script."
+        )
     parts = torch.nn.ModuleDict({"speech": modules["speech_encoder"], "listener": modules["listener"]})
     try:
         read_listener_weights(parts, Path(run) / LISTENER_FOLDER)

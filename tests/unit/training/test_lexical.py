@@ -269,7 +269,7 @@ def test_a_run_starts_from_another_and_teaches_what_is_below_it(make_brain):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda run: (run / "heads.safetensors").unlink(), "has no heads.safetensors: name a folder"),
+        (lambda run: (run / "heads.safetensors").unlink(), "has no heads.safetensors: name the folder"),
         (lambda run: (run / "listener" / "listener.safetensors").write_bytes(b""), "networks of other sizes"),
     ],
 )
