@@ -1,6 +1,7 @@
 """Settings: what a hparams file says, as plain values, and which of them make another model."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,7 @@ def _plain(loader, tag, node):
 
 
 _PlainLoader.add_multi_constructor("!", _plain)
+# YAML 1.1, which PyYAML reads, wants a point in 1e-3; HyperPyYAML reads the number that people mean.
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)

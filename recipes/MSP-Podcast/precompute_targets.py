@@ -16,7 +16,8 @@ from pathlib import Path
 from msp_podcast_prepare import prepare_msp_podcast
 
 from ser_ts_lobes.errors import plain_errors
-from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.experiment import load_experiment, parse_arguments, start_experiment
+from ser_ts_lobes.provenance import refuse_untrained
 from ser_ts_lobes.results.paper import figures_of_run
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
@@ -27,11 +28,14 @@ from ser_ts_lobes.training.teacher_report import report_teacher
 if __name__ == "__main__":
     with plain_errors():
         hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
+        settings = start_experiment(hparams_file, run_opts, overrides)
+        refuse_untrained(settings)
+
+        prepare_msp_podcast(**settings["prepare_opts"])
+        manifests = load_manifests(settings["manifest_folder"], settings["data_folder"], needs_text=True)
+
+        # Networks, which may have to be fetched, come after what can be wrong with less.
         hparams = load_experiment(hparams_file, run_opts, overrides)
-
-        prepare_msp_podcast(**hparams["prepare_opts"])
-        manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
-
         learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)
 

@@ -11,6 +11,7 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
+from ser_ts_lobes.options import check_settings
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.checkpoints import BatchMeans
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _EPOCH = re.compile(r"epoch: (\d+)")
-_PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 class ReproducibleBrain(sb.Brain):
@@ -52,7 +52,7 @@ class ReproducibleBrain(sb.Brain):
     """
 
     def __init__(self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", **made_from: str) -> None:
-        _check_options(hparams)
+        check_settings(hparams)
         super().__init__(hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"])
         self.batch_means = BatchMeans()
         self.checkpointer.add_recoverable("batch_means", self.batch_means)
@@ -196,14 +196,3 @@ def _forget_epochs(log, last):
         if kept != lines:
             with replacing(log) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
-
-
-def _check_options(hparams):
-    limit, factor = hparams["max_grad_norm"], hparams["grad_accumulation_factor"]
-    if limit is not None and not limit > 0:
-        raise InputError(f"max_grad_norm is {limit}: give a number above 0, or null to clip nothing.")
-    if not (isinstance(factor, int) and factor >= 1):
-        raise InputError(f"grad_accumulation_factor is {factor}: give a whole number from 1 on.")
-    for name in ("precision", "eval_precision"):
-        if hparams[name] not in _PRECISIONS:
-            raise InputError(f"{name} is {hparams[name]}: choose one of {', '.join(_PRECISIONS)}.")

@@ -151,8 +151,7 @@ def test_two_processes_train_the_student_that_one_would(tmp_path):
         others = {"teacher_folder": teacher, "trainable_layers": 0}
         flags = flags_elsewhere(row, tmp_path / str(processes), **others)
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"] if processes == 2 else []
-        backend = ["--distributed_backend=gloo"] if processes == 2 else []
-        run(*launcher, row["Script_file"], row["Hparam_file"], *flags, *backend)
+        run(*launcher, row["Script_file"], row["Hparam_file"], *flags)
         runs[processes] = tmp_path / str(processes) / "cts" / "1986"
     one, two = (logged(folder) for folder in runs.values())
     assert len(one) == len(two) == 2
