@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,37 @@ def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
         elif name in RUN_OPTIONS:
             run_options += [f"--{name}" if value is None else f"--{name}={value}"]
         else:
-            near = difflib.get_close_matches(name, [*settings, *RUN_OPTIONS])
-            hint = f"did you mean {' or '.join(near)}?" if near else "its keys are those at the beginning of a line."
+            hint = nearest(name, [*settings, *RUN_OPTIONS]) or "its keys are those at the beginning of a line."
             raise InputError(f"--{name} is no key of {hparams_file}: {hint}")
     if "debug" in options and "output_folder" not in options:
         folder = settings["output_folder"].replace("<results_folder>", "<results_folder>/debug")
         overrides.append(f"output_folder: {folder}")
     _, run_opts, _ = sb.parse_arguments(run_options)
     return hparams_file, _complete(run_opts), "\n".join(overrides)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Ask whether one of the nearest names was meant.
+
+    Parameters
+    ----------
+    name
+        That is none of the known ones.
+    known
+        Names that there are.
+
+    Returns
+    -------
+    str or None
+        A question; None where nothing is near.
+
+    Example
+    -------
+    >>> nearest("number_of_epoch", ["seed", "number_of_epochs"])
+    'did you mean number_of_epochs?'
+    """
+    near = difflib.get_close_matches(name, list(known))
+    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def _complete(run_opts):
@@ -113,9 +136,10 @@ def _refuse_another_class(name, value, setting):
     """Refuse what HyperPyYAML would silently leave out: it merges mappings, and keeps the class of the file's."""
     tag = value.split()[0] if value.startswith("!") else None
     if isinstance(setting, dict) and tag not in (None, "!ref", f"!{setting.get('!')}"):
+        kind = f"!{setting['!']}" if "!" in setting else "a mapping"
         raise InputError(
-            f"--{name} can't change what {name} is (!{setting.get('!')}) on the command line, only its arguments: "
-            "change the class in a copy of the hparams file."
+            f"--{name} can't change what {name} is ({kind}) on the command line, only what is in it: change it in a "
+            "copy of the hparams file."
         )
 
 

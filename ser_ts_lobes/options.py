@@ -11,7 +11,7 @@ from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
-_DTYPES = ("float16", "float32")
+_DTYPES = ("float16", "bfloat16", "float32")
 # Options of SpeechBrain's that its Brain takes, and the Brains here can't, with what to do instead.
 _REFUSED = {
     "jit": "transformers' networks can't be scripted; leave it out, or try --compile",
@@ -76,7 +76,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Raises
     ------
     InputError
-        If a value is of the wrong kind or out of range.
+        If a value is of the wrong kind or out of range, or batches of a CCC loss (``ccc_weights``) are to be added up.
 
     Example
     -------
@@ -88,6 +88,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name, rule in _RULES.items():
         if name in settings and not rule.holds(settings[name]):
             raise InputError(f"{name} is {settings[name]}: {rule.otherwise}.")
+    factor = settings.get("grad_accumulation_factor", 1)
+    if "ccc_weights" in settings and factor > 1:
+        raise InputError(
+            f"grad_accumulation_factor is {factor}, and the CCC of a batch is not the mean of its parts' CCCs: for "
+            "less memory take a smaller --batch_size, --precision=bf16, or torchrun, which shares a batch out."
+        )
 
 
 def check_run_options(run_opts: RunOptions, settings: Mapping[str, Any]) -> None:

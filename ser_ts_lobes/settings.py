@@ -129,6 +129,11 @@ def plain_hparams_errors(hparams_file: str | Path) -> Iterator[None]:
         reason = str(error.args[0]) if error.args else ""
         if "!PLACEHOLDER" in reason:
             raise InputError(f"{hparams_file}: {reason} Give it on the command line: --key=value.") from error
+        if "structure of the overrides" in reason:  # which HyperPyYAML shows as Python objects
+            raise InputError(
+                f"{hparams_file}: an option gives a mapping where the file has a single value: change the key in a "
+                "copy of the file."
+            ) from error
         if reason.startswith("Override "):
             raise InputError(f"{hparams_file}: {reason}") from error
         raise

@@ -26,6 +26,8 @@ precision: fp32
 num_workers: 2
 opt_class: !name:torch.optim.Adam
     lr: !ref <lr>
+prepare_opts:
+    skip_prep: False
 """
 
 
@@ -61,12 +63,18 @@ def test_options_are_settings_as_they_stand(hparams_file):
         (["--precis=bf16"], "--precis is no key of .*: did you mean .*precision"),  # argparse would complete it
         (["--lr"], "--lr needs a value: --lr=VALUE"),
         (["--opt_class=!name:torch.optim.SGD {lr: 1}"], r"can't change what opt_class is \(!name:torch.optim.Adam\)"),
+        (["--prepare_opts=!new:torch.nn.ReLU"], r"can't change what prepare_opts is \(a mapping\)"),
         (["--lr=1", "2"], "'2' is no option"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_one_sentence(hparams_file, options, message):
     with pytest.raises(InputError, match=message):
         parse_arguments([hparams_file, *options])
+
+
+def test_a_mapping_in_place_of_a_value_is_one_sentence(hparams_file):
+    with pytest.raises(InputError, match="an option gives a mapping where the file has a single value"):
+        settings(hparams_file, "--lr={a: 1}")
 
 
 def test_a_hparams_file_that_is_not_there_is_said():

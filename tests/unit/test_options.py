@@ -27,7 +27,7 @@ def test_the_recipes_settings_are_in_range(path):
         ("encoder_lr", float("nan"), "give a number from 0 on"),
         ("precision", "fp8", "choose one of fp32, fp16, bf16"),
         ("eval_precision", 16, "choose one of fp32, fp16, bf16"),
-        ("feature_dtype", "bfloat16", "choose one of float16, float32"),
+        ("feature_dtype", "int8", "choose one of float16, bfloat16, float32"),
         ("max_grad_norm", 0, "give a number above 0, or null to clip nothing"),
         ("max_grad_norm", True, "give a number above 0, or null to clip nothing"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
@@ -41,6 +41,13 @@ def test_a_setting_out_of_range_is_one_sentence(name, value, said):
 def test_the_ends_of_the_ranges_are_in_range():
     check_settings({"batch_size": 1, "num_workers": 0, "lr": 0, "residual_threshold": 0, "max_grad_norm": 1e-9})
     check_settings({"residual_threshold": None, "max_grad_norm": None})
+
+
+def test_parts_of_a_batch_have_no_ccc_of_the_whole():
+    check_settings({"grad_accumulation_factor": 2})  # a loss that is a mean over the batch
+    check_settings({"ccc_weights": None, "grad_accumulation_factor": 1})
+    with pytest.raises(InputError, match="^grad_accumulation_factor is 2, and the CCC of a batch is not the mean of"):
+        check_settings({"ccc_weights": None, "grad_accumulation_factor": 2})
 
 
 def options(**given):
