@@ -1,5 +1,6 @@
 """What all Brains here have in common: training that regenerates, and that does what its settings say."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -102,7 +103,7 @@ class ReproducibleBrain(sb.Brain):
         is_done = counter.current == counter.limit or getattr(counter, "should_stop", False)
         if not is_done and sb.utils.distributed.if_main_process():
             RunFolder(self.hparams.output_folder).remove_results()
-            _forget_epochs(Path(self.hparams.train_log), counter.current)
+            keep_epochs(self.hparams.train_log, counter.current)
 
     def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
@@ -182,17 +183,30 @@ class ReproducibleBrain(sb.Brain):
         return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
 
 
-def _epoch_of(line: str) -> int:
-    match = _EPOCH.match(line)
-    assert match, f"{line!r} is no line of train_log.txt"
-    return int(match[1])
+def keep_epochs(train_log: str | Path, last: float = math.inf) -> None:
+    r"""Leave the epochs up to `last` in a log, and no line of a test.
 
+    A process that was killed may have logged an epoch that it did not save; a test is of a training that has ended.
 
-def _forget_epochs(log, last):
-    """Leave the epochs up to `last` in a log: a process that was killed may have logged one that it did not save."""
+    Parameters
+    ----------
+    train_log
+        ``train_log.txt``; it need not be there.
+    last
+        Epoch; infinity for all.
+
+    Example
+    -------
+    >>> log = getfixture("tmp_path") / "train_log.txt"
+    >>> _ = log.write_text("epoch: 1 - ...\nepoch: 2 - ...\nepoch loaded: 2 - ...\n")
+    >>> keep_epochs(log, 1)
+    >>> log.read_text()
+    'epoch: 1 - ...\n'
+    """
+    log = Path(train_log)
     if log.is_file():
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if _epoch_of(line) <= last]
+        kept = [line for line in lines if (match := _EPOCH.match(line)) and int(match[1]) <= last]
         if kept != lines:
             with replacing(log) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
