@@ -38,5 +38,5 @@ if __name__ == "__main__":
         datasets = make_datasets(manifests, hparams, run_opts)
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
-        report_teacher(hparams["output_folder"], targets)
+        report_teacher(hparams["output_folder"], targets, label_range=manifests["train"].label_range)
         save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

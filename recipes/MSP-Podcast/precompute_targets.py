@@ -41,5 +41,6 @@ if __name__ == "__main__":
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
         paper = figures_of_run(Path(__file__).parent, hparams, manifests)
-        report_teacher(hparams["output_folder"], targets, paper=paper)
+        label_range = manifests["train"].label_range
+        report_teacher(hparams["output_folder"], targets, paper=paper, label_range=label_range)
         save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def report_teacher(
-    folder: str | Path, targets: "dict[str, TeacherTargets]", threshold: float = 2.0, paper: "Sequence[Figure]" = ()
+    folder: str | Path,
+    targets: "dict[str, TeacherTargets]",
+    threshold: float = 2.0,
+    paper: "Sequence[Figure]" = (),
+    label_range: Sequence[float] | None = None,
 ) -> None:
     """Write the paper's Table 1 and the plots of a teacher; print the table.
 
@@ -32,6 +36,8 @@ def report_teacher(
         Of the band in the plot, in standard deviations (paper, section 4.2: 2); students choose their own.
     paper
         See `ser_ts_lobes.results.text_tables.fit_table`.
+    label_range
+        The ends of the label scale, which the plots show; None for what the data span.
     """
     run = RunFolder(folder)
     train = targets["train"]
@@ -39,9 +45,9 @@ def report_teacher(
     table = fit_table(train.prediction, train.label, paper)
     with replacing(run.table1_file) as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
-    plot_residuals(run.residuals_plot, train.prediction, train.residual, keep, threshold)
+    plot_residuals(run.residuals_plot, train.prediction, train.residual, keep, threshold, label_range)
     for split, target in targets.items():
         title = f"Teacher on {split}, {len(target.ids)} utterances"
-        plot_predictions(run.predictions_plot(split), target.prediction, target.label, title)
+        plot_predictions(run.predictions_plot(split), target.prediction, target.label, title, label_range)
     print(f"\nTable 1 for this corpus: the teacher on its {len(train.ids)} training utterances\n\n{table}\n")
     print(f"{1 - keep.mean():.1%} of them have a residual beyond {threshold:g} σ in some dimension.")

@@ -57,7 +57,9 @@ def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets,
     monkeypatch.setattr("ser_ts_lobes.experiment.parse_arguments", lambda _: (None, None, None))
     monkeypatch.setattr("ser_ts_lobes.experiment.start_experiment", lambda *_: settings)
     monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", lambda *_: hparams)
-    monkeypatch.setattr("ser_ts_lobes.training.datasets.load_manifests", lambda *_, **__: {"train": None})
+    monkeypatch.setattr(
+        "ser_ts_lobes.training.datasets.load_manifests", lambda *_, **__: {"train": SimpleNamespace(label_range=(1, 7))}
+    )
     monkeypatch.setattr("ser_ts_lobes.training.fitting.learn_from_training_set", lambda *_: None)
     monkeypatch.setattr("ser_ts_lobes.training.datasets.make_datasets", lambda *_: None)
     monkeypatch.setattr("ser_ts_lobes.results.paper.figures_of_run", lambda *_: ())
