@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from ser_ts_lobes import __version__
-from ser_ts_lobes.errors import InputError, plain_errors
+from ser_ts_lobes.errors import needs_extra, plain_errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def _add_transcribe(commands):
     )
     parser.add_argument("--data-root", metavar="DIR", help="the corpus, if it is no longer where it was prepared")
     parser.add_argument("--out", metavar="FILE", help="default: MANIFEST_FOLDER/transcripts.csv")
-    parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="windows at a time (default: 8)")
+    parser.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="windows at a time (default: 8)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, or else the CPU)")
     parser.set_defaults(run=_transcribe)
 
@@ -120,7 +120,7 @@ def _add_table(commands):
         "--gpus", metavar="I,J", type=_names, default=(), help="one job at a time on each of these GPUs"
     )
     places.add_argument("--slurm", metavar="KEY=V,...", type=_pairs, help="submit the jobs, with sbatch's options")
-    parser.add_argument("--jobs", metavar="N", type=int, help="jobs at a time (default: 1; Slurm: all)")
+    parser.add_argument("--jobs", metavar="N", type=_positive, help="jobs at a time (default: 1; Slurm: all)")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     parser.add_argument("--report-only", action="store_true", help="only write the tables of what is on disk")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="of the training scripts")
@@ -215,7 +215,7 @@ def _add_push(commands):
 
 
 def _push(**arguments):
-    from ser_ts_lobes.student.export import push
+    from ser_ts_lobes.student.hub import push
 
     push(**arguments)
 
@@ -244,9 +244,9 @@ def _add_predict(commands):
         "audio", metavar="AUDIO", nargs="+", help="a file, a folder (with all below it), or - for stdin"
     )
     parser.add_argument("--timeline", action="store_true", help="window by window, for recordings of any length")
-    parser.add_argument("--window", metavar="S", type=float, default=4.0, help="seconds a window (default: 4)")
-    parser.add_argument("--hop", metavar="S", type=float, default=1.0, help="seconds to the next window (default: 1)")
-    parser.add_argument("--plot", metavar="FILE", help="draw the timeline of one recording as PNG")
+    parser.add_argument("--window", metavar="S", type=float, help="seconds a window (default: 4)")
+    parser.add_argument("--hop", metavar="S", type=float, help="seconds to the next window (default: 1)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the timeline of one recording (.png, .svg, .pdf)")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     parser.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="clips at a time (default: 8)")
     parser.add_argument("--device", default="cpu", help="such as cuda:0 (default: cpu)")
@@ -261,8 +261,8 @@ def _predict(**arguments):
 
 
 def _positive(text):
-    if int(text) < 1:
-        raise ValueError(text)
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1 on")
     return int(text)
 
 
@@ -293,9 +293,7 @@ def _demo_app(model, device, **arguments):
     try:
         from ser_ts_lobes.student import page
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"The page needs {error.name}, which is not installed: pip install 'ser_ts_lobes[app]'."
-        ) from error
+        raise needs_extra("The page", error.name or "gradio", "app") from error
     page.serve(EmotionRegressor.from_pretrained(model, device), **arguments)
 
 

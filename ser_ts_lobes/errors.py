@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -28,6 +29,34 @@ def plain_errors() -> Iterator[None]:
         yield
     except InputError as error:
         sys.exit(f"error: {error}")
+
+
+def needs_extra(what: str, package: str, extra: str) -> InputError:
+    """Say which package is missing, and the command that installs it where this program looks for it.
+
+    Parameters
+    ----------
+    what
+        Needs it.
+    package
+        Can't be imported.
+    extra
+        Of ``extras_require`` in ``setup.py``, which names it.
+
+    Returns
+    -------
+    InputError
+        To raise.
+
+    Example
+    -------
+    >>> str(needs_extra("The page", "gradio", "app"))
+    "The page needs gradio, which is not installed: ... -m pip install -e '...[app]'"
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    # The package is on no index, so its name alone tells pip nothing.
+    source = f"-e '{checkout}[{extra}]'" if (checkout / "setup.py").is_file() else package
+    return InputError(f"{what} needs {package}, which is not installed: {sys.executable} -m pip install {source}")
 
 
 def first_few(names: Iterable[str], number: int = 3) -> str:

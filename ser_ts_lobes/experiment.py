@@ -3,16 +3,18 @@
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.run_opts import RunOptions
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import hold_lock
+from ser_ts_lobes.options import check_run_options, check_settings
 from ser_ts_lobes.provenance import refuse_other_settings
 from ser_ts_lobes.settings import flatten, plain_hparams_errors, read_settings
 
@@ -77,23 +79,67 @@ def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
         elif name in RUN_OPTIONS:
             run_options += [f"--{name}" if value is None else f"--{name}={value}"]
         else:
-            near = difflib.get_close_matches(name, [*settings, *RUN_OPTIONS])
-            hint = f"did you mean {' or '.join(near)}?" if near else "its keys are those at the beginning of a line."
+            hint = nearest(name, [*settings, *RUN_OPTIONS]) or "its keys are those at the beginning of a line."
             raise InputError(f"--{name} is no key of {hparams_file}: {hint}")
     if "debug" in options and "output_folder" not in options:
         folder = settings["output_folder"].replace("<results_folder>", "<results_folder>/debug")
         overrides.append(f"output_folder: {folder}")
     _, run_opts, _ = sb.parse_arguments(run_options)
-    return hparams_file, run_opts, "\n".join(overrides)
+    return hparams_file, _complete(run_opts), "\n".join(overrides)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Ask whether one of the nearest names was meant.
+
+    Parameters
+    ----------
+    name
+        That is none of the known ones.
+    known
+        Names that there are.
+
+    Returns
+    -------
+    str or None
+        A question; None where nothing is near.
+
+    Example
+    -------
+    >>> nearest("number_of_epoch", ["seed", "number_of_epochs"])
+    'did you mean number_of_epochs?'
+    """
+    near = difflib.get_close_matches(name, list(known))
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _complete(run_opts):
+    """Fill in what SpeechBrain leaves to its users: without a GPU, processes talk by gloo; a limit is a number."""
+    filled: dict[str, Any] = {}
+    if "distributed_backend" not in run_opts.overridden_args and not _on_gpu(run_opts):
+        filled["distributed_backend"] = "gloo"
+    if run_opts.optimizer_step_limit is not None:  # which has no default that it would take its type from
+        try:
+            filled["optimizer_step_limit"] = int(run_opts.optimizer_step_limit)
+        except ValueError:
+            raise InputError(
+                f"--optimizer_step_limit is {run_opts.optimizer_step_limit}: give a whole number."
+            ) from None
+    # Of run options, a Brain takes those alone that have been given.
+    return dataclasses.replace(run_opts, **filled, overridden_args={*run_opts.overridden_args, *filled})
+
+
+def _on_gpu(run_opts):
+    return run_opts.device.startswith("cuda") if run_opts.device else torch.cuda.is_available()
 
 
 def _refuse_another_class(name, value, setting):
     """Refuse what HyperPyYAML would silently leave out: it merges mappings, and keeps the class of the file's."""
     tag = value.split()[0] if value.startswith("!") else None
     if isinstance(setting, dict) and tag not in (None, "!ref", f"!{setting.get('!')}"):
+        kind = f"!{setting['!']}" if "!" in setting else "a mapping"
         raise InputError(
-            f"--{name} can't change what {name} is (!{setting.get('!')}) on the command line, only its arguments: "
-            "change the class in a copy of the hparams file."
+            f"--{name} can't change what {name} is ({kind}) on the command line, only what is in it: change it in a "
+            "copy of the hparams file."
         )
 
 
@@ -155,8 +201,11 @@ def model_settings(settings: dict[str, Any], run_opts: RunOptions, processes: in
     return {**flatten(settings), **given, "processes": processes}
 
 
-def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> dict[str, Any]:
-    """Join the other processes, if there are any, and load the hyper-parameters.
+def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> dict[str, Any]:
+    """Join the other processes, if there are any, and see to it that the run can go on; no network is loaded.
+
+    What costs little comes before what costs much: a script prepares its corpus and looks for its teacher with these
+    settings, and then calls `load_experiment`.
 
     Parameters
     ----------
@@ -166,20 +215,46 @@ def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> 
     Returns
     -------
     dict
+        The settings, plain values, as `ser_ts_lobes.settings.read_settings` gives them.
+
+    Raises
+    ------
+    InputError
+        If a value that must be given (``data_folder``) is not, an option can't be met, or the run's folder is another
+        process's just now, or holds a model that was made with other settings.
+    """
+    settings = read_settings(hparams_file, overrides)
+    check_settings(settings)
+    check_run_options(run_opts, settings)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    if sb.utils.distributed.if_main_process():
+        hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
+    refuse_other_settings(settings["save_folder"], _of_model(settings, run_opts))
+    return settings
+
+
+def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> dict[str, Any]:
+    """Load the hyper-parameters; networks are made, and fetched where need be.
+
+    Parameters
+    ----------
+    hparams_file, run_opts, overrides
+        From `parse_arguments`; `start_experiment` has checked them.
+
+    Returns
+    -------
+    dict
         The hyper-parameters; objects made. ``settings`` are those of `model_settings`.
 
     Raises
     ------
     InputError
-        If a value that must be given (``data_folder``) is not, or the run's folder is another process's just now, or
-        holds a model that was made with other settings.
+        If a network can't be had.
     """
-    sb.utils.distributed.ddp_init_group(run_opts)
-    settings = read_settings(hparams_file, overrides)
-    if sb.utils.distributed.if_main_process():
-        hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
-    of_model = model_settings(settings, run_opts, int(os.environ.get("WORLD_SIZE", 1)))
-    refuse_other_settings(settings["save_folder"], of_model)
     with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
-    return {**hparams, "settings": of_model}
+    return {**hparams, "settings": _of_model(read_settings(hparams_file, overrides), run_opts)}
+
+
+def _of_model(settings, run_opts):
+    return model_settings(settings, run_opts, int(os.environ.get("WORLD_SIZE", 1)))

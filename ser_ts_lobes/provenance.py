@@ -34,6 +34,24 @@ def made_from(save_folder: str | Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def refuse_untrained(settings: dict[str, Any]) -> None:
+    """Refuse to go on from a run that has not been trained.
+
+    Parameters
+    ----------
+    settings
+        Of the run: ``save_folder``; ``scripts`` and ``system``, for the message.
+
+    Raises
+    ------
+    InputError
+        If it has no checkpoint; it names the command to run.
+    """
+    if made_from(settings["save_folder"]) is None:
+        command = f"python {settings['scripts']['teacher']} hparams/{settings['system']}.yaml"
+        raise InputError(f"{settings['save_folder']} holds no checkpoint: run `{command}` first.")
+
+
 def refuse_other_settings(save_folder: str | Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with a model that was made with other settings.
 

@@ -1,6 +1,7 @@
 """Settings: what a hparams file says, as plain values, and which of them make another model."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,11 @@ def plain_hparams_errors(hparams_file: str | Path) -> Iterator[None]:
         reason = str(error.args[0]) if error.args else ""
         if "!PLACEHOLDER" in reason:
             raise InputError(f"{hparams_file}: {reason} Give it on the command line: --key=value.") from error
+        if "structure of the overrides" in reason:  # which HyperPyYAML shows as Python objects
+            raise InputError(
+                f"{hparams_file}: an option gives a mapping where the file has a single value: change the key in a "
+                "copy of the file."
+            ) from error
         if reason.startswith("Override "):
             raise InputError(f"{hparams_file}: {reason}") from error
         raise
@@ -153,3 +159,7 @@ def _plain(loader, tag, node):
 
 
 _PlainLoader.add_multi_constructor("!", _plain)
+# YAML 1.1, which PyYAML reads, wants a point in 1e-3; HyperPyYAML reads the number that people mean.
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)

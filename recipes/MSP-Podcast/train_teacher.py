@@ -15,7 +15,7 @@ import speechbrain as sb
 from msp_podcast_prepare import prepare_msp_podcast
 
 from ser_ts_lobes.errors import plain_errors
-from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.experiment import load_experiment, parse_arguments, start_experiment
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
@@ -23,12 +23,14 @@ from ser_ts_lobes.training.fitting import learn_from_training_set
 if __name__ == "__main__":
     with plain_errors():
         hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
+        settings = start_experiment(hparams_file, run_opts, overrides)
+        sb.create_experiment_directory(settings["output_folder"], hparams_file, overrides)
+
+        sb.utils.distributed.run_on_main(prepare_msp_podcast, kwargs=settings["prepare_opts"])
+        manifests = load_manifests(settings["manifest_folder"], settings["data_folder"], needs_text=True)
+
+        # Networks, which may have to be fetched, come after what can be wrong with less.
         hparams = load_experiment(hparams_file, run_opts, overrides)
-        sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
-
-        sb.utils.distributed.run_on_main(prepare_msp_podcast, kwargs=hparams["prepare_opts"])
-        manifests = load_manifests(hparams["manifest_folder"], hparams["data_folder"], needs_text=True)
-
         learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)
 

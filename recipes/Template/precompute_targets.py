@@ -17,7 +17,8 @@ import sys
 from template_prepare import prepare_template
 
 from ser_ts_lobes.errors import plain_errors
-from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.experiment import load_experiment, parse_arguments, start_experiment
+from ser_ts_lobes.provenance import refuse_untrained
 from ser_ts_lobes.training.brains import TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
@@ -27,16 +28,19 @@ from ser_ts_lobes.training.teacher_report import report_teacher
 if __name__ == "__main__":
     with plain_errors():
         hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
-        hparams = load_experiment(hparams_file, run_opts, overrides)
+        settings = start_experiment(hparams_file, run_opts, overrides)
+        refuse_untrained(settings)
 
-        prepare_template(**hparams["prepare_opts"])
+        prepare_template(**settings["prepare_opts"])
         manifests = load_manifests(
-            hparams["manifest_folder"], hparams["data_folder"], needs_text=True, unrated=hparams["unrated_manifest"]
+            settings["manifest_folder"], settings["data_folder"], needs_text=True, unrated=settings["unrated_manifest"]
         )
 
+        # Networks, which may have to be fetched, come after what can be wrong with less.
+        hparams = load_experiment(hparams_file, run_opts, overrides)
         learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
-        report_teacher(hparams["output_folder"], targets)
+        report_teacher(hparams["output_folder"], targets, label_range=manifests["train"].label_range)
         save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

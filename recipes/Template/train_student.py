@@ -16,7 +16,7 @@ import speechbrain as sb
 from template_prepare import prepare_template
 
 from ser_ts_lobes.errors import plain_errors
-from ser_ts_lobes.experiment import load_experiment, parse_arguments
+from ser_ts_lobes.experiment import load_experiment, parse_arguments, start_experiment
 from ser_ts_lobes.training.brains import StudentBrain
 from ser_ts_lobes.training.datasets import load_manifests, load_teacher, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
@@ -24,15 +24,17 @@ from ser_ts_lobes.training.fitting import learn_from_training_set
 if __name__ == "__main__":
     with plain_errors():
         hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
-        hparams = load_experiment(hparams_file, run_opts, overrides)
-        sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+        settings = start_experiment(hparams_file, run_opts, overrides)
+        sb.create_experiment_directory(settings["output_folder"], hparams_file, overrides)
 
-        sb.utils.distributed.run_on_main(prepare_template, kwargs=hparams["prepare_opts"])
+        sb.utils.distributed.run_on_main(prepare_template, kwargs=settings["prepare_opts"])
         manifests = load_manifests(
-            hparams["manifest_folder"], hparams["data_folder"], unrated=hparams.get("unrated_manifest")
+            settings["manifest_folder"], settings["data_folder"], unrated=settings.get("unrated_manifest")
         )
-        targets = load_teacher(manifests, hparams)
+        targets = load_teacher(manifests, settings)
 
+        # Networks, which may have to be fetched, come after what can be wrong with less.
+        hparams = load_experiment(hparams_file, run_opts, overrides)
         learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts, targets)
 

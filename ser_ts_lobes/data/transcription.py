@@ -22,6 +22,7 @@ from transformers import (
 
 from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, find_manifests, read_manifest
+from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.text_files import read_rows, write_csv
 
@@ -91,7 +92,7 @@ def transcribe(
         raise InputError(f"The folder of {out} does not exist. Make it, or name another file.")
     if batch_size < 1:
         raise InputError(f"A batch size of {batch_size} is not at least 1.")
-    on = _find_device(device)
+    on = check_device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
     asr = str(asr or (GPU_ASR if on.type == "cuda" else CPU_ASR))
     name = Path(asr).resolve().name if Path(asr).is_dir() else asr
 
@@ -282,18 +283,6 @@ def _complete_whisper(source, model, tokenizer):
     logging.getLogger("transformers.generation.utils").addFilter(
         lambda record: "suppress_tokens" not in record.getMessage()
     )
-
-
-def _find_device(name: str | None) -> torch.device:
-    """Find the device to run on."""
-    if name is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
-        raise InputError(f"The device '{name}' can't be used ({str(error).splitlines()[0]}). Try cpu.") from error
-    return device
 
 
 def _find_pending(manifest_folder, data_root, done):

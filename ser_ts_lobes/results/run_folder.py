@@ -21,6 +21,7 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.results import metrics
+from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.settings import read_settings
 from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 
@@ -175,6 +176,14 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether it has been tested: what is written last is there."""
         return self.metrics_file.is_file()
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has trained."""
+        if not self.started:
+            return 0
+        lines = self.train_log_file.read_text(encoding="utf-8").splitlines()
+        return sum(line.startswith("epoch: ") for line in lines)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -366,6 +375,22 @@ class RunFolder:
         for path in (self.metrics_file, self.predictions_file):
             path.unlink(missing_ok=True)
         self._forget_results()
+
+    def describe_scores(self) -> str:
+        """Say how it did on the test sets, and where that is written; of a finished run.
+
+        Returns
+        -------
+        str
+            A Markdown table of CCCs with their intervals for each labelled test set, and the paths.
+        """
+        report = self.report()
+        tables = [
+            f"Test CCC [95 % bootstrap interval over {scores['resampled']}] of epoch {report['best']['epoch']}\n\n"
+            f"{ccc_table({report['system']: report}, split)}"
+            for split, scores in report["test"].items()
+        ]
+        return "\n\n".join([*tables, f"Written: {self.metrics_file}, {self.predictions_file}"])
 
     def _forget_results(self) -> None:
         for name in ("_report", "_predictions"):

@@ -1,20 +1,19 @@
-"""From a finished run to a folder that anyone can load, and to the Hugging Face Hub."""
+"""From a finished run to a folder that anyone can load."""
 
 import contextlib
 import io
 import json
 import math
-import re
+import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import ruamel.yaml
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 
@@ -25,18 +24,10 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, ListenerEncoder, SpeechEncoder, WhisperEncoder
 from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.student.config import CONFIG_FILE, FORMAT, MAX_CELLS, WEIGHTS_FILE, read_config
+from ser_ts_lobes.student.hub import print_files
 from ser_ts_lobes.student.model_card import RESIDUALS_FILE, make_card
-from ser_ts_lobes.student.network import (
-    CONFIG_FILE,
-    FORMAT,
-    MAX_CELLS,
-    WEIGHTS_FILE,
-    StudentNetwork,
-    describe_network,
-    load_network,
-    read_config,
-    save_weights,
-)
+from ser_ts_lobes.student.network import StudentNetwork, describe_network, load_network, save_weights
 from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, LabelledSet, cost_table, read_test_sets, write_onnx
 from ser_ts_lobes.student.single_file import compose
 from ser_ts_lobes.student.space import APP_FILE, REQUIREMENTS_FILE, write_space
@@ -98,7 +89,7 @@ def export(
     onnx: bool = False,
     int8: bool = False,
 ) -> None:
-    """Write a trained student as a folder that loads without this package, the run, or a download.
+    """Write a trained student as a folder that loads without this package, the run, or a download; print what is in it.
 
     Parameters
     ----------
@@ -169,47 +160,8 @@ def export(
         load_network(read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE)  # what can't be loaded isn't shared
     if test_sets is not None:
         print("\n\n".join(cost_table(config["onnx"], split) for split in test_sets))
-
-
-def push(folder: str | Path, name: str, private: bool = False, yes: bool = False) -> None:
-    """Upload an exported student to the Hugging Face Hub; unless told `yes`, only print what would be sent.
-
-    Parameters
-    ----------
-    folder
-        What `export` wrote.
-    name
-        The repository's name, ``user/name``; it is created if need be.
-    private
-        Whether a repository that is created is private.
-    yes
-        Whether to upload.
-
-    Raises
-    ------
-    InputError
-        If it isn't a student, the name can't be used, or the Hub refuses.
-    """
-    folder = Path(folder)
-    read_config(folder / CONFIG_FILE)
-    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    files = [file for file in files if not re.search(r"(^|/)(\.|__pycache__/)", file)]
-    for file in files:
-        print(f"{(folder / file).stat().st_size:>13,}  {file}")
-    address = f"https://huggingface.co/{name}"
-    if not yes:
-        print(f"Nothing was sent. --yes sends these {len(files)} files to {address}.")
-        return
-    try:
-        api = huggingface_hub.HfApi()
-        api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files, commit_message="Add the student")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"The upload to {name} failed ({reason}): check the name, and log in by `hf auth login`."
-        ) from error
-    print(f"Sent: {address}")
+    print_files(out, sorted(name for name in _FILES if (out / name).is_file()))
+    print(f"Written: {out}. Next: ser-ts predict {shlex.quote(os.path.relpath(out))} RECORDING")
 
 
 def _check_free(out: Path, force: bool) -> None:

@@ -1,7 +1,7 @@
 """Using a student: emotion from waveforms, files and long recordings."""
 
 import itertools
-import re
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,15 +15,15 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 from tqdm import tqdm
 
 from ser_ts_lobes.data.audio import read_header, stream_audio
+from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
-from ser_ts_lobes.student.network import CONFIG_FILE, WEIGHTS_FILE, load_network, read_config
+from ser_ts_lobes.student.config import CONFIG_FILE, WEIGHTS_FILE, find_weakest, is_hub_name, read_config
+from ser_ts_lobes.student.network import load_network
 
 if TYPE_CHECKING:
     from ser_ts_lobes.student.network import StudentNetwork
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class Emotion(NamedTuple):
@@ -88,7 +88,7 @@ class StudentFiles:
             self.config_path, self.weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
             return
         # "results/my-studnet" is a slip of the pen, not somebody's model.
-        if not _HUB_NAME.fullmatch(str(source)) or folder.parent.is_dir():
+        if not is_hub_name(str(source)) or folder.parent.is_dir():
             raise InputError(f"{source} is neither a folder nor a name on the Hugging Face Hub (user/name).")
         try:
             self.config_path, self.weights_path = (
@@ -160,8 +160,9 @@ class EmotionRegressor(Pretrained):
         Raises
         ------
         InputError
-            If the source can't be had, or is not a student.
+            If the source can't be had, or is not a student, or there is no such device.
         """
+        check_device(device)
         files = StudentFiles()
         files.find(source, revision)
         return cls(hparams={"pretrainer": files}, run_opts={"device": device})
@@ -186,6 +187,11 @@ class EmotionRegressor(Pretrained):
         overrides = f"pretrainer: !new:{StudentFiles.__module__}.StudentFiles"
         student: EmotionRegressor = super().from_hparams(source, overrides=overrides, **kwargs)
         return student
+
+    @property
+    def weakest_dimension(self) -> str | None:
+        """The dimension in which it did worst on its test sets; None where that was not measured."""
+        return find_weakest(self.config)
 
     @property
     def network(self) -> "StudentNetwork":
@@ -259,7 +265,13 @@ class EmotionRegressor(Pretrained):
         -------
         list[Prediction]
             In the order of `paths`.
+
+        Raises
+        ------
+        InputError
+            If the batch size is below 1.
         """
+        _check_batch_size(batch_size)
         paths = list(paths)
         durations = [read_header(path).duration for path in paths]
         by_length = sorted(range(len(paths)), key=durations.__getitem__)
@@ -279,7 +291,12 @@ class EmotionRegressor(Pretrained):
         return [predictions[i] for i in range(len(paths))]
 
     def predict_timeline(
-        self, path: str | Path, window_s: float = 4.0, hop_s: float = 1.0, batch_size: int = 8
+        self,
+        path: str | Path,
+        window_s: float = 4.0,
+        hop_s: float = 1.0,
+        batch_size: int = 8,
+        progress: bool = False,
     ) -> Timeline:
         """Predict a recording of any length window by window, in memory that does not depend on its length.
 
@@ -296,6 +313,8 @@ class EmotionRegressor(Pretrained):
             From the beginning of a window to the next, in seconds; at most `window_s`.
         batch_size
             Windows at a time.
+        progress
+            Whether to show a progress bar.
 
         Returns
         -------
@@ -304,8 +323,9 @@ class EmotionRegressor(Pretrained):
         Raises
         ------
         InputError
-            If the file or the lengths can't be used.
+            If the file, the lengths or the batch size can't be used.
         """
+        _check_batch_size(batch_size)
         if not 1 / SAMPLE_RATE <= hop_s <= window_s <= self.max_clip_s:
             raise InputError(
                 f"Windows of {window_s:g} s, one each {hop_s:g} s, can't be used: a window is at most "
@@ -313,10 +333,13 @@ class EmotionRegressor(Pretrained):
             )
         starts, ends, emotions = [], [], []
         windows = _windows(stream_audio(path), round(window_s * SAMPLE_RATE), round(hop_s * SAMPLE_RATE))
-        while batch := list(itertools.islice(windows, batch_size)):
-            starts += [start / SAMPLE_RATE for start, _ in batch]
-            ends += [(start + len(clip)) / SAMPLE_RATE for start, clip in batch]
-            emotions += self._predict([clip for _, clip in batch])
+        n_windows = 1 + max(0, math.ceil((read_header(path).duration - window_s) / hop_s))
+        with tqdm(total=n_windows, unit="window", disable=not progress) as bar:
+            while batch := list(itertools.islice(windows, batch_size)):
+                starts += [start / SAMPLE_RATE for start, _ in batch]
+                ends += [(start + len(clip)) / SAMPLE_RATE for start, clip in batch]
+                emotions += self._predict([clip for _, clip in batch])
+                bar.update(len(batch))
         return Timeline(np.array(starts), np.array(ends), np.array(emotions))
 
     def _read_clip(self, path: str | Path) -> torch.Tensor:
@@ -338,6 +361,11 @@ class EmotionRegressor(Pretrained):
         lengths = torch.tensor([len(clip) for clip in clips])
         wavs = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
         return [Emotion(*row) for row in self.predict_batch(wavs, lengths / lengths.max()).tolist()]
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}: give a whole number from 1 on.")
 
 
 def _windows(blocks: Iterable[torch.Tensor], window: int, hop: int) -> Iterator[tuple[int, torch.Tensor]]:

@@ -9,6 +9,7 @@ import huggingface_hub
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.student import space
+from ser_ts_lobes.student.config import find_weakest
 from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, cost_table
 
 #: The file in the exported folder with the plot of the teacher's residuals.
@@ -175,9 +176,17 @@ own recordings, statistics over many recordings, dialogue systems.
   exceptions, inferring emotions at work and in schools.
 - It knows the language, the culture, the speakers and the microphones of {config["corpus"]}. Elsewhere, and for voices
   that are rare there, measure it first.
-- Valence lives in words more than in sound, and this student does not read: trust it least there.
+- {_weakest(config)}
 - Predictions shrink towards the training labels' mean ({mean}); extreme emotions come out too mild.
 - Music, silence and noise get a value, too; it means nothing."""
+
+
+def _weakest(config: dict[str, Any]) -> str:
+    words = "Valence lives in words more than in sound, and this student does not read"
+    weakest = find_weakest(config)
+    if weakest == "valence":
+        return f"{words}: trust it least there, where its CCC is lowest."
+    return f"Trust {weakest} least, where its CCC is lowest. {words}." if weakest else f"{words}."
 
 
 def _licences(config: dict[str, Any]) -> str:

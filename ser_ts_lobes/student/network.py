@@ -1,10 +1,11 @@
-"""A student as it is shared: a configuration and weights, of which neither can run code.
+"""A student's network: made from a configuration and weights, of which neither can run code.
 
-``config.json`` says all that the network is made from, and what a user should know of it; ``model.safetensors`` holds
-the weights. Both are treated as a stranger's: nothing is allocated, fetched or run on what they claim. What a
-configuration asks for is bounded three times:
+``model.safetensors`` holds the weights. They and ``config.json`` (`ser_ts_lobes.student.config`) are treated as a
+stranger's: nothing is allocated, fetched or run on what they claim. What a configuration asks for is bounded three
+times:
 
-- any value by what a student's can be (`read_config`): numbers, lists, texts and nesting have a size,
+- any value by what a student's can be (`ser_ts_lobes.student.config.read_config`): numbers, lists, texts and nesting
+  have a size,
 - the network's memory by the weights: it is made without memory, and gets only weights of just its names and shapes,
 - what weights do not show, which is what a second of sound costs and how many layers are made, by limits of its own.
 
@@ -12,7 +13,6 @@ A network that then can't hear a moment of noise is refused, too.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,35 +20,24 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 
-from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import EmotionModel, EmotionOutput, LabelScale
 from ser_ts_lobes.lobes.encoder import model_config, model_type
 from ser_ts_lobes.lobes.listener import is_listener
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling, make_pooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
+from ser_ts_lobes.student.config import CONFIG_FILE, MAX_TEXT, is_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ser_ts_lobes.lobes.speech import ListenerEncoder, SpeechEncoder, WhisperEncoder
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-#: What ``config.json`` says of itself; another format gets another number.
-FORMAT = "ser_ts_lobes student 1"
-
-#: Most cells that a side of ``label_histogram`` has.
-MAX_CELLS = 200
-
-_MAX_CONFIG_BYTES = _MAX_HEADER_BYTES = 2**20
-# Of any value; the numbers that make the network are smaller than those that tell of it, such as the size of a file.
-_MAX_DEPTH, _MAX_ITEMS, _MAX_TEXT, _MAX_NUMBER = 8, 256, 500, 2**53
-_NETWORK_KEYS = ("encoder", "pooling", "embedding_size")
-_MAX_SIZE, _MAX_LAYERS, _MAX_HEADS = 2**16, 100, 64
+_MAX_HEADER_BYTES = 2**20
+_MAX_HEADS = 64
 # Of what a second of sound becomes. HuBERT's convolutions make 3.2 million values, and hear 25 ms a frame.
 _MAX_VALUES_PER_S, _MAX_FIELD, _FRAME_STEPS = 2**23, SAMPLE_RATE, range(160, 1601)
 _N_FFTS, _MIN_HOP, _MAX_MELS = range(64, 4097), 80, 512
-_MAX_LABEL, _MIN_LABEL_RANGE = 1000, 0.1
 # What weights of a type may be written as.
 _DTYPES = {torch.float32: ("F32", "F16"), torch.uint8: ("U8",)}
 
@@ -162,140 +151,6 @@ def save_weights(network: StudentNetwork, path: str | Path, half: bool = False) 
     path.chmod(mode)  # safetensors lets nobody but the owner read
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read and check a student's ``config.json``.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    InputError
-        If it is missing, or not the configuration of a student.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: a student is a folder that `ser-ts export` wrote.")
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise InputError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes, which no student's configuration is.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: export the student again.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise InputError(f"{path} doesn't say format: {FORMAT!r}, as a student's does; `ser-ts export` writes it.")
-    for name, value in config.items():
-        _check_value(path, name, value, _MAX_SIZE if name in _NETWORK_KEYS else _MAX_NUMBER)
-    wrong = [name for name, is_right in _KEYS.items() if not is_right(config.get(name))]
-    if wrong:
-        raise InputError(f"{path}: {', '.join(wrong)} is missing or malformed; export it again.")
-    return config
-
-
-def _check_value(path: Path, name: str, value: Any, most: int, depth: int = 1) -> None:
-    """Refuse a value that no student's configuration holds, whatever it stands for, and all that is in it."""
-    if isinstance(value, dict | list):
-        if depth == _MAX_DEPTH or len(value) > _MAX_ITEMS:
-            raise InputError(f"{path}: {name} has more than {_MAX_ITEMS} entries, or too many levels; export it again.")
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_value(path, f"a name in {name}", key, most)
-            _check_value(
-                path, f"{name}.{key}"[:_MAX_TEXT], item, _MAX_LAYERS if str(key).endswith("layers") else most, depth + 1
-            )
-    elif isinstance(value, str):
-        if len(value) > _MAX_TEXT or not value.isprintable():
-            raise InputError(f"{path}: {name} is not a text of at most {_MAX_TEXT} printable characters.")
-    elif value is not None and not abs(value) <= most:  # which NaN isn't either
-        kind = "a number of layers" if most == _MAX_LAYERS else "a number"
-        raise InputError(f"{path}: {name} is not {kind} of at most {most:,}, as a student's is; export it again.")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_part(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 0  # True is an int, too
-
-
-def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_LABEL
-
-
-def _are_scores(values: Any, size: int) -> bool:
-    return isinstance(values, list) and len(values) == size and all(map(_is_score, values))
-
-
-def _is_label_mean(value: Any) -> bool:
-    return _are_scores(value, len(DIMENSIONS))
-
-
-def _is_label_std(value: Any) -> bool:
-    return _is_label_mean(value) and min(value) > 0
-
-
-def _is_label_range(value: Any) -> bool:
-    return _are_scores(value, 2) and value[1] - value[0] >= _MIN_LABEL_RANGE
-
-
-def _is_label_histogram(value: Any) -> bool:
-    """Whether it is counts between edges: a row for each cell of valence, a column for each of activation."""
-    if not isinstance(value, dict):
-        return False
-    sizes = []
-    for name in ("valence_edges", "activation_edges"):
-        edges = value.get(name)
-        if not isinstance(edges, list) or not 2 <= len(edges) <= MAX_CELLS + 1 or not _are_scores(edges, len(edges)):
-            return False
-        if any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
-            return False
-        sizes.append(len(edges) - 1)
-    counts = value.get("counts")
-    return (
-        isinstance(counts, list)
-        and len(counts) == sizes[0]
-        and all(isinstance(row, list) and len(row) == sizes[1] for row in counts)
-        and all(type(count) is int and 0 <= count < 2**31 for row in counts for count in row)
-    )
-
-
-def _is_test(value: Any) -> bool:
-    """Whether it is scores of each dimension on each test set, null where there are none."""
-    if not isinstance(value, dict):
-        return False
-    scores: list[Any] = [
-        split.get(name) if isinstance(split, dict) else None for split in value.values() for name in DIMENSIONS
-    ]
-    return all(isinstance(score, dict) and "ccc" in score for score in scores) and all(
-        score["ccc"] is None or _is_score(score["ccc"]) for score in scores
-    )
-
-
-# The keys that loading and the page need, and what tells whether they are right; the rest is for people.
-_KEYS = {
-    "system": _is_text,
-    "corpus": _is_text,
-    "encoder": _is_part,
-    "pooling": _is_part,
-    "embedding_size": _is_size,
-    "label_range": _is_label_range,
-    "label_mean": _is_label_mean,
-    "label_std": _is_label_std,
-    "label_histogram": _is_label_histogram,
-    "test": _is_test,
-}
-
-
 def load_network(config: dict[str, Any], path: str | Path) -> StudentNetwork:
     """Make the network that a configuration describes, with weights from a safetensors file.
 
@@ -304,7 +159,7 @@ def load_network(config: dict[str, Any], path: str | Path) -> StudentNetwork:
     Parameters
     ----------
     config
-        From `read_config`.
+        From `ser_ts_lobes.student.config.read_config`.
     path
         ``model.safetensors``.
 
@@ -340,9 +195,9 @@ def _one_sentence() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(str(error)[: 2 * _MAX_TEXT]) from error  # which may quote a value as long as the file
+        raise InputError(str(error)[: 2 * MAX_TEXT]) from error  # which may quote a value as long as the file
     except Exception as error:
-        reason = " ".join(str(error).split())[:_MAX_TEXT] or type(error).__name__
+        reason = " ".join(str(error).split())[:MAX_TEXT] or type(error).__name__
         raise InputError(f"{CONFIG_FILE} describes no network that can be made ({reason}): export it again.") from error
 
 
@@ -350,7 +205,7 @@ def _make_network(config: dict[str, Any]) -> StudentNetwork:
     _check_encoder(config["encoder"])
     kind, sizes = config["pooling"].get("kind"), {**config["pooling"]}
     sizes.pop("kind", None)
-    if set(sizes) != {"input_size", "hidden_size", "num_layers"} or not all(map(_is_size, sizes.values())):
+    if set(sizes) != {"input_size", "hidden_size", "num_layers"} or not all(map(is_size, sizes.values())):
         raise ValueError("pooling needs a kind and input_size, hidden_size and num_layers above 0, no more")
     encoder = load_speech_encoder(config["encoder"])
     model = EmotionModel(speech_pooling=make_pooling(kind, **sizes), embedding_size=config["embedding_size"])
@@ -361,7 +216,7 @@ def _check_encoder(encoder: dict[str, Any]) -> None:
     """Refuse what would make sound expensive to hear, which the shapes of weights don't tell."""
     if is_listener(encoder):
         sizes = {**encoder["model"]}
-        if not all(_is_size(sizes.get(name)) for name in ("num_heads", "stack", "kernel_size")):
+        if not all(is_size(sizes.get(name)) for name in ("num_heads", "stack", "kernel_size")):
             raise ValueError("a listener needs num_heads, stack and kernel_size above 0")
         if sizes["num_heads"] > _MAX_HEADS:
             raise ValueError(f"it has more than {_MAX_HEADS} attention heads")
@@ -378,7 +233,7 @@ def _check_encoder(encoder: dict[str, Any]) -> None:
         mels, n_fft, hop = sizes.values()
         hears = (
             sizes == features
-            and all(map(_is_size, sizes.values()))
+            and all(map(is_size, sizes.values()))
             and mels == model.num_mel_bins
             and mels <= _MAX_MELS
             and n_fft in _N_FFTS
@@ -399,7 +254,7 @@ def _check_reader(reader: dict[str, Any]) -> None:
     """Refuse a reader that is not made of whole numbers and a BERT's configuration."""
     sizes = {**reader}
     text, lowercase = sizes.pop("text"), sizes.pop("lowercase")
-    if type(lowercase) is not bool or not all(map(_is_size, sizes.values())):
+    if type(lowercase) is not bool or not all(map(is_size, sizes.values())):
         raise ValueError("a reader needs sizes above 0, and lowercase as true or false")
     if not 0 < model_config(text).num_attention_heads <= _MAX_HEADS:
         raise ValueError(f"its reader has no attention heads, or more than {_MAX_HEADS}")
@@ -409,7 +264,7 @@ def _hears_by_convolutions(model: "PreTrainedConfig") -> bool:
     """Whether a configuration's convolutions are as fast, and as near-sighted, as a speech encoder's."""
     field, step, values_per_s = 1, 1, 0  # samples that a frame hears; samples from a frame to the next
     for layer in zip(model.conv_dim, model.conv_kernel, model.conv_stride, strict=True):
-        if not all(map(_is_size, layer)):
+        if not all(map(is_size, layer)):
             return False
         size, kernel, stride = layer
         field += (kernel - 1) * step

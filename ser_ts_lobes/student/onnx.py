@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.data.manifests import read_manifest
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.errors import InputError, needs_extra
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.lobes.pooling import GRUPooling
 from ser_ts_lobes.lobes.speech import ListenerEncoder
@@ -345,7 +345,7 @@ def _require(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise InputError(f"ONNX needs {package}, which is not installed: pip install 'ser_ts_lobes[onnx]'.") from error
+        raise needs_extra("ONNX", package, "onnx") from error
 
 
 @contextlib.contextmanager

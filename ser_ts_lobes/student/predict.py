@@ -1,4 +1,7 @@
-"""What `ser-ts predict` does: audio in, emotion out as a table, CSV, JSON or a plot."""
+"""What `ser-ts predict` does: audio in, emotion out as a table, CSV, JSON or a plot.
+
+What takes long to import, the networks and the plots, is imported when all that can be wrong with less has been said.
+"""
 
 import contextlib
 import csv
@@ -10,23 +13,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import soundfile
-from matplotlib.figure import Figure
-from scipy.ndimage import uniform_filter1d
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
-from ser_ts_lobes.student.inference import EmotionRegressor
 
 if TYPE_CHECKING:
-    from ser_ts_lobes.student.inference import Timeline
+    from ser_ts_lobes.student.inference import EmotionRegressor, Timeline
 
 #: Standard input is copied to a file, of at most this many bytes.
 MAX_STDIN_BYTES = 2**31
 
 STDIN = "-"
+#: Seconds of a window, and to the next.
+WINDOW_S, HOP_S = 4.0, 1.0
+_PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 #: A line of the output by column.
 _Row = dict[str, Any]
 
@@ -37,8 +39,8 @@ def predict(
     model: str,
     audio: list[str],
     timeline: bool = False,
-    window: float = 4.0,
-    hop: float = 1.0,
+    window: float | None = None,
+    hop: float | None = None,
     plot: str | None = None,
     format: Literal["table", "csv", "json"] = "table",
     batch_size: int = 8,
@@ -56,9 +58,9 @@ def predict(
     timeline
         Whether to predict window by window.
     window, hop
-        Length of a window and the time to the next, in seconds.
+        Length of a window and the time to the next, in seconds; None for `WINDOW_S` and `HOP_S`.
     plot
-        PNG to draw the timeline of the one recording to; implies `timeline`.
+        PNG, SVG or PDF to draw the timeline of the one recording to; implies `timeline`.
     format
         What to print.
     batch_size
@@ -74,16 +76,23 @@ def predict(
     Raises
     ------
     InputError
-        If the model can't be loaded, a folder holds no audio, or several recordings are to be plotted.
+        If the model can't be loaded, a folder holds no audio, several recordings are to be plotted, the plot can't be
+        written, or windows are given without `timeline`.
     """
     paths = find_audio(audio)
     timeline = timeline or plot is not None
-    if plot and len(paths) > 1:
-        raise InputError(f"--plot draws one recording, and {len(paths)} are given: name one.")
+    if not timeline and (window is not None or hop is not None):
+        raise InputError("--window and --hop are of --timeline: give that too, or leave them out.")
+    if plot:
+        _check_plot(Path(plot), len(paths))
+
+    from ser_ts_lobes.student.inference import EmotionRegressor
+
     student = EmotionRegressor.from_pretrained(model, device, revision)
     with _standard_input(paths) as local:
         if timeline:
-            rows, errors = _predict_timelines(student, paths, local, window, hop, batch_size, plot)
+            lengths = (WINDOW_S if window is None else window, HOP_S if hop is None else hop)
+            rows, errors = _predict_timelines(student, paths, local, lengths, batch_size, plot)
         else:
             rows, errors = _predict_clips(student, paths, local, batch_size)
     columns = ["path", *(["start_s", "end_s"] if timeline else []), *DIMENSIONS]
@@ -95,6 +104,16 @@ def predict(
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
+
+
+def _check_plot(plot: Path, n_recordings: int) -> None:
+    """Refuse a plot that could not be written, or not be read, when all has been heard."""
+    if n_recordings > 1:
+        raise InputError(f"--plot draws one recording, and {n_recordings} are given: name one.")
+    if plot.suffix.lower() not in _PLOT_SUFFIXES:
+        raise InputError(f"--plot {plot}: give a name that ends in {', '.join(_PLOT_SUFFIXES)}.")
+    if not (plot.parent.is_dir() and os.access(plot.parent, os.W_OK)) or plot.is_dir():
+        raise InputError(f"--plot {plot} can't be written: give a file in a folder that is there and is yours.")
 
 
 def find_audio(names: list[str]) -> list[str]:
@@ -136,7 +155,7 @@ def plot_timeline(path: str | Path, timeline: "Timeline", label_range: Sequence[
     Parameters
     ----------
     path
-        The PNG to write.
+        The PNG, SVG or PDF to write, as its suffix says.
     timeline
         What a student heard in one recording.
     label_range
@@ -144,6 +163,10 @@ def plot_timeline(path: str | Path, timeline: "Timeline", label_range: Sequence[
     title
         The figure's title.
     """
+    import numpy as np
+    from matplotlib.figure import Figure
+    from scipy.ndimage import uniform_filter1d
+
     figure = Figure(figsize=(12, 6), layout="constrained")
     axes = figure.subplots(len(DIMENSIONS), sharex=True, sharey=True)
     minutes = timeline.end_s[-1] > 180
@@ -169,11 +192,11 @@ def plot_timeline(path: str | Path, timeline: "Timeline", label_range: Sequence[
     axes[-1].set_xlabel(f"time in {'minutes' if minutes else 'seconds'} ({what})")
     figure.suptitle(title)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=120, format=Path(path).suffix.lower().removeprefix("."))
 
 
 def _predict_clips(
-    student: EmotionRegressor, paths: list[str], local: list[str], batch_size: int
+    student: "EmotionRegressor", paths: list[str], local: list[str], batch_size: int
 ) -> tuple[list[_Row], list[str]]:
     rows: list[_Row] = []
     errors: list[str] = []
@@ -187,11 +210,10 @@ def _predict_clips(
 
 
 def _predict_timelines(
-    student: EmotionRegressor,
+    student: "EmotionRegressor",
     paths: list[str],
     local: list[str],
-    window: float,
-    hop: float,
+    lengths: tuple[float, float],
     batch_size: int,
     plot: str | None,
 ) -> tuple[list[_Row], list[str]]:
@@ -199,7 +221,7 @@ def _predict_timelines(
     errors: list[str] = []
     for path, place in zip(paths, local, strict=True):
         try:
-            timeline = student.predict_timeline(place, window, hop, batch_size)
+            timeline = student.predict_timeline(place, *lengths, batch_size, progress=sys.stderr.isatty())
         except InputError as error:
             errors.append(str(error))
             continue

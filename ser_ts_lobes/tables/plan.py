@@ -13,7 +13,7 @@ import yaml
 
 from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, parse_arguments, split_options
+from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, nearest, parse_arguments, split_options
 from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.provenance import MAY_GROW, made_from
 from ser_ts_lobes.results.run_folder import RunFolder
@@ -129,6 +129,12 @@ class Job:
         return self.run_folder.started
 
     @property
+    def epochs(self) -> tuple[int, int] | None:
+        """How many epochs it has trained, and how many it is to train; None where that isn't said."""
+        total = self.settings.get("number_of_epochs")
+        return None if total is None else (self.run_folder.epochs, total)
+
+    @property
     def finished(self) -> bool:
         """Whether what it writes last is there."""
         return self.run_folder.finished
@@ -172,6 +178,8 @@ class Job:
 
 class TargetsJob(Job):
     """A run of the targets script. Its files are replaced when they are another teacher's, so never stale."""
+
+    epochs = None  # those in its folder are the teacher's
 
     @property
     def finished(self) -> bool:
@@ -334,7 +342,9 @@ class _Planner:
         places = {*systems, TEACHER} if taught else set(systems)
         for scope, key in self.options:
             if not any(key in self.keys(place) | RUN_OPTIONS for place in places if scope in (None, place)):
-                raise InputError(f"--{scope + '.' if scope else ''}{key}: no system of this table has that key.")
+                known = {name for place in places for name in self.keys(place)} | RUN_OPTIONS
+                hint = nearest(key, sorted(known)) or "its keys are those at the beginning of a line."
+                raise InputError(f"--{scope + '.' if scope else ''}{key}: no system of this table has that key: {hint}")
 
     def _options_of(self, system):
         """Options by key; those for this system alone come after, and replace, those for all."""

@@ -124,7 +124,7 @@ def write_report(
     runs
         From `find_runs`.
     recipe
-        The recipe's folder: its name is the corpus's, and the paper's figures are there.
+        The recipe's folder, with the paper's figures.
     against
         See `make_tables`.
     key
@@ -150,15 +150,16 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     _write_results(folder / "results.csv", rows)
     paper = _paper_figures(recipe, rows, summary)
+    corpus = _name_corpus(recipe, runs)
     markdown, latex = [], []
     for split in dict.fromkeys(split for report in summary.values() for split in report["test"]):
         reports = {row: report for row, report in summary.items() if split in report["test"]}
-        header, cells, caption = _table(reports, split, recipe.name, against, paper.get(split, {}))
+        header, cells, caption = _table(reports, split, corpus, against, paper.get(split, {}), recipe.name)
         markdown.append(f"{caption}\n\n{markdown_table(header, cells)}\n")
         latex.append(latex_table(header, cells, caption))
-        title = f"{recipe.name}, {split}: CCC with 95 % intervals"
+        title = f"{corpus}, {split}: CCC with 95 % intervals"
         if key is None:
-            plot_comparison(folder / f"valence_{split}.png", reports, split, title, ["valence"])
+            plot_comparison(folder / f"ccc_{split}.png", reports, split, title, against)
         else:
             curves: dict[str, dict[str, dict[str, Any]]] = {}
             for row, report in reports.items():
@@ -170,6 +171,12 @@ def write_report(
         with replacing(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     print(f"\n{text}\nWritten: {folder}", flush=True)
+
+
+def _name_corpus(recipe, runs):
+    """Name what the runs are on: a recipe reads other corpora than its own, such as a demo's, by its folder's name."""
+    names = sorted({run.corpus for run in runs if run.corpus})
+    return f"{', '.join(names)} (recipe {recipe.name})" if names else f"the {recipe.name} recipe"
 
 
 def _paper_figures(recipe, rows, summary):
@@ -187,7 +194,7 @@ def _paper_figures(recipe, rows, summary):
     return figures
 
 
-def _table(reports, split, corpus, against, paper):
+def _table(reports, split, corpus, against, paper, recipe):
     """Lay out one test set: header, cells and caption."""
     paper = {row: figure for row, figure in paper.items() if row in reports}
     header = [split, "seeds", *DIMENSIONS]
@@ -206,19 +213,19 @@ def _table(reports, split, corpus, against, paper):
         if paper:
             line.append(_triple(f"{value:.3f}" for value in paper[row].values) if row in paper else "")
         cells.append([*line, "–" if report["hours"] is None else f"{report['hours']:.2f}"])
-    return header, cells, _caption(next(iter(reports.values())), split, corpus, against, has_gap, paper)
+    return header, cells, _caption(next(iter(reports.values())), split, corpus, against, has_gap, paper, recipe)
 
 
 def _triple(values):
     return " / ".join(values)
 
 
-def _caption(report, split, corpus, against, has_gap, paper):
+def _caption(report, split, corpus, against, has_gap, paper, recipe):
     """Say how a table's numbers were formed."""
     folds = report["folds"]
     scored = report["test"][split]
     sentences = [
-        f"CCC on {split} of the {corpus} recipe ({scored['utterances']} utterances): mean over seeds ± standard "
+        f"CCC on {split} of {corpus}, {scored['utterances']} utterances: mean over seeds ± standard "
         f"deviation (n − 1) where there are several, [95 % bootstrap interval of that mean over {scored['resampled']}, "
         "drawn alike for all seeds and systems]."
     ]
@@ -237,7 +244,7 @@ def _caption(report, split, corpus, against, has_gap, paper):
     if paper:
         figure = next(iter(paper.values()))
         sentences.append(
-            f"The paper's: its Table {figure.table}, {f'{corpus} {figure.release}'.strip()}, {split} "
+            f"The paper's: its Table {figure.table}, {f'{recipe} {figure.release}'.strip()}, {split} "
             f"({figure.sizes[split]} utterances)."
         )
     sentences.append(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.errors import InputError, needs_extra
 from ser_ts_lobes.experiment import LOCK_FILE, LOCK_VARIABLE
 from ser_ts_lobes.files import sign_lock, try_lock
 
@@ -174,7 +174,7 @@ class SlurmPool:
         try:
             import submitit
         except ImportError as error:
-            raise InputError("--slurm needs submitit: pip install ser_ts_lobes[slurm].") from error
+            raise needs_extra("--slurm", "submitit", "slurm") from error
         options = dict(options or {})
         cluster = options.pop("cluster", "slurm")
         if "time" not in options:
@@ -290,6 +290,7 @@ def run_jobs(jobs: "list[Job]", pool: LocalPool | SlurmPool, logs: Path) -> list
     started: dict[str, float] = {}
     succeeded = {job.name for job in jobs} - {job.name for job in waiting}
     running: list[tuple[Job, JobProcess | submitit.Job[int]]] = []
+    told: dict[str, int] = {}
     failures: list[Failure] = []
     print(f"{total} of {len(jobs)} jobs to run; their output: {logs}", flush=True)
     try:
@@ -303,6 +304,8 @@ def run_jobs(jobs: "list[Job]", pool: LocalPool | SlurmPool, logs: Path) -> list
                     failures.append(Failure(job, reason, log_path(logs, job)))
                 else:
                     succeeded.add(job.name)
+            for job, _ in running:
+                _tell_progress(job, told)
             failed = {failure.job.name for failure in failures}
             for job in list(waiting):
                 if failed & set(job.needs):
@@ -343,6 +346,15 @@ def raise_failures(failures: list[Failure], n_jobs: int) -> None:
             f"{len(failures)} of {n_jobs} jobs have not succeeded. Mend the cause and give the same command again: "
             "what is finished is kept.\n\n" + "\n\n".join(failure.describe() for failure in failures)
         )
+
+
+def _tell_progress(job, told):
+    """Print how far a job's training has come, at each tenth of it."""
+    done, total = job.epochs or (0, 1)
+    tenths = 10 * done // total
+    if done < total and tenths > told.get(job.name, 0):
+        print(f"  {job.name}: epoch {done} of {total}", flush=True)
+        told[job.name] = tenths
 
 
 def _may_share(job, running, jobs):

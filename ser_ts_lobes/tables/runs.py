@@ -58,6 +58,12 @@ class Run:
         """Its hparams, as `ser_ts_lobes.settings.read_settings` gives them."""
         return self.run_folder.settings
 
+    @property
+    def corpus(self) -> str | None:
+        """Name of the folder of its corpus, as a student's model card has it; None where that isn't known."""
+        folder = self.settings.get("data_folder")
+        return folder and Path(folder).name
+
     def value(self, key: str) -> str:
         """Name the value that a setting has in this run; ``none`` is YAML's null."""
         value = self.settings[key]
@@ -167,8 +173,9 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
     dict[str, dict[str, Any]]
         For each row that has a whole seed: ``seeds``, ``hours`` (mean over seeds; None if a log lacks it), ``folds``,
         and ``test`` as in ``metrics.json``, with ``ccc_std`` (sample standard deviation over seeds, if there are
-        several), ``p`` (but for the row itself) and, where the teacher is a row and surely better than `against`,
-        ``gap_closed`` and ``gap_closed_95``: (row - against) / (teacher - against), also of the same resamples.
+        several); but for the row `against` itself with ``p``, ``difference`` (row - against) and ``difference_95``;
+        and, where the teacher is a row and surely better than `against`, with ``gap_closed`` and ``gap_closed_95``:
+        (row - against) / (teacher - against). All are of the same resamples.
     """
     runs = {(row, run.seed, run.fold): run for row, members in rows.items() for run in members}
     folds = sorted({fold for _, _, fold in runs}, key=lambda fold: fold or 0)
@@ -202,11 +209,15 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
                     score["ccc_std"] = float(ccc[mine, j].std(ddof=1))
                 report["test"][split][dimension] = score
         if against in means:
-            for row, report in summary.items():
+            for row in summary:
                 if row != against:
-                    p_values = metrics.two_sided_p(means[row] - means[against])
-                    for dimension, p in zip(DIMENSIONS, p_values.tolist(), strict=True):
-                        report["test"][split][dimension]["p"] = p
+                    differences = means[row] - means[against]
+                    p_values, interval = metrics.two_sided_p(differences), metrics.percentile_interval(differences)
+                    for j, dimension in enumerate(DIMENSIONS):
+                        score, reference = (summary[name]["test"][split][dimension] for name in (row, against))
+                        score["p"] = float(p_values[j])
+                        score["difference"] = score["ccc"] - reference["ccc"]
+                        score["difference_95"] = interval[:, j].tolist()
             _compare_with_teacher({row: report["test"][split] for row, report in summary.items()}, means, against)
     return summary
 

@@ -11,17 +11,19 @@ from speechbrain.utils.checkpoints import register_checkpoint_hooks
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 
+from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
+from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.datasets import MixedDataset
 from ser_ts_lobes.training.distributed import MixedBatches, gather_batch
 from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss
-from ser_ts_lobes.training.reproducible import ReproducibleBrain, make_batches
+from ser_ts_lobes.training.reproducible import ReproducibleBrain, keep_epochs, make_batches
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
 from ser_ts_lobes.training.uncertainty import DropoutSpread
@@ -241,7 +243,9 @@ class EmotionBrain(ReproducibleBrain):
         return fingerprint(learnt=fingerprint_tensors(learnt), **frozen)
 
     def test(self, datasets: "dict[str, DynamicItemDataset]") -> None:
-        """Test the best checkpoint; write ``predictions.csv`` and ``metrics.json``, but in debug mode.
+        """Test the best checkpoint; write and print how it did, but in debug mode.
+
+        ``predictions.csv`` and ``metrics.json`` are written, and a line a test set in ``train_log.txt``.
 
         Parameters
         ----------
@@ -251,19 +255,36 @@ class EmotionBrain(ReproducibleBrain):
         outputs = {name: self.predict(dataset) for name, dataset in datasets.items() if name.startswith("test")}
         if self.debug:
             logger.info("Debug mode saw a few batches only: no metrics.json and predictions.csv are written.")
-        elif sb.utils.distributed.if_main_process():
-            RunFolder(self.hparams.output_folder).write(
-                outputs,
-                self.manifests,
-                self.reads,
-                system=self.hparams.system,
-                run=self.hparams.run,
-                seed=self.hparams.seed,
-                settings=self.hparams.settings,
-                best=self.best,
-                fingerprint=self.fingerprint(),
+        else:
+            sb.utils.distributed.run_on_main(self._report, [outputs])
+
+    def _report(self, outputs):
+        """Write and print how well the test sets are predicted."""
+        run = RunFolder(self.hparams.output_folder)
+        run.write(
+            outputs,
+            self.manifests,
+            self.reads,
+            system=self.hparams.system,
+            run=self.hparams.run,
+            seed=self.hparams.seed,
+            settings=self.hparams.settings,
+            best=self.best,
+            fingerprint=self.fingerprint(),
+        )
+        self._log_test(run.report()["test"])
+        print(f"\n{run.describe_scores()}", flush=True)
+
+    def _log_test(self, scores):
+        """Write what `RunFolder` has in numbers into the log that people read, in place of an earlier test's."""
+        keep_epochs(self.hparams.train_log)
+        for split, of_split in scores.items():
+            cells = (ccc_cell(of_split[dimension]) for dimension in DIMENSIONS)
+            self.hparams.train_logger.log_stats(
+                {"epoch loaded": self.best["epoch"], "test set": split},
+                test_stats=dict(zip(_CCC_NAMES, cells, strict=True)),
+                verbose=False,  # what is printed then says it
             )
-        sb.utils.distributed.ddp_barrier()
 
 
 _CCC_NAMES = ("ccc_activation", "ccc_valence", "ccc_dominance")

@@ -269,3 +269,8 @@ class CPCBrain(ReproducibleBrain):
             "valid_loss_of_chance": math.log(1 + self.hparams.n_negatives),
         }
         run.write_report(report)
+        print(
+            f"\nValidation loss {best['valid_loss']:.3f} (chance: {report['valid_loss_of_chance']:.3f}) in epoch "
+            f"{best['epoch']}. Written: {run.path / 'cpc.pt'}",
+            flush=True,
+        )

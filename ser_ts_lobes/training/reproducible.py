@@ -1,5 +1,6 @@
 """What all Brains here have in common: training that regenerates, and that does what its settings say."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
+from ser_ts_lobes.options import check_settings
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.checkpoints import BatchMeans
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _EPOCH = re.compile(r"epoch: (\d+)")
-_PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 class ReproducibleBrain(sb.Brain):
@@ -52,7 +53,7 @@ class ReproducibleBrain(sb.Brain):
     """
 
     def __init__(self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", **made_from: str) -> None:
-        _check_options(hparams)
+        check_settings(hparams)
         super().__init__(hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"])
         self.batch_means = BatchMeans()
         self.checkpointer.add_recoverable("batch_means", self.batch_means)
@@ -103,7 +104,7 @@ class ReproducibleBrain(sb.Brain):
         is_done = counter.current == counter.limit or getattr(counter, "should_stop", False)
         if not is_done and sb.utils.distributed.if_main_process():
             RunFolder(self.hparams.output_folder).remove_results()
-            _forget_epochs(Path(self.hparams.train_log), counter.current)
+            keep_epochs(self.hparams.train_log, counter.current)
 
     def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
@@ -204,28 +205,30 @@ def make_batches(dataset: "DynamicItemDataset", *, by_length: bool, **options: A
     return GlobalBatches(len(dataset), **options)
 
 
-def _epoch_of(line: str) -> int:
-    match = _EPOCH.match(line)
-    assert match, f"{line!r} is no line of train_log.txt"
-    return int(match[1])
+def keep_epochs(train_log: str | Path, last: float = math.inf) -> None:
+    r"""Leave the epochs up to `last` in a log, and no line of a test.
 
+    A process that was killed may have logged an epoch that it did not save; a test is of a training that has ended.
 
-def _forget_epochs(log, last):
-    """Leave the epochs up to `last` in a log: a process that was killed may have logged one that it did not save."""
+    Parameters
+    ----------
+    train_log
+        ``train_log.txt``; it need not be there.
+    last
+        Epoch; infinity for all.
+
+    Example
+    -------
+    >>> log = getfixture("tmp_path") / "train_log.txt"
+    >>> _ = log.write_text("epoch: 1 - ...\nepoch: 2 - ...\nepoch loaded: 2 - ...\n")
+    >>> keep_epochs(log, 1)
+    >>> log.read_text()
+    'epoch: 1 - ...\n'
+    """
+    log = Path(train_log)
     if log.is_file():
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if _epoch_of(line) <= last]
+        kept = [line for line in lines if (match := _EPOCH.match(line)) and int(match[1]) <= last]
         if kept != lines:
             with replacing(log) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
-
-
-def _check_options(hparams):
-    limit, factor = hparams["max_grad_norm"], hparams["grad_accumulation_factor"]
-    if limit is not None and not limit > 0:
-        raise InputError(f"max_grad_norm is {limit}: give a number above 0, or null to clip nothing.")
-    if not (isinstance(factor, int) and factor >= 1):
-        raise InputError(f"grad_accumulation_factor is {factor}: give a whole number from 1 on.")
-    for name in ("precision", "eval_precision"):
-        if hparams[name] not in _PRECISIONS:
-            raise InputError(f"{name} is {hparams[name]}: choose one of {', '.join(_PRECISIONS)}.")

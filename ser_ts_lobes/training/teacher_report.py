@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def report_teacher(
-    folder: str | Path, targets: "dict[str, TeacherTargets]", threshold: float = 2.0, paper: "Sequence[Figure]" = ()
+    folder: str | Path,
+    targets: "dict[str, TeacherTargets]",
+    threshold: float = 2.0,
+    paper: "Sequence[Figure]" = (),
+    label_range: Sequence[float] | None = None,
 ) -> None:
     """Write the paper's Table 1 and the plots of a teacher; print the table, and whether it knows where it errs.
 
@@ -36,6 +40,8 @@ def report_teacher(
         Of the residual rule, in standard deviations (paper, section 4.2: 2); students choose their own.
     paper
         See `ser_ts_lobes.results.text_tables.fit_table`.
+    label_range
+        The ends of the label scale, which the plots show; None for what the data span.
     """
     run = RunFolder(folder)
     train = targets["train"]
@@ -44,11 +50,11 @@ def report_teacher(
     table = fit_table(train.prediction, train.label, paper)
     with replacing(run.table1_file) as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
-    plot_residuals(run.residuals_plot, train.prediction, train.residual, keep, threshold)
+    plot_residuals(run.residuals_plot, train.prediction, train.residual, keep, threshold, label_range)
     for split, target in targets.items():
         if target.label is not None:
             title = f"Teacher on {split}, {len(target.ids)} utterances"
-            plot_predictions(run.predictions_plot(split), target.prediction, target.label, title)
+            plot_predictions(run.predictions_plot(split), target.prediction, target.label, title, label_range)
     comparison = compare_rules(train.residual, train.spread, keep)
     with replacing(run.uncertainty_file) as temporary:
         report = {"spread": train.made_from["spread"], "residual_threshold": threshold, **comparison.for_json()}

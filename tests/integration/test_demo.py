@@ -1,16 +1,20 @@
 """The demo, as `make demo` runs it, on a corpus of a few utterances."""
 
 import json
+import shlex
 import shutil
+import subprocess
 
 import pytest
 import torch
 import yaml
 from transformers import AutoModel
 
+from ser_ts_lobes.tables.report import make_tables
+from ser_ts_lobes.tables.runs import find_runs
 from tests.integration.programs import ROOT, run
 from tools import demo as demo_module
-from tools.demo import compare, plan, speech_encoder, train
+from tools.demo import compare, next_commands, plan, speech_encoder, train
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +39,45 @@ def test_all_systems_are_compared(demo):
 
 def test_the_corpus_is_the_one_asked_for(demo):
     folder, _ = demo
-    settings = json.loads((folder / "corpus" / "demo.json").read_text())
+    settings = json.loads((folder / "synthetic-speech" / "demo.json").read_text())
     assert {"train": 40, "valid": 16, "test": 16, "vocabulary": "large"}.items() <= settings.items()
 
 
 def test_what_it_says_it_wrote_is_there(demo):
     _, output = demo
-    paths = [line.strip() for line in output.split("Written:")[1].splitlines() if line.strip()]
+    paths = [line.strip() for line in output.split("Written:")[1].split("\n\n")[0].splitlines() if line.strip()]
     assert len(paths) >= 12
     for path in paths:
         assert (ROOT / path).exists(), path
+
+
+def test_the_next_commands_work_as_printed(demo):
+    folder, output = demo
+    export, predict, page = (line.strip() for line in output.rpartition("\nNext")[2].splitlines()[1:])
+    for command in (export, predict):
+        result = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, f"{command}: {result.stderr}"
+    assert "activation" in result.stdout and "DEMO_" in result.stdout
+    card = (folder / "student" / "README.md").read_text(encoding="utf-8")
+    assert "was trained on synthetic-speech" in card
+    assert shlex.split(page)[-2:] == ["demo-app", shlex.split(predict)[-2]]
+    [run] = find_runs(folder / "results", ["cts"], [1986])
+    assert "--force" in next_commands(folder, run.run_folder)[0]  # now that there is a student
+
+
+def test_a_table_of_it_says_that_it_is_synthetic(demo, capsys):
+    folder, _ = demo
+    make_tables(ROOT / "recipes" / "MSP-Podcast", options=[f"--results_folder={folder / 'results'}"], report_only=True)
+    assert "CCC on test1 of synthetic-speech (recipe MSP-Podcast)" in capsys.readouterr().out
+
+
+def test_another_encoder_has_results_of_its_own(demo, tiny_hubert):
+    folder, _ = demo
+    overrides = yaml.safe_load((folder.parent / "small.yaml").read_text(encoding="utf-8"))
+    for source, path in ((tiny_hubert, tiny_hubert), ("facebook/hubert-base-ls960", "facebook/hubert-base-ls960")):
+        jobs = plan(folder, source, [1986], overrides)
+        assert {job.settings["speech_source"] for job in jobs} == {path} and not any(job.finished for job in jobs)
+    assert jobs[0].settings["results_folder"] == str(folder / "results_hubert_base_ls960")
 
 
 def test_the_systems_ran_as_the_recipe_says(demo):
@@ -83,6 +116,8 @@ def test_a_teacher_has_two_threads_and_students_share_the_cores(tmp_path, monkey
     train(plan(tmp_path, "pretrained", [1, 2], overrides), tmp_path / "logs")
     assert [(jobs, environment["OMP_NUM_THREADS"]) for jobs, environment in pools] == [(1, "2"), (3, "1")]
     assert all(environment["HF_HUB_OFFLINE"] == "1" for _, environment in pools)
+    train([], tmp_path / "logs", offline=False)
+    assert "HF_HUB_OFFLINE" not in pools[-1][1]
     teachers = {f"teacher/{seed}{part}" for seed in (1, 2) for part in ("", "/targets")}
     assert parts[0] == teachers < parts[1] and len(parts[1]) == 10
 

@@ -1,5 +1,7 @@
 import os
 import re
+import runpy
+import sys
 
 import pytest
 import torch
@@ -7,9 +9,10 @@ import yaml
 
 from ser_ts_lobes import settings as settings_module
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.experiment import load_experiment, model_settings, parse_arguments
+from ser_ts_lobes.experiment import load_experiment, model_settings, parse_arguments, start_experiment
 from ser_ts_lobes.settings import difference, read_settings
 from ser_ts_lobes.training.checkpoints import Checkpointer
+from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT
 
 HPARAMS = """\
@@ -26,6 +29,8 @@ precision: fp32
 num_workers: 2
 opt_class: !name:torch.optim.Adam
     lr: !ref <lr>
+prepare_opts:
+    skip_prep: False
 """
 
 
@@ -61,12 +66,18 @@ def test_options_are_settings_as_they_stand(hparams_file):
         (["--precis=bf16"], "--precis is no key of .*: did you mean .*precision"),  # argparse would complete it
         (["--lr"], "--lr needs a value: --lr=VALUE"),
         (["--opt_class=!name:torch.optim.SGD {lr: 1}"], r"can't change what opt_class is \(!name:torch.optim.Adam\)"),
+        (["--prepare_opts=!new:torch.nn.ReLU"], r"can't change what prepare_opts is \(a mapping\)"),
         (["--lr=1", "2"], "'2' is no option"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_one_sentence(hparams_file, options, message):
     with pytest.raises(InputError, match=message):
         parse_arguments([hparams_file, *options])
+
+
+def test_a_mapping_in_place_of_a_value_is_one_sentence(hparams_file):
+    with pytest.raises(InputError, match="an option gives a mapping where the file has a single value"):
+        settings(hparams_file, "--lr={a: 1}")
 
 
 def test_a_hparams_file_that_is_not_there_is_said():
@@ -102,16 +113,17 @@ def save_model(folder, **made_from):
 def test_a_model_of_other_settings_is_refused_before_anything_is_written(hparams_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [hparams_file, "--data_folder=/corpus"]
+    start_experiment(*parse_arguments(options))
     hparams = load_experiment(*parse_arguments(options))
     save_model(hparams["save_folder"], **hparams["settings"])
-    assert load_experiment(*parse_arguments(options))["settings"] == hparams["settings"]
-    assert load_experiment(*parse_arguments([*options, "--number_of_epochs=9"]))["number_of_epochs"] == 9
+    assert start_experiment(*parse_arguments(options))["lr"] == 0.1
+    assert start_experiment(*parse_arguments([*options, "--number_of_epochs=9"]))["number_of_epochs"] == 9
     before = sorted(os.walk(tmp_path))
     with pytest.raises(InputError, match=r"was trained with lr 0.1, not 0.2: give the old value"):
-        load_experiment(*parse_arguments([*options, "--lr=0.2"]))
+        start_experiment(*parse_arguments([*options, "--lr=0.2"]))
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(InputError, match=r"was trained with processes 1, not 4"):
-        load_experiment(*parse_arguments(options))
+        start_experiment(*parse_arguments(options))
     assert sorted(os.walk(tmp_path)) == before
 
 
@@ -126,3 +138,83 @@ def test_a_run_of_before_a_key_is_one_with_its_first_value():
 def test_what_came_later_has_in_the_hparams_the_value_that_runs_had_before():
     of_a_student = yaml.safe_load(re.sub(r"!\S+", "", (ROOT / "hparams" / "parts" / "teaching.yaml").read_text()))
     assert {key: of_a_student[key] for key in settings_module._CAME_LATER} == settings_module._CAME_LATER
+
+
+def test_a_setting_is_the_number_that_the_networks_get(hparams_file):
+    """PyYAML alone would read a word."""
+    assert settings(hparams_file, "--lr=1e-3")["lr"] == settings(hparams_file, "--lr=0.001")["lr"] == 0.001
+    assert load_experiment(*parse_arguments([hparams_file, "--data_folder=/x", "--lr=1e-3"]))["lr"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr=abc"], "^lr is abc: give a number from 0 on.$"),
+        (["--device=cuda:99"], "^The device 'cuda:99' can't be used"),
+        (["--device=gpu"], "^The device 'gpu' can't be used"),
+        (["--device=cpu", "--precision=fp16"], "^precision is fp16, which needs a GPU: use --precision=bf16 on a CPU"),
+        (["--jit"], "^--jit can't be used here: transformers' networks can't be scripted"),
+        (["--optimizer_step_limit=two"], "^--optimizer_step_limit is two: give a whole number.$"),
+        (["--ckpt_interval_minutes=1", "--ckpt_interval_steps=2"], "ckpt_interval_steps are given: keep one"),
+    ],
+)
+def test_what_can_not_be_met_is_one_sentence_before_anything_is_made(
+    hparams_file, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        start_experiment(*parse_arguments([hparams_file, "--data_folder=/corpus", *options]))
+    assert not (tmp_path / "results").exists()
+
+
+def test_processes_without_a_gpu_talk_by_gloo(hparams_file, monkeypatch):
+    def backend(*options):
+        return parse_arguments([hparams_file, *options])[1].distributed_backend
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert backend() == "gloo" and backend("--distributed_backend=nccl") == "nccl"
+    assert "distributed_backend" in parse_arguments([hparams_file])[1].overridden_args  # else no Brain would take it
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert backend() == "nccl" and backend("--device=cpu") == "gloo" and backend("--device=cuda:0") == "nccl"
+
+
+def test_a_limit_of_steps_is_a_number(hparams_file):
+    assert parse_arguments([hparams_file, "--optimizer_step_limit=3"])[1].optimizer_step_limit == 3
+
+
+# ------------------------------------------------------------------ the scripts
+
+SCRIPTS = sorted(path for path in (ROOT / "recipes").rglob("*.py") if "load_experiment" in path.read_text())
+SYSTEMS = {"train_teacher": "teacher", "precompute_targets": "teacher", "train_student": "cts"}
+
+
+def run_script(path, monkeypatch, *options):
+    """Run a script until it would load networks."""
+
+    def load(*_):
+        raise AssertionError("networks are loaded")
+
+    monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", load)
+    monkeypatch.setattr("speechbrain.create_experiment_directory", lambda *_: None)
+    system = SYSTEMS.get(path.stem, path.stem.removeprefix("train_"))
+    monkeypatch.setattr(sys, "argv", [str(path), str(path.parent / "hparams" / f"{system}.yaml"), *options])
+    runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
+def test_what_is_missing_is_said_before_networks_are_loaded(path, tmp_path, monkeypatch):
+    option = "--sources=[/nowhere]" if path.stem == "train_words" else "--data_folder=/nowhere"
+    said = "run `python train_teacher.py hparams/teacher.yaml` first" if "targets" in path.stem else "/nowhere"
+    with pytest.raises(SystemExit, match=f"^error: .*{said}"):
+        run_script(path, monkeypatch, option, f"--results_folder={tmp_path}")
+
+
+def test_a_teacher_that_is_missing_is_said_before_networks_are_loaded(tmp_path, monkeypatch):
+    write_msp_tree(tmp_path / "msp", {"Train": 12, "Development": 4, "Test1": 4})
+    path, options = ROOT / "recipes" / "MSP-Podcast" / "train_student.py", [f"--data_folder={tmp_path / 'msp'}"]
+    with pytest.raises(SystemExit, match="has no trained teacher: run `python train_teacher.py"):
+        run_script(path, monkeypatch, *options, f"--results_folder={tmp_path}")
+    with pytest.raises(AssertionError, match="networks are loaded"):
+        monkeypatch.setattr("ser_ts_lobes.training.datasets.load_teacher", lambda *_: None)
+        run_script(path, monkeypatch, *options, f"--results_folder={tmp_path}")

@@ -16,10 +16,10 @@ from hyperpyyaml import load_hyperpyyaml
 
 import ser_ts_lobes.student.export as export_module
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.cli import main
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.student.export import export, push
+from ser_ts_lobes.student.export import export
 from ser_ts_lobes.student.inference import EmotionRegressor
+from ser_ts_lobes.student.model_card import make_card
 from ser_ts_lobes.training.brains import StudentBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
@@ -209,6 +209,33 @@ def test_the_card_is_read_by_the_hub(student_folder, run):
     assert f"{report['test']['test1']['valence']['ccc']:.3f} [{low:.3f}, {high:.3f}]" in card.text
     for section in ("## Use", "## Results", "## Intended use and limits", "## Training data and licences"):
         assert section in card.text
+
+
+@pytest.mark.parametrize(
+    ("cccs", "said"),
+    [
+        (
+            (0.75, 0.72, 0.5),
+            "- Trust dominance least, where its CCC is lowest. Valence lives in words more",
+        ),
+        ((0.75, 0.4, 0.5), "this student does not read: trust it least there, where its CCC is lowest."),
+        ((None, None, None), "- Valence lives in words more than in sound, and this student does not read.\n"),
+    ],
+)
+def test_the_card_says_what_to_trust_least_as_the_scores_do(student_folder, cccs, said):
+    config = json.loads((student_folder / "config.json").read_text())
+    for dimension, ccc in zip(DIMENSIONS, cccs, strict=True):
+        config["test"]["test1"][dimension]["ccc"] = ccc
+    assert said in str(make_card(config, "name"))
+
+
+def test_export_says_what_it_wrote(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export(run, "my student")
+    *files, last = capsys.readouterr().out.splitlines()
+    assert {line.split()[-1] for line in files} == FILES
+    assert f"{(tmp_path / 'my student' / 'model.safetensors').stat().st_size:,}  model.safetensors" in "\n".join(files)
+    assert last == f"Written: {tmp_path / 'my student'}. Next: ser-ts predict 'my student' RECORDING"
 
 
 def test_a_taught_student_shows_its_teachers_residuals(trained, run, tmp_path):
@@ -439,52 +466,3 @@ def test_other_labels_than_those_of_training_are_refused(trained, run, tmp_path)
     (moved / "results" / "ft" / "1986" / "metrics.json").write_text(json.dumps(report))
     with pytest.raises(InputError, match="no longer what the student was trained on"):
         export(moved / "results" / "ft" / "1986", tmp_path / "out")
-
-
-# ------------------------------------------------------------------ the Hub
-
-
-class FakeApi:
-    calls = []
-
-    def create_repo(self, *arguments, **options):
-        self.calls.append(("create", arguments, options))
-
-    def upload_folder(self, **options):
-        self.calls.append(("upload", (), options))
-
-
-@pytest.fixture
-def api(monkeypatch):
-    FakeApi.calls = []
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    return FakeApi
-
-
-def test_push_only_lists_the_files_unless_told_yes(student_folder, api, capsys):
-    assert main(["push", str(student_folder), "someone/student"]) == 0
-    output = capsys.readouterr().out
-    size = (student_folder / "model.safetensors").stat().st_size
-    assert f"{size:,}  model.safetensors" in output and "Nothing was sent" in output
-    assert api.calls == []
-
-
-def test_push_sends_what_it_lists(student_folder, api, capsys):
-    (student_folder / ".secret").write_text("token")
-    (student_folder / "__pycache__").mkdir(exist_ok=True)
-    (student_folder / "__pycache__" / "custom_interface.pyc").write_bytes(b"")
-    main(["push", str(student_folder), "someone/student", "--private", "--yes"])
-    (student_folder / ".secret").unlink()
-    (create, name, create_options), (upload, _, options) = api.calls
-    assert (create, name, create_options) == ("create", ("someone/student",), {"private": True, "exist_ok": True})
-    assert upload == "upload" and options["repo_id"] == "someone/student"
-    listed = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
-    assert options["allow_patterns"] == listed == sorted(listed)
-    assert set(listed) == FILES
-
-
-def test_push_refuses_what_is_no_student_and_says_why_the_hub_did(student_folder, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="does not exist: a student is a folder"):
-        push(tmp_path, "someone/student", yes=True)
-    with pytest.raises(InputError, match="The upload to a/b/c failed .*hf auth login"):
-        push(student_folder, "a/b/c", yes=True)

@@ -378,3 +378,15 @@ def test_a_thousand_channels_are_averaged(student, tmp_path):
     np.testing.assert_allclose(
         student.predict_file(tmp_path / "a.wav"), student.predict_file(tmp_path / "mono.wav"), atol=1e-3
     )
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused(student, batch_size):
+    for predict in (student.predict_files, student.predict_timeline):
+        with pytest.raises(InputError, match=f"^batch_size is {batch_size}: give a whole number from 1 on.$"):
+            predict([], batch_size=batch_size)
+
+
+def test_a_device_that_is_not_there_is_refused_before_a_student_is_looked_for():
+    with pytest.raises(InputError, match="^The device 'cuda:99' can't be used"):
+        EmotionRegressor.from_pretrained("nowhere", device="cuda:99")

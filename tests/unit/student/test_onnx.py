@@ -217,7 +217,7 @@ def fake_files(folder, network, test_sets):
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"needs onnxruntime.*pip install 'ser_ts_lobes\[onnx\]'"):
+    with pytest.raises(InputError, match=r"needs onnxruntime.* -m pip install -e '.*\[onnx\]'"):
         open_onnx(tmp_path / "model.onnx")
 
 

@@ -18,7 +18,7 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.cli import main
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.student.inference import Timeline
-from ser_ts_lobes.student.page import make_page, render, serve
+from ser_ts_lobes.student.page import _limits, make_page, render, serve
 from ser_ts_lobes.student.single_file import compose
 from ser_ts_lobes.student.space import write_space
 from tests.integration.programs import ROOT
@@ -125,6 +125,20 @@ def test_what_a_file_is_called_is_not_html(student):
     assert texts(html, "value") == ["–"] * 3
 
 
+@pytest.mark.parametrize(
+    ("cccs", "said"),
+    [
+        ((0.75, 0.72, 0.5), "test1 activation 0.75, valence 0.72, dominance 0.50. Trust dominance least"),
+        ((0.75, 0.4, 0.5), "dominance 0.50. Trust valence least"),
+        (None, "not measured. Valence lives in the words"),
+    ],
+)
+def test_it_says_what_to_trust_least_as_the_scores_do(student, monkeypatch, cccs, said):
+    scores = cccs and {name: {"ccc": ccc} for name, ccc in zip(DIMENSIONS, cccs, strict=True)}
+    monkeypatch.setitem(student.config, "test", {"test1": scores} if scores else {})
+    assert said in _limits(student)
+
+
 # ------------------------------------------------------------------ the server
 
 
@@ -159,7 +173,7 @@ def test_without_gradio_the_command_says_how_to_get_it(student_folder, monkeypat
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "ser_ts_lobes.student.page")
     monkeypatch.delattr("ser_ts_lobes.student.page")
-    with pytest.raises(SystemExit, match=r"needs gradio.*pip install 'ser_ts_lobes\[app\]'"):
+    with pytest.raises(SystemExit, match=r"needs gradio.* -m pip install -e '.*\[app\]'"):
         main(["demo-app", str(student_folder)])
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -109,6 +110,15 @@ def test_folders_are_searched_and_other_names_kept(recordings):
         (["nowhere", "b.wav"], "neither a folder nor a name"),
         (["MODEL", "empty"], "The folder empty holds no audio files"),
         (["MODEL", ".", "--plot", "a.png"], "--plot draws one recording, and 3 are given"),
+        (
+            ["nowhere", "b.wav", "--plot", "no/where.png"],
+            "--plot no/where.png can't be written",
+        ),
+        (["nowhere", "b.wav", "--plot", "below"], "--plot below: give a name that ends in .png, .svg, .pdf"),
+        (["nowhere", "b.wav", "--plot", "a.jpg"], "--plot a.jpg: give a name that ends in .png, .svg, .pdf"),
+        (["nowhere", "b.wav", "--window", "2"], "--window and --hop are of --timeline"),
+        (["nowhere", "b.wav", "--hop", "2"], "--window and --hop are of --timeline"),
+        (["MODEL", "b.wav", "--device", "cuda:99"], "The device 'cuda:99' can't be used"),
     ],
 )
 def test_what_can_not_begin_is_one_sentence(student_folder, recordings, arguments, said):
@@ -118,9 +128,52 @@ def test_what_can_not_begin_is_one_sentence(student_folder, recordings, argument
 
 
 @pytest.mark.parametrize("arguments", [[], ["b.wav", "--format", "xml"], ["b.wav", "--batch-size", "0"]])
-def test_wrong_arguments(student_folder, arguments):
+def test_wrong_arguments(student_folder, arguments, capsys):
     with pytest.raises(SystemExit, match="^2$"):
         main(["predict", student_folder, *arguments])
+    assert "--batch-size" not in arguments or "'0' should be a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_before_networks_are_imported():
+    code = """
+import sys
+from ser_ts_lobes.cli import main
+try:
+    main(["predict", "nowhere", "a.wav", "--plot", "/no/where.png"])
+except SystemExit as end:
+    print(end)
+print(sorted({"torch", "matplotlib", "scipy"} & set(sys.modules)))
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output == (
+        "error: --plot /no/where.png can't be written: give a file in a folder that is there and is yours.\n[]\n"
+    )
+
+
+def test_who_does_not_plot_waits_for_no_plotting_library(student_folder, recordings):
+    code = f"""
+import sys
+from ser_ts_lobes.cli import main
+main(["predict", {student_folder!r}, "b.wav"])
+print(sorted({{"matplotlib", "scipy.ndimage", "gradio"}} & set(sys.modules)))
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.endswith("\n[]\n")
+
+
+@pytest.mark.parametrize(("name", "begins"), [("c.png", b"\x89PNG"), ("c.svg", b"<?xml"), ("c.PDF", b"%PDF")])
+def test_a_plot_is_what_its_name_says(recordings, name, begins):
+    timeline = Timeline(np.arange(3.0), np.arange(3.0) + 4, np.full((3, 3), 4.0))
+    plot_timeline(name, timeline, [1, 7], "A talk")
+    assert (recordings / name).read_bytes().startswith(begins)
+
+
+def test_progress_is_shown_to_who_watches(student_folder, recordings, capsys, monkeypatch):
+    arguments = ["predict", student_folder, "below/c.ogg", "--timeline", "--window", "1", "--hop", "0.5"]
+    assert main(arguments) == 0 and "window" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(arguments) == 0
+    assert "3/3" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(student_folder, recordings, capfd, monkeypatch):

@@ -342,6 +342,7 @@ def test_folds_share_what_the_same_frozen_networks_compute(tmp_path):
         ("fts", [], {}, r"no hparams/fts.yaml; choose systems of .*ft"),
         ("ft", ["--learning_rate=1"], {}, "--learning_rate: no system of this table has that key"),
         ("ft", ["--cts.ts_weight=1"], {}, "--cts.ts_weight: no system of this table"),
+        ("ft", ["--batchsize=1"], {}, "--batchsize: no system of this table has that key: did you mean batch_size"),
         ("ft", ["--seed=1"], {}, "--seed can't be given .*: use --seeds"),
         ("ft", ["--output_folder=x"], {}, "--output_folder can't be given"),
         ("ft", ["--debug"], {}, "--debug can't be given to all runs of a table: such runs leave no results"),

@@ -117,7 +117,11 @@ def test_p_values_are_the_paired_bootstraps(tmp_path):
     folders = {system: write_run(tmp_path, system, 1, n_speakers=4) for system in ("ft", "ts")}
     summary = summarise(by_row(find_runs(tmp_path)), against="ft")
     (ft, label), (ts, _) = read(folders["ft"]), read(folders["ts"])
-    assert score(summary, "ts", "p") == metrics.paired_bootstrap(ts, ft, label).p_value.tolist()
+    paired = metrics.paired_bootstrap(ts, ft, label)
+    assert score(summary, "ts", "p") == paired.p_value.tolist()
+    np.testing.assert_allclose(score(summary, "ts", "difference"), paired.difference, atol=1e-12)
+    np.testing.assert_allclose(np.transpose(score(summary, "ts", "difference_95")), paired.interval, atol=1e-12)
+    assert "difference" not in summary["ft"]["test"]["test1"]["valence"]
     assert "p" not in summary["ft"]["test"]["test1"]["valence"]
     assert summary["ts"]["test"]["test1"]["resampled"] == "utterances"
 
@@ -236,8 +240,19 @@ def test_markdown_latex_csv_and_figure_say_the_same(tmp_path, capsys):
     saved = json.loads((tmp_path / "cts" / "2" / "metrics.json").read_text())["test"]["test1"]["valence"]
     assert float(row["ccc"]) == saved["ccc"] and float(row["ccc_high"]) == saved["ccc_95"][1]
     assert float(row["hours"]) == 0.75 and row["folder"] == str(tmp_path / "cts" / "2")
-    image = np.asarray(Image.open(folder / "valence_test1.png").convert("L"))
+    image = np.asarray(Image.open(folder / "ccc_test1.png").convert("L"))
     assert image.shape[1] > 500 and 0.001 < (image < 200).mean() < 0.5
+
+
+def test_results_have_the_name_of_the_corpus_that_they_are_on(tmp_path, capsys):
+    """A recipe reads others than the one that it is named after."""
+    write_run(tmp_path, "ft", 1, data_folder="/somewhere/synthetic-speech")
+    report(MSP, tmp_path)
+    assert "CCC on test1 of synthetic-speech (recipe MSP-Podcast), 40 utterances:" in capsys.readouterr().out
+    write_run(tmp_path, "ft", 2, data_folder="elsewhere/synthetic-speech")
+    write_run(tmp_path, "cts", 2, data_folder="another")
+    report(MSP, tmp_path)
+    assert "of another, synthetic-speech (recipe MSP-Podcast)," in capsys.readouterr().out
 
 
 def test_latex_escapes_what_names_hold(tmp_path):
@@ -389,7 +404,7 @@ def test_the_command_takes_options_of_the_scripts_after_two_dashes(tmp_path, cap
         (["--slurm=partition"], "'partition' should be KEY=VALUE"),
         (["--gpus=0", "--slurm=time=5"], "not allowed with argument"),
         (["--gpus=0", "--jobs=2"], "a GPU has one job at a time"),
-        (["--jobs=0"], "--jobs takes a number from 1"),
+        (["--jobs=0"], "'0' should be a whole number from 1 on"),
         (["--systems=ft", "--against=ts"], "--against ts is none of the systems ft"),
         (["--recipe=/"], "has no hparams"),
     ],

@@ -206,6 +206,33 @@ def test_no_more_jobs_run_than_there_is_room_for(tmp_path, quick):
     assert len(pool.history) == 5 and max(map(len, pool.history)) == 2
 
 
+def test_progress_is_told_at_each_tenth_of_a_training(tmp_path, quick, capsys):
+    job = make_job(tmp_path, "ft")
+    job.settings["number_of_epochs"] = 20
+    epochs = iter([0, 1, 2, 3, 4, 5, 19, 20, 20])
+
+    class Pool:
+        def has_room(self):
+            return True
+
+        def start(self, job):
+            job.folder.mkdir()
+            return SimpleNamespace(done=self.done, result=lambda: 0)
+
+        def done(self):
+            done = next(epochs, None)
+            if done is None:
+                (job.folder / "metrics.json").touch()
+            else:
+                lines = [f"epoch: {epoch} - train loss: 1" for epoch in range(1, done + 1)]
+                (job.folder / "train_log.txt").write_text("\n".join([*lines, "epoch loaded: 3 - test ..."]))
+            return done is None
+
+    assert run_jobs([job], Pool(), tmp_path) == []
+    told = [line.strip() for line in capsys.readouterr().out.splitlines() if "epoch" in line]
+    assert told == [f"ft: epoch {epoch} of 20" for epoch in (2, 4, 19)]
+
+
 def start_runner(folder):
     """Start a runner of three jobs in a process of its own; wait until the second has come to train."""
     program = f"""
@@ -284,6 +311,6 @@ def test_a_cluster_that_cannot_be_used_is_one_sentence(tmp_path, options, messag
 
 def test_submitit_is_needed_for_slurm_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(InputError, match=r"pip install ser_ts_lobes\[slurm\]"):
+    with pytest.raises(InputError, match=r"--slurm needs submitit.* -m pip install -e '.*\[slurm\]'"):
         SlurmPool(tmp_path, options={"time": "5"})
     LocalPool(tmp_path)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import LabelScale
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
@@ -101,12 +103,12 @@ def make_targets(manifest, embedding=0.0):
     )
 
 
-def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path):
+def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path, capsys):
     brain, hparams, datasets = make_brain("ft", trainable_layers=1, number_of_epochs=12, lr=0.003)
     brain.train(datasets)
     brain.test({"test1": datasets["test1"]})
     report = RunFolder(tmp_path / "results/ft/1986").report()
-    log = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
+    *log, of_test = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
     losses = [float(line.split("valid loss: ")[1].split(",")[0]) for line in log]
     assert losses[-1] < 0.8 * losses[0]  # the fixture's pitch and loudness say what the labels are
     assert report["best"]["epoch"] == 1 + int(np.argmin(losses))
@@ -114,6 +116,25 @@ def test_training_learns_and_the_best_checkpoint_is_tested(make_brain, tmp_path)
     assert report["test"]["test1"]["activation"]["ccc"] == pytest.approx(
         metrics.ccc(brain.outputs.prediction, brain.outputs.label)[0]
     )
+    cells = [ccc_cell(report["test"]["test1"][dimension]) for dimension in DIMENSIONS]
+    told = ", ".join(f"test ccc_{name}: {cell}" for name, cell in zip(DIMENSIONS, cells, strict=True))
+    assert of_test == f"epoch loaded: {report['best']['epoch']}, test set: test1 - {told}"
+    printed = capsys.readouterr().out
+    assert f"| ft | {' | '.join(cells)} |" in printed and "[95 % bootstrap interval over utterances]" in printed
+    folder = Path(hparams["output_folder"])
+    assert printed.endswith(f"Written: {folder / 'metrics.json'}, {folder / 'predictions.csv'}\n")
+
+
+def test_a_test_takes_the_place_of_an_earlier_one_in_the_log(make_brain, tmp_path):
+    train(*make_brain("ft", trainable_layers=0, number_of_epochs=1))
+    for epochs in (1, 2):
+        for _ in range(2):
+            brain, _, datasets = make_brain("ft", trainable_layers=0, number_of_epochs=epochs)
+            brain.train(datasets)
+            brain.test({"test1": datasets["test1"]})
+        log = (tmp_path / "results/ft/1986/train_log.txt").read_text().splitlines()
+        assert [line.split(":")[0] for line in log] == ["epoch"] * epochs + ["epoch loaded"]
+        assert RunFolder(tmp_path / "results/ft/1986").epochs == epochs
 
 
 def end_epoch(brain, epoch, prediction, train_loss=1.0):

@@ -211,7 +211,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(corpus, tmp_path):
     assert logs[0] == logs[1]
 
 
-def test_the_best_network_is_exported(corpus, tmp_path):
+def test_the_best_network_is_exported(corpus, tmp_path, capsys):
     brain, _ = make_brain(corpus, tmp_path / "results")
     weight = brain.hparams.cpc.context.weight_hh_l0
     for epoch, loss in ((1, 4.5), (2, 4.25), (3, 5.0)):
@@ -221,6 +221,8 @@ def test_the_best_network_is_exported(corpus, tmp_path):
         brain.checkpointer.save_checkpoint(meta={"epoch": epoch, "valid_loss": loss, **steps})
     brain.export()
     folder = tmp_path / "results" / "cpc" / "1986"
+    said = f"Validation loss 4.250 (chance: 4.860) in epoch 2. Written: {folder / 'cpc.pt'}"
+    assert said in capsys.readouterr().out
     exported = load_cpc(folder / "cpc.pt")
     assert isinstance(exported.context, torch.nn.GRU) and (exported.context.weight_hh_l0 == 2).all()
     assert json.loads((folder / "metrics.json").read_text()) == {

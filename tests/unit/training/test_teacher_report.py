@@ -57,13 +57,24 @@ class Cut(Exception):
 @pytest.mark.parametrize(("recipe", "prepare"), [("MSP-Podcast", "msp_podcast"), ("IEMOCAP", "iemocap")])
 def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets, monkeypatch, recipe, prepare):
     """A script that is cut before its plots are whole leaves the earlier teacher's targets, which are found stale."""
-    hparams = {"prepare_opts": {}, "output_folder": tmp_path}
-    hparams |= dict.fromkeys(("manifest_folder", "data_folder", "unrated_manifest"))
+    hparams = {
+        "prepare_opts": {},
+        "manifest_folder": "",
+        "data_folder": "",
+        "unrated_manifest": None,
+        "output_folder": tmp_path,
+    }
+    (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
+    (tmp_path / "save" / "CKPT+1" / "CKPT.yaml").touch()
+    settings = {**hparams, "save_folder": tmp_path / "save"}
     preparation = SimpleNamespace(**{f"prepare_{prepare}": lambda: None})
     monkeypatch.setitem(sys.modules, f"{prepare}_prepare", preparation)
     monkeypatch.setattr("ser_ts_lobes.experiment.parse_arguments", lambda _: (None, None, None))
+    monkeypatch.setattr("ser_ts_lobes.experiment.start_experiment", lambda *_: settings)
     monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", lambda *_: hparams)
-    monkeypatch.setattr("ser_ts_lobes.training.datasets.load_manifests", lambda *_, **__: {"train": None})
+    monkeypatch.setattr(
+        "ser_ts_lobes.training.datasets.load_manifests", lambda *_, **__: {"train": SimpleNamespace(label_range=(1, 7))}
+    )
     monkeypatch.setattr("ser_ts_lobes.training.fitting.learn_from_training_set", lambda *_: None)
     monkeypatch.setattr("ser_ts_lobes.training.datasets.make_datasets", lambda *_: None)
     monkeypatch.setattr("ser_ts_lobes.results.paper.figures_of_run", lambda *_: ())

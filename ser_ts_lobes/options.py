@@ -1,0 +1,122 @@
+"""Options that can't be meant or can't be met: refused before anything that takes long."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from speechbrain.utils.distributed import infer_device
+from speechbrain.utils.run_opts import RunOptions
+
+from ser_ts_lobes.devices import check_device
+from ser_ts_lobes.errors import InputError
+
+_PRECISIONS = ("fp32", "fp16", "bf16")
+_DTYPES = ("float16", "bfloat16", "float32")
+# Options of SpeechBrain's that its Brain takes, and the Brains here can't, with what to do instead.
+_REFUSED = {
+    "jit": "transformers' networks can't be scripted; leave it out, or try --compile",
+    "jit_module_keys": "transformers' networks can't be scripted; leave it out, or try --compile_module_keys",
+    "remove_vector_weight_decay": "the optimizers here have groups of their own; set weight_decay in opt_class",
+    "data_parallel_backend": "start the script with torchrun, which shares each batch out",
+    "auto_mix_prec": "SpeechBrain gives it up; use --precision=fp16",
+    "bfloat16_mix_prec": "SpeechBrain gives it up; use --precision=bf16",
+}
+
+
+class _Rule(NamedTuple):
+    """What a setting has to be: a test, and how to say it."""
+
+    holds: Callable[[Any], bool]
+    otherwise: str
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _from(least):
+    return _Rule(lambda value: _is_whole(value) and value >= least, f"give a whole number from {least} on")
+
+
+def _one_of(values):
+    return _Rule(lambda value: value in values, f"choose one of {', '.join(values)}")
+
+
+_NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a number from 0 on")
+
+_RULES = {
+    **dict.fromkeys(("batch_size", "number_of_epochs", "grad_accumulation_factor"), _from(1)),
+    **dict.fromkeys(("num_workers", "trainable_layers", "seed"), _from(0)),
+    **dict.fromkeys(("lr", "encoder_lr", "ts_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
+    "feature_dtype": _one_of(_DTYPES),
+    "max_grad_norm": _Rule(
+        lambda value: value is None or (_is_number(value) and value > 0),
+        "give a number above 0, or null to clip nothing",
+    ),
+    "residual_threshold": _Rule(
+        lambda value: value is None or (_is_number(value) and value >= 0),
+        "give a number of standard deviations from 0 on, or null to follow the teacher everywhere",
+    ),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that are out of range, as far as that can be told without a corpus or a network.
+
+    Parameters
+    ----------
+    settings
+        Values by key; those that a system lacks are not missed.
+
+    Raises
+    ------
+    InputError
+        If a value is of the wrong kind or out of range, or batches of a CCC loss (``ccc_weights``) are to be added up.
+
+    Example
+    -------
+    >>> check_settings({"batch_size": 32, "max_grad_norm": None})
+    >>> check_settings({"batch_size": 0})
+    Traceback (most recent call last):
+    ser_ts_lobes.errors.InputError: batch_size is 0: give a whole number from 1 on.
+    """
+    for name, rule in _RULES.items():
+        if name in settings and not rule.holds(settings[name]):
+            raise InputError(f"{name} is {settings[name]}: {rule.otherwise}.")
+    factor = settings.get("grad_accumulation_factor", 1)
+    if "ccc_weights" in settings and factor > 1:
+        raise InputError(
+            f"grad_accumulation_factor is {factor}, and the CCC of a batch is not the mean of its parts' CCCs: for "
+            "less memory take a smaller --batch_size, --precision=bf16, or torchrun, which shares a batch out."
+        )
+
+
+def check_run_options(run_opts: RunOptions, settings: Mapping[str, Any]) -> None:
+    """Refuse run options that this machine or the Brains here can't meet.
+
+    Parameters
+    ----------
+    run_opts
+        From `ser_ts_lobes.experiment.parse_arguments`.
+    settings
+        ``precision`` and ``eval_precision``, if it has them.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, the precision is not to be had there, or SpeechBrain's option has no effect here.
+    """
+    for name, instead in _REFUSED.items():
+        if run_opts[name]:
+            raise InputError(f"--{name} can't be used here: {instead}.")
+    if run_opts["ckpt_interval_minutes"] > 0 and run_opts["ckpt_interval_steps"] > 0:
+        raise InputError("--ckpt_interval_minutes and --ckpt_interval_steps are given: keep one.")
+    device = check_device(run_opts["device"] or infer_device())
+    for name in ("precision", "eval_precision"):
+        if settings.get(name) == "fp16" and device.type == "cpu":
+            raise InputError(f"{name} is fp16, which needs a GPU: use --{name}=bf16 on a CPU, or a --device.")

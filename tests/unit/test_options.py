@@ -1,0 +1,88 @@
+import dataclasses
+
+import pytest
+from speechbrain.utils.run_opts import RunOptions
+
+from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.options import check_run_options, check_settings
+from ser_ts_lobes.settings import read_settings
+from tests.integration.programs import ROOT
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("hparams/*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_settings_are_in_range(path):
+    check_settings(read_settings(path, "{data_folder: /corpus, sources: [/corpus], word_vectors: glove.txt}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("batch_size", 0, "give a whole number from 1 on"),
+        ("batch_size", 2.5, "give a whole number from 1 on"),
+        ("number_of_epochs", True, "give a whole number from 1 on"),
+        ("grad_accumulation_factor", "two", "give a whole number from 1 on"),
+        ("num_workers", -1, "give a whole number from 0 on"),
+        ("lr", "fast", "give a number from 0 on"),
+        ("ts_weight", -1, "give a number from 0 on"),
+        ("encoder_lr", float("nan"), "give a number from 0 on"),
+        ("precision", "fp8", "choose one of fp32, fp16, bf16"),
+        ("eval_precision", 16, "choose one of fp32, fp16, bf16"),
+        ("feature_dtype", "int8", "choose one of float16, bfloat16, float32"),
+        ("max_grad_norm", 0, "give a number above 0, or null to clip nothing"),
+        ("max_grad_norm", True, "give a number above 0, or null to clip nothing"),
+        ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_sentence(name, value, said):
+    with pytest.raises(InputError, match=f"^{name} is {value}: {said}"):
+        check_settings({name: value})
+
+
+def test_the_ends_of_the_ranges_are_in_range():
+    check_settings({"batch_size": 1, "num_workers": 0, "lr": 0, "residual_threshold": 0, "max_grad_norm": 1e-9})
+    check_settings({"residual_threshold": None, "max_grad_norm": None})
+
+
+def test_parts_of_a_batch_have_no_ccc_of_the_whole():
+    check_settings({"grad_accumulation_factor": 2})  # a loss that is a mean over the batch
+    check_settings({"ccc_weights": None, "grad_accumulation_factor": 1})
+    with pytest.raises(InputError, match="^grad_accumulation_factor is 2, and the CCC of a batch is not the mean of"):
+        check_settings({"ccc_weights": None, "grad_accumulation_factor": 2})
+
+
+def options(**given):
+    return dataclasses.replace(RunOptions(device="cpu"), **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"jit": True},
+        {"jit_module_keys": ["model"]},
+        {"remove_vector_weight_decay": True},
+        {"data_parallel_backend": True},
+        {"auto_mix_prec": True},
+        {"bfloat16_mix_prec": True},
+    ],
+)
+def test_options_without_effect_or_use_are_refused(given):
+    with pytest.raises(InputError, match=f"^--{next(iter(given))} can't be used here: "):
+        check_run_options(options(**given), {})
+
+
+@pytest.mark.parametrize("name", ["precision", "eval_precision"])
+def test_half_precision_needs_a_gpu(name):
+    with pytest.raises(InputError, match=f"^{name} is fp16, which needs a GPU"):
+        check_run_options(options(), {name: "fp16"})
+    check_run_options(options(), {name: "bf16"})
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="^The device 'cuda:99' can't be used"):
+        check_run_options(options(device="cuda:99"), {})
+
+
+def test_checkpoints_come_by_minutes_or_by_steps():
+    with pytest.raises(InputError, match="^--ckpt_interval_minutes and --ckpt_interval_steps are given: keep one.$"):
+        check_run_options(options(ckpt_interval_minutes=1, ckpt_interval_steps=1), {})
+    check_run_options(options(ckpt_interval_steps=1), {})
