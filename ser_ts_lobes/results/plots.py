@@ -124,6 +124,7 @@ def plot_comparison(
             axis.set_yticks(list(places.values()), list(places))
             axis.set_ylim(-0.6, len(scores) - 0.4)
             axis.set_xlabel(label)
+            axis.locator_params(axis="x", nbins=6)
             axis.grid(axis="x", alpha=0.3)
         panels[0, j].set_title(dimension)
         if of_others:
