@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def test_a_table_that_was_killed_finishes_the_rest_only(tmp_path, capsys):
     assert main(command) == 0
     assert "1 of 3 jobs to run" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    epochs = [int(line.split(",")[0].split()[1]) for line in log.read_text().splitlines()]
+    # Behind the epochs are lines of the test.
+    epochs = [int(number) for number in re.findall(r"^epoch: (\d+)", log.read_text(), re.MULTILINE)]
     # The epoch that had been logged, but not saved, may come again.
     assert epochs[n_killed] in (n_killed, n_killed + 1) and epochs[-1] == N_EPOCHS
     with open(results / "table" / "results.csv") as file:
