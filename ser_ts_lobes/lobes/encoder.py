@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from speechbrain.utils.distributed import if_main_process
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
 from ser_ts_lobes.errors import InputError
@@ -89,6 +90,33 @@ def valid_mask(lens: torch.Tensor, size: int) -> torch.Tensor:
             [ True, False]])
     """
     return torch.arange(size, device=lens.device) < n_valid(lens, size).unsqueeze(1)
+
+
+def run_masked(
+    layers: Iterable[Any], config: PreTrainedConfig, hidden: torch.Tensor, lens: torch.Tensor
+) -> torch.Tensor:
+    """Run transformer layers, none of which attends to padding.
+
+    Parameters
+    ----------
+    layers
+        Layers of a `transformers` model that take hidden states and a mask.
+    config
+        The model's.
+    hidden
+        (B, T, D).
+    lens
+        (B,), relative lengths.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, D).
+    """
+    mask = create_bidirectional_mask(config, hidden, valid_mask(lens, hidden.shape[1]))
+    for layer in layers:
+        hidden = layer(hidden, mask)
+    return hidden
 
 
 @register_checkpoint_hooks

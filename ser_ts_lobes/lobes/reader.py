@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import BertModel, BertTokenizerFast
-from transformers.masking_utils import create_bidirectional_mask
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.lobes.encoder import model_config, valid_mask
-from ser_ts_lobes.lobes.pieces import Pieces
+from ser_ts_lobes.lobes.encoder import model_config, run_masked, valid_mask
+from ser_ts_lobes.lobes.pieces import BLANK, Pieces
 from ser_ts_lobes.lobes.text import TextEncoder
 
 # What a piece begins with that begins a word (SentencePiece's own mark).
@@ -100,8 +99,7 @@ class Reader(torch.nn.Module):
             (B, T, output_size): at each frame, the text encoder's vector of the word that has begun last, which is the
             mean of its tokens'; zero before the first word.
         """
-        best = self.spell(inner).argmax(dim=-1).masked_fill(~valid_mask(lens, inner.shape[1]), 0)
-        sentences = [self.spellings.split(row) for row in best.tolist()]
+        sentences = [self.spellings.split(row) for row in self._best_pieces(inner, lens)]
         longest = max(len(sentence.tokens) for sentence in sentences)
         tokens = torch.zeros(len(sentences), longest, dtype=torch.long, device=inner.device)
         # Of each frame: the share that each token has in it.
@@ -112,15 +110,14 @@ class Reader(torch.nn.Module):
                 shares[row, first_frame:] = 0  # the word before ends here
                 shares[row, first_frame:, first_token:end_token] = 1 / (end_token - first_token)
         n_tokens = torch.tensor([len(sentence.tokens) for sentence in sentences], device=inner.device)
-        vectors = self._read(tokens, n_tokens / longest)
+        vectors = run_masked(
+            self.text.encoder.layer, self.text.config, self.text.embeddings(input_ids=tokens), n_tokens / longest
+        )
         return torch.einsum("btl,bld->btd", shares, vectors.to(shares.dtype))
 
-    def _read(self, tokens, lens):
-        hidden = self.text.embeddings(input_ids=tokens)
-        mask = create_bidirectional_mask(self.text.config, hidden, valid_mask(lens, tokens.shape[1]))
-        for layer in self.text.encoder.layer:
-            hidden = layer(hidden, mask)
-        return hidden
+    def _best_pieces(self, inner, lens):
+        """Tell the most likely piece of each frame, row by row; blank behind the end."""
+        return self.spell(inner).argmax(dim=-1).masked_fill(~valid_mask(lens, inner.shape[1]), BLANK).tolist()
 
     @property
     def spellings(self) -> "_Spellings":
@@ -132,8 +129,8 @@ class Reader(torch.nn.Module):
 
     def words(self, inner: torch.Tensor, lens: torch.Tensor) -> list[str]:
         """Give the words that are read of a batch (see `forward`), a sentence an utterance."""
-        best = self.spell(inner).argmax(dim=-1).masked_fill(~valid_mask(lens, inner.shape[1]), 0)
-        return [" ".join(word for word, _ in self.spellings.words(row)) for row in best.tolist()]
+        best = self._best_pieces(inner, lens)
+        return [" ".join(word for word, _ in self.spellings.words(row)) for row in best]
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self._spellings = None  # the tables may be others
@@ -163,7 +160,7 @@ class _Spellings:
     def words(self, best: Sequence[int]) -> list[tuple[str, int]]:
         """Give the words of the best piece of each frame, each with the frame where it begins."""
         words: list[tuple[str, int]] = []
-        before = 0
+        before = BLANK
         for frame, id in enumerate(best):
             piece = self.pieces[id]
             if id != before and piece:

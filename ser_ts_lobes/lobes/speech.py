@@ -11,12 +11,19 @@ from typing import Any
 
 import torch
 from transformers import AutoFeatureExtractor, PreTrainedConfig, WhisperFeatureExtractor, WhisperModel
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper import modeling_whisper
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
-from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_config, model_type, n_valid, valid_mask
+from ser_ts_lobes.lobes.encoder import (
+    Encoder,
+    load_pretrained,
+    model_config,
+    model_type,
+    n_valid,
+    run_masked,
+    valid_mask,
+)
 from ser_ts_lobes.lobes.listener import (
     Listener,
     describe_listener,
@@ -136,15 +143,11 @@ class SpeechEncoder(Encoder):
         return hidden, n_valid_frames
 
     def _run_layers(self, hidden, lens, layers):
-        mask = valid_mask(lens, hidden.shape[1])
-        if self.model_type == "wavlm":
-            bias = self._wavlm_position_bias(hidden)
-            for layer in layers:
-                hidden, _ = layer(hidden, mask, position_bias=bias)
-        else:
-            mask = create_bidirectional_mask(self.model.config, hidden, mask)
-            for layer in layers:
-                hidden = layer(hidden, mask)
+        if self.model_type != "wavlm":
+            return run_masked(layers, self.model.config, hidden, lens)
+        mask, bias = valid_mask(lens, hidden.shape[1]), self._wavlm_position_bias(hidden)
+        for layer in layers:
+            hidden, _ = layer(hidden, mask, position_bias=bias)
         return hidden
 
     def _wavlm_position_bias(self, hidden):
@@ -250,10 +253,7 @@ class WhisperEncoder(Encoder):
         return (torch.maximum(log_mel, loudest - 8) + 4) / 4
 
     def _run_layers(self, hidden, lens, layers):
-        mask = create_bidirectional_mask(self.model.config, hidden, valid_mask(lens, hidden.shape[1]))
-        for layer in layers:
-            hidden = layer(hidden, mask)
-        return hidden
+        return run_masked(layers, self.model.config, hidden, lens)
 
     def _finish(self, hidden):
         return self.model.layer_norm(hidden)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
-from transformers.masking_utils import create_bidirectional_mask
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint
-from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, valid_mask
+from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, run_masked, valid_mask
 
 
 class TextEncoder(Encoder):
@@ -74,10 +73,7 @@ class TextEncoder(Encoder):
         return hidden, lens
 
     def _run_layers(self, hidden, lens, layers):
-        mask = create_bidirectional_mask(self.model.config, hidden, valid_mask(lens, hidden.shape[1]))
-        for layer in layers:
-            hidden = layer(hidden, mask)
-        return hidden
+        return run_masked(layers, self.model.config, hidden, lens)
 
 
 def _fingerprint_tokenizer(tokenizer):

@@ -145,12 +145,9 @@ def make_lexical_datasets(
     InputError
         If ``start_from`` is no run of networks of the same sizes.
     """
-    start_from = hparams["start_from"]
-    if start_from:
-        _take_weights(hparams["modules"], start_from)
     manifests = {name: read_manifest(Path(hparams["manifest_folder"]) / f"{name}.csv") for name in _SPLITS}
-    if start_from:
-        pieces = Pieces((Path(start_from) / _PIECES_FILE).read_bytes())
+    if hparams["start_from"]:
+        pieces = _take_over(hparams["modules"], Path(hparams["start_from"]))
     else:
         pieces = Pieces.fit((row["transcript"] for row in manifests["train"].utterances.values()), hparams["n_pieces"])
     datasets = {}
@@ -163,22 +160,23 @@ def make_lexical_datasets(
     return datasets, pieces
 
 
-def _take_weights(modules, run):
-    """Give networks the weights of a finished run."""
-    lacking = [name for name in (LISTENER_FOLDER, _HEADS_FILE, _PIECES_FILE) if not (Path(run) / name).exists()]
+def _take_over(modules, run):
+    """Give networks the weights of a finished run, and return its pieces."""
+    lacking = [name for name in (LISTENER_FOLDER, _HEADS_FILE, _PIECES_FILE) if not (run / name).exists()]
     if lacking:
         raise InputError(
             f"start_from: {run} has no {lacking[0]}: name the folder of a finished run of the same script."
         )
     parts = torch.nn.ModuleDict({"speech": modules["speech_encoder"], "listener": modules["listener"]})
     try:
-        read_listener_weights(parts, Path(run) / LISTENER_FOLDER)
-        modules["heads"].load_state_dict(safetensors.torch.load_file(Path(run) / _HEADS_FILE))
+        read_listener_weights(parts, run / LISTENER_FOLDER)
+        modules["heads"].load_state_dict(safetensors.torch.load_file(run / _HEADS_FILE))
     except (InputError, RuntimeError) as error:
         raise InputError(
             f"start_from: {run} has networks of other sizes ({' '.join(str(error).split())[:300]}): give the same "
             "speech_source, hidden_size, num_layers, num_heads, stack and n_pieces as there."
         ) from error
+    return Pieces((run / _PIECES_FILE).read_bytes())
 
 
 class LexicalBrain(ReproducibleBrain):
