@@ -15,10 +15,10 @@ from ser_ts_lobes.student.network import StudentNetwork, describe_network, save_
 LABELS = np.random.default_rng(0).uniform(1, 7, (50, 3))
 
 
-def make_tiny_network(encoder_source, pooling="gru"):
+def make_tiny_network(encoder_source, pooling="gru", layers="last"):
     """Make a network of random weights."""
     torch.manual_seed(0)
-    encoder = load_speech_encoder(encoder_source)
+    encoder = load_speech_encoder(encoder_source, layers=layers)
     model = EmotionModel(make_pooling(pooling, input_size=encoder.output_size, hidden_size=16, num_layers=2))
     label_scale = LabelScale()
     label_scale.fit(LABELS)

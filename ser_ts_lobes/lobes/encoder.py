@@ -119,6 +119,33 @@ def run_masked(
     return hidden
 
 
+class LayerMix(torch.nn.Module):
+    """A learnt mean of what comes out of each layer, as SUPERB and ELMo have it (Yang et al. 2021; Peters et al. 2018).
+
+    Each frame is brought to zero mean and unit variance first: what comes out of an upper layer may be a hundred times
+    what goes into the first. All layers weigh the same at the beginning.
+
+    Parameters
+    ----------
+    n_states
+        Layers, and one for what goes into the first.
+
+    Example
+    -------
+    >>> LayerMix(3)(torch.randn(2, 49, 3, 16)).shape
+    torch.Size([2, 49, 16])
+    """
+
+    def __init__(self, n_states: int) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(n_states))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Mix: (B, T, n_states, D) -> (B, T, D)."""
+        states = torch.nn.functional.layer_norm(states, states.shape[-1:])
+        return torch.einsum("btnd,n->btd", states, self.logits.softmax(dim=0).to(states.dtype))
+
+
 @register_checkpoint_hooks
 class Encoder(torch.nn.Module):
     """A pretrained transformer of which only the top layers may learn.
@@ -136,27 +163,38 @@ class Encoder(torch.nn.Module):
         weights are loaded later.
     trainable_layers
         How many transformer layers, counted from the top, learn (0: none).
+    layers
+        What is given of them: ``last``, what comes out of the last one, or ``weighted``, a `LayerMix` of all, whose
+        weights learn. A `configuration` says it itself.
     """
 
     #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
     always_on_cpu = False
     #: Whether the frozen part computes anything that is worth keeping.
     computes_frozen = True
+    #: Whether layers that are mixed are its own, not those of an encoder within it.
+    mixes_own_layers = True
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last") -> None:
         super().__init__()
+        if isinstance(source, dict):
+            layers = source.get("layers", "last")
+        if layers not in ("last", "weighted"):
+            raise InputError(f"layers is {layers!r}; choose last or weighted.")
         self.source = source
         self.model = self._load(source)
         n_layers = len(self.layers)
         if not 0 <= trainable_layers <= n_layers:
+            name = "the encoder described" if isinstance(source, dict) else repr(source)
             raise InputError(
-                f"trainable_layers is {trainable_layers}, but {source!r} has {n_layers} transformer layers: "
-                f"choose 0 to {n_layers}."
+                f"trainable_layers is {trainable_layers}, but {name} has {n_layers} transformer layers that "
+                f"can learn: choose 0 to {n_layers}."
             )
         self.n_frozen = n_layers - trainable_layers
         self.output_size = self.model.config.hidden_size
         self.model.requires_grad_(False)
         self.layers[self.n_frozen :].requires_grad_(True)
+        self.mix = LayerMix(self._n_mixed()) if layers == "weighted" else None
         self._frozen_weights: str | None = None
 
     def _load(self, source: Any) -> Any:
@@ -170,11 +208,20 @@ class Encoder(torch.nn.Module):
         Returns
         -------
         dict
-            For JSON: ``model``, the configuration of the `transformers` model.
+            For JSON: ``model``, the configuration of the `transformers` model, and ``layers`` where they are not the
+            last.
         """
         config = self.model.config
         values = {name: getattr(config, name) for name in _parameters(type(config))}
-        return {"model": {"model_type": config.model_type, **values}}
+        return {"model": {"model_type": config.model_type, **values}, **self._mixing()}
+
+    def _mixing(self) -> dict[str, Any]:
+        """Say that layers are mixed; of an encoder that gives the last, nothing, as before there was a choice."""
+        return {} if self.mix is None else {"layers": "weighted"}
+
+    def _n_mixed(self) -> int:
+        """How many states `mix` is of: each layer's, and what goes into the first."""
+        return len(self.layers) + 1
 
     @property
     def layers(self) -> torch.nn.ModuleList:
@@ -193,6 +240,33 @@ class Encoder(torch.nn.Module):
         """Apply what comes after the last layer."""
         return hidden
 
+    def hidden_states(self, inputs: torch.Tensor, lens: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Give what goes into the first transformer layer and what comes out of each, the last of them finished.
+
+        Parameters
+        ----------
+        inputs, lens
+            As of `frozen_forward`.
+
+        Returns
+        -------
+        states : list of torch.Tensor
+            One more than there are layers, each (B, T, D); what is beyond the valid positions does not count.
+        state_lens : torch.Tensor
+            (B,), relative lengths of all.
+        """
+        hidden, lens = self._embed(inputs, lens)
+        states = [hidden, *self._climb(hidden, lens, self.layers)]
+        return [*states[:-1], self._finish(states[-1])], lens
+
+    def _climb(self, hidden: torch.Tensor, lens: torch.Tensor, layers: torch.nn.ModuleList) -> list[torch.Tensor]:
+        """Give what comes out of each of some transformer layers."""
+        states = []
+        for number in range(len(layers)):
+            hidden = self._run_layers(hidden, lens, layers[number : number + 1])
+            states.append(hidden)
+        return states
+
     @torch.no_grad()
     def frozen_forward(self, inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """From the input up to the first trainable layer, all utterances at once.
@@ -209,23 +283,28 @@ class Encoder(torch.nn.Module):
         Returns
         -------
         hidden : torch.Tensor
-            (B, T, output_size), zero beyond the valid positions.
+            (B, T, output_size), zero beyond the valid positions; of layers that are mixed what goes into the first and
+            what comes out of each frozen one, side by side.
         hidden_lens : torch.Tensor
             (B,), relative lengths of `hidden`.
         """
         hidden, lens = self._embed(inputs, lens)
-        hidden = self._run_layers(hidden, lens, self.layers[: self.n_frozen])
-        if self.n_frozen == len(self.layers):
-            hidden = self._finish(hidden)
+        frozen = self.layers[: self.n_frozen]
+        if self.mix is not None and self.mixes_own_layers:
+            hidden = torch.cat([hidden, *self._climb(hidden, lens, frozen)], dim=-1)
+        else:
+            hidden = self._run_layers(hidden, lens, frozen)
+            if self.n_frozen == len(self.layers):
+                hidden = self._finish(hidden)
         return hidden * valid_mask(lens, hidden.shape[1]).unsqueeze(-1), lens
 
     def trainable_forward(self, hidden: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-        """From the first trainable layer to the top; with none, `hidden` as it is.
+        """From the first trainable layer to the top; with none, `hidden` as it is, or its layers mixed.
 
         Parameters
         ----------
         hidden
-            (B, T, output_size), from `frozen_forward`.
+            (B, T, D), from `frozen_forward`.
         lens
             (B,), relative lengths of `hidden`.
 
@@ -234,9 +313,12 @@ class Encoder(torch.nn.Module):
         torch.Tensor
             (B, T, output_size).
         """
-        if self.n_frozen == len(self.layers):
-            return hidden
-        return self._finish(self._run_layers(hidden, lens, self.layers[self.n_frozen :]))
+        learning = self.layers[self.n_frozen :]
+        if self.mix is not None and self.mixes_own_layers:
+            states = list(hidden.unflatten(-1, (self.n_frozen + 1, -1)).unbind(dim=-2))
+            states += self._climb(states[-1], lens, learning)
+            return self.mix(torch.stack([*states[:-1], self._finish(states[-1])], dim=-2))
+        return self._finish(self._run_layers(hidden, lens, learning)) if learning else hidden
 
     def forward(self, inputs: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode: both parts for an input, the trainable part alone for kept frozen features.
@@ -247,7 +329,7 @@ class Encoder(torch.nn.Module):
         Parameters
         ----------
         inputs
-            (B, N) waveforms or token ids, or (B, T, output_size) from `frozen_forward`.
+            (B, N) waveforms or token ids, or (B, T, D) from `frozen_forward`.
         lens
             (B,), relative lengths of `inputs`.
 
@@ -302,7 +384,7 @@ class Encoder(torch.nn.Module):
             weights=self._frozen_weights,
             config=config,
             n_frozen=self.n_frozen,
-            settings=self._frozen_settings(),
+            settings=self._frozen_settings() | self._mixing(),
         )
 
     def _frozen_settings(self) -> dict[str, Any]:
@@ -310,13 +392,17 @@ class Encoder(torch.nn.Module):
         return {}
 
     def trainable_state(self) -> dict[str, torch.Tensor]:
-        """Weights of the trainable layers.
+        """Weights of the trainable layers, and of their mix if there is one.
 
         Returns
         -------
         dict[str, torch.Tensor]
         """
-        return self.layers[self.n_frozen :].state_dict()
+        return self._learning().state_dict()
+
+    def _learning(self) -> torch.nn.ModuleList:
+        """All that may learn: layers, bottom first, and their mix if there is one."""
+        return torch.nn.ModuleList([*self.layers[self.n_frozen :], *([] if self.mix is None else [self.mix])])
 
     @mark_as_saver
     def _save(self, path):
@@ -335,7 +421,7 @@ class Encoder(torch.nn.Module):
                 f"trainable layers) than {self.source!r}: use the encoder that it was trained with, or another "
                 "output_folder."
             )
-        self.layers[self.n_frozen :].load_state_dict(saved["layers"])
+        self._learning().load_state_dict(saved["layers"])
 
 
 def model_type(source: str | Path | dict[str, Any]) -> str:

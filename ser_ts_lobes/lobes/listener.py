@@ -185,8 +185,15 @@ def is_listener(source: str | Path | dict[str, Any]) -> bool:
 
 
 def describe_listener(speech: Encoder, listener: Listener, reader: "Reader | None" = None) -> dict[str, Any]:
-    """Say what a listener, the encoder below it and what reads its words are made from: its `Encoder.configuration`."""
-    description = {"model": {"model_type": MODEL_TYPE, **listener.sizes}, "speech": speech.configuration()}
+    """Say what a listener, the encoder below it and what reads its words are made from: its `Encoder.configuration`.
+
+    ``learnt_layers`` are the upper ones of the encoder below that have learnt words, too: they forget the voice.
+    """
+    description = {
+        "model": {"model_type": MODEL_TYPE, **listener.sizes},
+        "speech": speech.configuration(),
+        "learnt_layers": len(speech.layers) - speech.n_frozen,
+    }
     return description if reader is None else {**description, "reader": reader.sizes}
 
 

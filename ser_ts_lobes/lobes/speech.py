@@ -37,7 +37,7 @@ SAMPLE_RATE = 16000
 
 
 def load_speech_encoder(
-    source: str | Path | dict[str, Any], trainable_layers: int = 0
+    source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last"
 ) -> "SpeechEncoder | WhisperEncoder | ListenerEncoder":
     """Load a speech encoder of whatever architecture `source` is.
 
@@ -48,6 +48,8 @@ def load_speech_encoder(
         `Encoder.configuration`.
     trainable_layers
         How many transformer layers, counted from the top, learn.
+    layers
+        ``last`` or ``weighted``, see `ser_ts_lobes.lobes.encoder.Encoder`.
 
     Returns
     -------
@@ -61,9 +63,9 @@ def load_speech_encoder(
     True
     """
     if is_listener(source):
-        return ListenerEncoder(source, trainable_layers)
+        return ListenerEncoder(source, trainable_layers, layers)
     encoder_class = WhisperEncoder if model_type(source) == "whisper" else SpeechEncoder
-    return encoder_class(source, trainable_layers)
+    return encoder_class(source, trainable_layers, layers)
 
 
 class SpeechEncoder(Encoder):
@@ -79,12 +81,14 @@ class SpeechEncoder(Encoder):
         expects waveforms of zero mean and unit variance); or `Encoder.configuration`.
     trainable_layers
         How many transformer layers, counted from the top, learn (paper, section 4.2: 6).
+    layers
+        ``last``, the paper's, or ``weighted``, see `Encoder`.
     """
 
     #: Longest clip that can be encoded, in seconds.
     max_duration_s = math.inf
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last") -> None:
         self.model_type = model_type(source)
         if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
             name = "The encoder described" if isinstance(source, dict) else repr(source)
@@ -92,7 +96,7 @@ class SpeechEncoder(Encoder):
                 f"{name} is a {self.model_type!r} model; a speech encoder must be a hubert, wav2vec2, wavlm or "
                 "whisper model."
             )
-        super().__init__(source, trainable_layers)
+        super().__init__(source, trainable_layers, layers)
         if getattr(self.model.config, "add_adapter", False):
             raise InputError(f"{source!r} has an adapter on top, which is not supported.")
         if isinstance(source, dict):
@@ -173,13 +177,15 @@ class WhisperEncoder(Encoder):
         Hub name (``openai/whisper-small``), local folder, or `Encoder.configuration`.
     trainable_layers
         How many transformer layers, counted from the top, learn.
+    layers
+        ``last`` or ``weighted``, see `Encoder`.
     """
 
     mel_filters: torch.Tensor
     window: torch.Tensor
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
-        super().__init__(source, trainable_layers)
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last") -> None:
+        super().__init__(source, trainable_layers, layers)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])
         else:
@@ -263,8 +269,9 @@ class ListenerEncoder(Encoder):
     """A speech encoder with a listener on top, as one encoder.
 
     Its frames are those of the listener, of what is said, and behind them those of the speech encoder, of how it is
-    said, at the listener's rate; where it reads, too, the vectors of the words that it has heard come last. The
-    transformer layers that may learn are the listener's own; what is below them stays as it is.
+    said, at the listener's rate, from below those of its layers that have learnt words, which forget the voice. Where
+    it reads, too, the vectors of the words that it has heard come last. The transformer layers that may learn are the
+    listener's own; what is below them stays as it is.
 
     Parameters
     ----------
@@ -273,6 +280,9 @@ class ListenerEncoder(Encoder):
     trainable_layers
         How many of the listener's layers, counted from the top, learn; of one that reads only the last may, for words
         are told below it.
+    layers
+        Where how it is said is taken from: ``last``, the uppermost of the speech encoder's layers that have not learnt
+        words, or ``weighted``, a mix of all these and what goes into the first.
 
     Example
     -------
@@ -285,19 +295,14 @@ class ListenerEncoder(Encoder):
     torch.Size([2, 13, 48])
     """
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
-        super().__init__(source, trainable_layers)
-        if self.model.reader is not None and trainable_layers > 1:
-            raise InputError(
-                f"trainable_layers is {trainable_layers}, but {source!r} reads the words that are heard below its last "
-                "layer: choose 0 or 1, or the listener that doesn't read."
-            )
+    mixes_own_layers = False
 
     def _load(self, source):
         config = source if isinstance(source, dict) else read_listener_config(source)
         sizes = {name: value for name, value in config["model"].items() if name != "model_type"}
         model: Any = torch.nn.Module()
-        model.speech = load_speech_encoder(config["speech"])
+        # Of listeners of before, which don't say so, none.
+        model.speech = load_speech_encoder(config["speech"], config.get("learnt_layers", 0))
         model.listener = Listener(**sizes)
         model.reader = Reader(**config["reader"]) if "reader" in config else None
         parts = [model.listener, model.speech, *([model.reader] if model.reader else [])]
@@ -308,7 +313,7 @@ class ListenerEncoder(Encoder):
 
     def configuration(self) -> dict[str, Any]:
         """All but the weights; see `Encoder.configuration`."""
-        return describe_listener(self.model.speech, self.model.listener, self.model.reader)
+        return describe_listener(self.model.speech, self.model.listener, self.model.reader) | self._mixing()
 
     @property
     def max_duration_s(self) -> float:
@@ -318,8 +323,9 @@ class ListenerEncoder(Encoder):
 
     @property
     def layers(self) -> torch.nn.ModuleList:
-        """The listener's own transformer layers, bottom first."""
-        return self.model.listener.layers
+        """The listener's own transformer layers, bottom first; of one that reads the last, for words are told below."""
+        layers: torch.nn.ModuleList = self.model.listener.layers
+        return layers if self.model.reader is None else layers[-1:]
 
     def _frozen_settings(self):
         reader = {} if self.model.reader is None else {"reader": self.model.reader.sizes}
@@ -327,13 +333,26 @@ class ListenerEncoder(Encoder):
 
     def _embed(self, inputs, lens):
         listener, reader = self.model.listener, self.model.reader
-        frames, lens = self.model.speech.frozen_forward(inputs, lens)
-        how = listener.thin_out(frames, lens)
-        what, lens = listener.enter(frames, lens)
+        states, lens = self.model.speech.hidden_states(inputs, lens)
+        untaught = states[: self._n_mixed()]
+        how = listener.thin_out(untaught[-1] if self.mix is None else torch.cat(untaught, dim=-1), lens)
+        what, lens = listener.enter(states[-1], lens)
         if reader is None:
             return torch.cat([what, how], dim=-1), lens
-        inner = listener.inner_norm(listener.run(what, lens, listener.layers[:-1]))
-        return torch.cat([what, how, reader(inner, lens)], dim=-1), lens
+        inner = listener.run(what, lens, listener.layers[:-1])
+        return torch.cat([inner, how, reader(listener.inner_norm(inner), lens)], dim=-1), lens
+
+    def _n_mixed(self):
+        return self.model.speech.n_frozen + 1
+
+    def trainable_forward(self, hidden: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """As `Encoder.trainable_forward`; how it is said is mixed, if it is to be."""
+        frames = super().trainable_forward(hidden, lens)
+        if self.mix is None:
+            return frames
+        what, rest = self._split(frames)
+        how, words = rest.tensor_split([self._n_mixed() * self.model.speech.output_size], dim=-1)
+        return torch.cat([what, self.mix(how.unflatten(-1, (self._n_mixed(), -1))), words], dim=-1)
 
     def _run_layers(self, hidden, lens, layers):
         what, rest = self._split(hidden)

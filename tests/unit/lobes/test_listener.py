@@ -94,6 +94,52 @@ def test_how_it_is_said_stands_behind_what_is_said(saved):
         torch.testing.assert_close(frames[row, :n_frames, 16:], means, atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_how_it_is_said_comes_from_below_the_layers_that_have_learnt_words(tiny_hubert, tmp_path):
+    speech = load_speech_encoder(tiny_hubert, trainable_layers=1).eval()
+    listener = Listener(speech.output_size, **SIZES).eval()
+    save_listener(tmp_path, speech, listener)
+    encoder = load_speech_encoder(tmp_path).eval()
+    wavs, lens = torch.randn(1, 16000), torch.ones(1)
+    frames, _ = encoder(wavs, lens)
+    untouched, _ = speech.frozen_forward(wavs, lens)
+    means = torch.stack([part.mean(0) for part in untouched[0].split(4)])
+    torch.testing.assert_close(frames[0, :, 16:], means, atol=1e-5, rtol=0)
+    torch.testing.assert_close(frames[..., :16], listener(*speech(wavs, lens)).frames, atol=1e-5, rtol=0)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert not any(module.training for module in encoder.train().modules() if module is not encoder)
+    configuration = encoder.configuration()
+    assert configuration["learnt_layers"] == 1
+    # A listener of before says nothing of it, and hears as it did.
+    top = load_speech_encoder({name: part for name, part in configuration.items() if name != "learnt_layers"}).eval()
+    top.load_state_dict(encoder.state_dict())
+    above, _ = speech(wavs, lens)
+    means = torch.stack([part.mean(0) for part in above[0].split(4)])
+    torch.testing.assert_close(top(wavs, lens)[0][0, :, 16:], means, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_how_it_is_said_may_be_a_mix_of_layers(tiny_hubert, tmp_path):
+    speech = load_speech_encoder(tiny_hubert, trainable_layers=1).eval()
+    save_listener(tmp_path, speech, Listener(speech.output_size, **SIZES))
+    encoder = load_speech_encoder(tmp_path, trainable_layers=2, layers="weighted").eval()
+    encoder.mix.logits.copy_(torch.tensor([0.0, 1.0, 2.0]))  # what goes into the first, and two layers of three
+    wavs, lens = torch.randn(2, 16000), torch.ones(2)
+    states, _ = speech.hidden_states(wavs, lens)
+    means = [torch.stack([part.mean(1) for part in state.split(4, dim=1)], dim=1) for state in states[:3]]
+    weights = torch.tensor([0.0, 1.0, 2.0]).exp()
+    mixed = sum(w * torch.nn.functional.layer_norm(mean, (32,)) for w, mean in zip(weights, means, strict=True))
+    frames, _ = encoder(wavs, lens)
+    assert frames.shape[2] == encoder.output_size == 16 + 32
+    torch.testing.assert_close(frames[..., 16:], mixed / weights.sum(), atol=1e-5, rtol=0)
+    plain, _ = load_speech_encoder(tmp_path).eval()(wavs, lens)
+    torch.testing.assert_close(frames[..., :16], plain[..., :16], atol=1e-5, rtol=0)
+    again = load_speech_encoder(json.loads(json.dumps(encoder.configuration()))).eval()
+    again.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(again(wavs, lens)[0], frames, atol=1e-5, rtol=0)
+    assert set(encoder.trainable_state()) > {"2.logits"}  # behind the two layers
+
+
 def test_its_upper_layers_learn_and_nothing_below(saved):
     _, _, folder = saved
     encoder = load_speech_encoder(folder, trainable_layers=1)

@@ -169,7 +169,7 @@ def test_the_last_layer_may_learn_above_what_is_read(saved):
     wavs, lens = torch.randn(2, 16000), torch.ones(2)
     kept, kept_lens = encoder.eval().frozen_forward(wavs, lens)
     torch.testing.assert_close(encoder(kept, kept_lens)[0], load_speech_encoder(folder).eval()(wavs, lens)[0])
-    with pytest.raises(InputError, match="choose 0 or 1"):
+    with pytest.raises(InputError, match="choose 0 to 1"):
         load_speech_encoder(folder, trainable_layers=2)
 
 

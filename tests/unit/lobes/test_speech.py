@@ -75,6 +75,51 @@ def test_one_clip_gets_what_the_original_computes(tmp_path, kind, style):
     torch.testing.assert_close(frames, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "style"), STYLES)
+def test_weighted_layers_begin_as_a_plain_mean_of_what_the_original_has(tmp_path, kind, style):
+    source = save_tiny_ssl(tmp_path, kind, style)
+    wav = speech(SECOND)
+    standardised = (wav - wav.mean()) / torch.sqrt(wav.var(correction=0) + 1e-7)
+    with torch.no_grad():
+        original = AutoModel.from_pretrained(source).eval()
+        states = original(standardised.unsqueeze(0), output_hidden_states=True).hidden_states
+    deviations = [(state - state.mean(-1, keepdim=True)) for state in states]
+    normalised = [each / torch.sqrt(each.square().mean(-1, keepdim=True) + 1e-5) for each in deviations]
+    for trainable_layers in (0, 2):
+        frames, _ = load_speech_encoder(source, trainable_layers, layers="weighted").eval()(*pad(wav))
+        torch.testing.assert_close(frames, sum(normalised) / 4, rtol=0, atol=1e-3)  # small states are blown up
+
+
+def test_the_weights_of_layers_learn_also_where_no_layer_does(source):
+    encoder = load_speech_encoder(source, layers="weighted")
+    hidden, lens = encoder.frozen_forward(*pad(speech(SECOND)))
+    n_states = len(encoder.layers) + 1
+    assert hidden.shape[2] == n_states * encoder.output_size
+    frames, _ = encoder(hidden, lens)  # as from kept features
+    assert frames.shape[2] == encoder.output_size
+    frames.square().sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is not None] == ["mix.logits"]
+    with torch.no_grad():
+        encoder.mix.logits[1] = 100.0  # that is all of what comes out of the first layer
+    first = hidden.unflatten(-1, (n_states, -1))[:, :, 1]
+    expected = torch.nn.functional.layer_norm(first, first.shape[-1:])
+    torch.testing.assert_close(encoder(hidden, lens)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_weighted_layers_do_not_depend_on_the_batch(source):
+    encoder = load_speech_encoder(source, trainable_layers=1, layers="weighted").eval()
+    short, long = speech(SECOND), 5 * speech(3 * SECOND)
+    alone, _ = one_by_one(encoder, *pad(short))
+    for encode in (one_by_one, together):
+        frames, _ = encode(encoder, *pad(long, short))
+        torch.testing.assert_close(frames[1, : alone.shape[1]], alone[0], rtol=0, atol=1e-4)
+
+
+def test_a_nonsense_choice_of_layers_is_refused(tmp_path):
+    with pytest.raises(InputError, match="layers is 'first'; choose last or weighted"):
+        load_speech_encoder(save_tiny_ssl(tmp_path), layers="first")
+
+
 def test_whisper_gets_what_the_original_computes_for_a_full_window(tmp_path):
     source = save_tiny_whisper(tmp_path)
     wav = speech(10 * SECOND)
@@ -153,16 +198,25 @@ def test_a_missing_source_is_named(tmp_path):
         load_speech_encoder(str(tmp_path / "no_such_model"))
 
 
-def test_a_checkpoint_holds_the_trainable_layers_and_fits_one_encoder(tmp_path):
+@pytest.mark.parametrize("layers", ["last", "weighted"])
+def test_a_checkpoint_holds_what_learns_and_fits_one_encoder(tmp_path, layers):
     source = save_tiny_ssl(tmp_path / "a")
-    encoder = SpeechEncoder(source, trainable_layers=1)
+    encoder = SpeechEncoder(source, trainable_layers=1, layers=layers)
     with torch.no_grad():
         encoder.layers[-1].final_layer_norm.bias.add_(1)
+        if encoder.mix is not None:
+            encoder.mix.logits[0].add_(1)
     encoder._save(tmp_path / "encoder.ckpt")
-    again = SpeechEncoder(source, trainable_layers=1)
+    again = SpeechEncoder(source, trainable_layers=1, layers=layers)
     again._recover(tmp_path / "encoder.ckpt", end_of_epoch=True)
     batch = pad(speech(SECOND))
     assert again.eval()(*batch)[0].equal(encoder.eval()(*batch)[0])
     other = SpeechEncoder(save_tiny_ssl(tmp_path / "b", style="large"), trainable_layers=1)
     with pytest.raises(InputError, match="another encoder"):
         other._recover(tmp_path / "encoder.ckpt", end_of_epoch=True)
+    mixing = SpeechEncoder(source, trainable_layers=1, layers="last" if layers == "weighted" else "weighted")
+    with pytest.raises(InputError, match="another encoder"):
+        mixing._recover(tmp_path / "encoder.ckpt", end_of_epoch=True)
+    configured = load_speech_encoder(encoder.configuration(), trainable_layers=1)
+    configured.load_state_dict(encoder.state_dict())
+    assert configured.eval()(*batch)[0].equal(again(*batch)[0])

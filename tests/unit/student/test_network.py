@@ -42,20 +42,20 @@ def load(folder):
 
 
 @pytest.mark.parametrize(
-    ("kind", "style", "pooling"),
+    ("kind", "style", "pooling", "layers"),
     [
-        ("hubert", "base", "gru"),
-        ("hubert", "large", "transformer"),
-        ("wav2vec2", "base", "gru"),
-        ("wavlm", "base", "gru"),
-        ("whisper", None, "transformer"),
-        ("listener", None, "gru"),
-        ("reader", None, "gru"),
+        ("hubert", "base", "gru", "last"),
+        ("hubert", "large", "transformer", "weighted"),
+        ("wav2vec2", "base", "gru", "last"),
+        ("wavlm", "base", "gru", "weighted"),
+        ("whisper", None, "transformer", "last"),
+        ("listener", None, "gru", "last"),
+        ("reader", None, "gru", "weighted"),
     ],
 )
-def test_a_network_is_the_same_after_saving_and_loading(tmp_path, kind, style, pooling):
+def test_a_network_is_the_same_after_saving_and_loading(tmp_path, kind, style, pooling, layers):
     source = save_tiny_encoder(tmp_path, kind, style)
-    network = make_tiny_network(source, pooling)
+    network = make_tiny_network(source, pooling, layers)
     description = json.loads(json.dumps(describe_network(network)))
     save_weights(network, tmp_path / "saved.safetensors")
     loaded = load_network(description, tmp_path / "saved.safetensors")
@@ -188,6 +188,9 @@ def test_made_up_configurations_are_refused(folder, keys, value, said):
         (("speech", "model", "model_type"), "gpt2", "must be a hubert"),
         (("speech", "model", "model_type"), "listener", "a listener on a listener"),
         (("speech",), {}, "describes no network"),
+        (("learnt_layers",), 4, "choose 0 to 3"),
+        (("learnt_layers",), "all", "describes no network"),
+        (("layers",), "first", "choose last or weighted"),
     ],
 )
 def test_made_up_listeners_are_refused(tmp_path, tiny_hubert, keys, value, said):

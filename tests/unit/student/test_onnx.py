@@ -40,9 +40,9 @@ ARCHITECTURES = {
 }
 
 
-def make_network(source, make_pooling=GRUPooling):
+def make_network(source, make_pooling=GRUPooling, layers="last"):
     torch.manual_seed(0)
-    encoder = load_speech_encoder(source)
+    encoder = load_speech_encoder(source, layers=layers)
     scale = LabelScale()
     scale.fit(4 + torch.randn(50, 3))
     network = StudentNetwork(encoder, EmotionModel(make_pooling(encoder.output_size)), scale)
@@ -66,7 +66,9 @@ def exported(request, tmp_path_factory):
         network, longest_s = make_network(save_tiny_whisper(folder)), 10.0  # its window
     elif request.param == "listener":
         below = save_tiny_ssl(tmp_path_factory.mktemp("below"))
-        network, longest_s = make_network(save_tiny_listener(folder, below)), 20.0
+        network, longest_s = make_network(save_tiny_listener(folder, below), layers="weighted"), 20.0
+    elif request.param == "weighted":
+        network, longest_s = make_network(save_tiny_ssl(folder), layers="weighted"), 20.0
     else:
         kind, style, make_pooling = ARCHITECTURES[request.param]
         network, longest_s = make_network(save_tiny_ssl(folder, kind, style), make_pooling), 20.0
@@ -81,7 +83,7 @@ def test_a_student_that_reads_is_refused_in_one_sentence(tmp_path, tiny_hubert, 
     assert not (tmp_path / "model.onnx").exists()
 
 
-@pytest.mark.parametrize("exported", [*ARCHITECTURES, "whisper", "listener"], indirect=True)
+@pytest.mark.parametrize("exported", [*ARCHITECTURES, "whisper", "listener", "weighted"], indirect=True)
 class TestExport:
     def test_a_clip_alone_gives_what_pytorch_gives(self, exported):
         network, path, longest_s = exported
