@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.errors import InputError, plain_errors
-from ser_ts_lobes.lobes.encoder import valid_mask
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
 from ser_ts_lobes.results.metrics import ccc
 from ser_ts_lobes.text_files import read_rows
@@ -69,41 +68,8 @@ def read_corpus(folder):
     return paths, np.array(labels), np.array(speakers)
 
 
-def layer_outputs(encoder, wavs, lens):
-    """Frames of each transformer layer of an encoder; the last as `encoder` gives them, with its final norm.
-
-    Parameters
-    ----------
-    encoder : ser_ts_lobes.lobes.speech.SpeechEncoder or WhisperEncoder
-        Of any architecture, all frozen.
-    wavs : torch.Tensor
-        (B, samples), 16 kHz.
-    lens : torch.Tensor
-        (B,), relative lengths.
-
-    Returns
-    -------
-    outputs : list of torch.Tensor
-        (B, T, output_size) for each layer, bottom first; what lies beyond the valid frames means nothing.
-    frame_lens : torch.Tensor
-        (B,), relative lengths of the frames.
-    """
-    outputs = []
-
-    def keep(_layer, _inputs, output):
-        outputs.append(output[0] if isinstance(output, tuple) else output)  # WavLM adds its position bias
-
-    hooks = [layer.register_forward_hook(keep) for layer in encoder.layers]
-    try:
-        frames, frame_lens = encoder.frozen_forward(wavs, lens)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [*outputs[:-1], frames], frame_lens
-
-
 def mean_pooled(encoder, wavs):
-    """Mean over the frames of each utterance, for each layer.
+    """Mean over the frames of each utterance, of what goes into the first layer and of what each gives.
 
     Parameters
     ----------
@@ -115,13 +81,13 @@ def mean_pooled(encoder, wavs):
     Returns
     -------
     numpy.ndarray
-        (layers, utterances, output_size), float64.
+        (layers + 1, utterances, output_size), float64.
     """
     pooled = []
     for wav in tqdm(wavs, desc="encoding", unit="utterance", leave=False):
-        outputs, frame_lens = layer_outputs(encoder, wav.unsqueeze(0), torch.ones(1))
-        mask = valid_mask(frame_lens, outputs[0].shape[1])
-        pooled.append(torch.stack([output[mask].double().mean(dim=0) for output in outputs]))
+        with torch.no_grad():
+            states, _ = encoder.hidden_states(wav.unsqueeze(0), torch.ones(1))
+        pooled.append(torch.stack([state[0].double().mean(dim=0) for state in states]))
     return torch.stack(pooled, dim=1).numpy()
 
 
@@ -265,11 +231,11 @@ def untrained(encoder, seed):
 
 
 def report(name, encoder, wavs, labels, speakers):
-    """Print the CCC of each layer, as a Markdown table."""
+    """Print the CCC of each layer, as a Markdown table; 0 is what goes into the first."""
     n_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     print(f"\n{name}: {n_parameters / 1e6:.1f} M parameters; 10 s take one core {forward_ms(encoder):.0f} ms\n")
     print(f"| layer | {' | '.join(DIMENSIONS)} |\n| ---: | ---: | ---: | ---: |")
-    for number, features in enumerate(mean_pooled(encoder, wavs), start=1):
+    for number, features in enumerate(mean_pooled(encoder, wavs)):
         print(f"| {number} | " + " | ".join(f"{value:.3f}" for value in probe(features, labels, speakers)) + " |")
 
 

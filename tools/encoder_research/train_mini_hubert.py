@@ -26,7 +26,6 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, WhisperEncoder
-from tools.encoder_research.probe_encoder import layer_outputs
 from tools.make_demo_corpus import ESpeak, read_lexicon, require
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -370,11 +369,11 @@ class Distillation(torch.nn.Module):
         torch.Tensor
             (layers, B, T, size), float32, not standardised.
         """
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs, _ = layer_outputs(self.teacher[0], wavs, torch.ones(len(wavs)))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            states, _ = self.teacher[0].hidden_states(wavs, torch.ones(len(wavs)))
         # The student's frames are centred at 20 ms, 40 ms, ...; Whisper's start at 0 and may end half a window later.
         n_frames = self.student._get_feat_extract_output_lengths(wavs.shape[1])
-        return torch.stack([output[:, 1 : 1 + n_frames].float() for output in outputs])
+        return torch.stack([state[:, 1 : 1 + n_frames].float() for state in states[1:]])
 
     def fit_statistics(self, batches):
         """Learn the mean and the standard deviations that targets are standardised with.

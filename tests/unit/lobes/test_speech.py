@@ -82,12 +82,26 @@ def test_weighted_layers_begin_as_a_plain_mean_of_what_the_original_has(tmp_path
     standardised = (wav - wav.mean()) / torch.sqrt(wav.var(correction=0) + 1e-7)
     with torch.no_grad():
         original = AutoModel.from_pretrained(source).eval()
-        states = original(standardised.unsqueeze(0), output_hidden_states=True).hidden_states
+        output = original(standardised.unsqueeze(0), output_hidden_states=True)
+    states = [*output.hidden_states[:-1], output.last_hidden_state]
     deviations = [(state - state.mean(-1, keepdim=True)) for state in states]
     normalised = [each / torch.sqrt(each.square().mean(-1, keepdim=True) + 1e-5) for each in deviations]
     for trainable_layers in (0, 2):
         frames, _ = load_speech_encoder(source, trainable_layers, layers="weighted").eval()(*pad(wav))
         torch.testing.assert_close(frames, sum(normalised) / 4, rtol=0, atol=1e-3)  # small states are blown up
+
+
+@pytest.mark.parametrize(("kind", "style"), STYLES)
+def test_hidden_states_are_those_of_the_original(tmp_path, kind, style):
+    source = save_tiny_ssl(tmp_path, kind, style)
+    wav = speech(SECOND)
+    standardised = (wav - wav.mean()) / torch.sqrt(wav.var(correction=0) + 1e-7)
+    with torch.no_grad():
+        original = AutoModel.from_pretrained(source).eval()(standardised.unsqueeze(0), output_hidden_states=True)
+        states, lens = load_speech_encoder(source).hidden_states(*pad(wav))
+    assert lens == 1
+    expected = [*original.hidden_states[:-1], original.last_hidden_state]  # a last layer norm is in this one alone
+    torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_weights_of_layers_learn_also_where_no_layer_does(source):
