@@ -5,6 +5,9 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2Model,
+    DebertaV2Tokenizer,
     HubertConfig,
     HubertModel,
     Wav2Vec2Config,
@@ -105,6 +108,32 @@ def save_tiny_bert(folder):
     BertModel(config).save_pretrained(folder)
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TINY_WORDS])}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_deberta(folder, **changes):
+    """Save a DeBERTa as version 3 has it, with relative positions in buckets and a tokenizer of a few words."""
+    torch.manual_seed(0)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    config = DebertaV2Config(
+        vocab_size=len(TINY_WORDS) + len(special),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        relative_attention=True,
+        position_buckets=4,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        type_vocab_size=0,
+        **changes,
+    )
+    DebertaV2Model(config).save_pretrained(folder)
+    vocabulary = [(token, 0.0) for token in special] + [(f"\u2581{word}", -1.0) for word in TINY_WORDS]
+    DebertaV2Tokenizer(vocab=vocabulary).save_pretrained(folder)
     return str(folder)
 
 

@@ -1,4 +1,4 @@
-"""Text encoders: BERT and its family."""
+"""Text encoders: BERT, RoBERTa, DeBERTa."""
 
 import json
 import tempfile
@@ -18,7 +18,7 @@ class TextEncoder(Encoder):
     Parameters
     ----------
     source
-        Hub name (``bert-base-uncased``) or local folder of a BERT or RoBERTa model.
+        Hub name (``bert-base-uncased``) or local folder of a BERT, RoBERTa or DeBERTa (version 2 or 3) model.
     trainable_layers
         How many transformer layers, counted from the top, learn (0: none, as in the paper).
 
@@ -33,12 +33,14 @@ class TextEncoder(Encoder):
 
     def __init__(self, source: str | Path, trainable_layers: int = 0) -> None:
         kind = model_type(source)
-        if kind not in ("bert", "roberta", "xlm-roberta"):
-            raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be of BERT's architecture.")
+        if kind not in ("bert", "roberta", "xlm-roberta", "deberta-v2"):
+            raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be a BERT, RoBERTa or DeBERTa.")
         super().__init__(source, trainable_layers)
+        if getattr(self.model.encoder, "conv", None) is not None:
+            raise InputError(f"{source!r} has a convolution among its layers, which is not supported.")
         self.tokenizer = load_pretrained(AutoTokenizer, source)
         self._tokenizer_fingerprint = _fingerprint_tokenizer(self.tokenizer)
-        self.max_tokens = self.model.embeddings.position_embeddings.num_embeddings
+        self.max_tokens = self.model.config.max_position_embeddings
         if kind.endswith("roberta"):
             self.max_tokens -= self.model.config.pad_token_id + 1  # its positions start behind the padding's
 
@@ -73,7 +75,15 @@ class TextEncoder(Encoder):
         return hidden, lens
 
     def _run_layers(self, hidden, lens, layers):
-        return run_masked(layers, self.model.config, hidden, lens)
+        if self.model.config.model_type != "deberta-v2":
+            return run_masked(layers, self.model.config, hidden, lens)
+        # DeBERTa's attention has positions of its own, which all layers share.
+        encoder = self.model.encoder
+        mask = encoder.get_attention_mask(valid_mask(lens, hidden.shape[1]).long())
+        positions = {"relative_pos": encoder.get_rel_pos(hidden), "rel_embeddings": encoder.get_rel_embedding()}
+        for layer in layers:
+            hidden, _ = layer(hidden, mask, **positions)
+        return hidden
 
 
 def _fingerprint_tokenizer(tokenizer):
