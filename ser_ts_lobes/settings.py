@@ -39,7 +39,18 @@ _NO_MATTER = {
 }
 
 # Keys that came later, with what runs did before: one that lacks the key is no other than one that has this value.
-_CAME_LATER = {"distance": "norm", "distance_temperature": 0.1, "unrated_batch_size": 32, "unrated_keep": None}
+_CAME_LATER = {
+    "distance": "norm",
+    "distance_temperature": 0.1,
+    "unrated_batch_size": 32,
+    "unrated_keep": None,
+    "layers": "last",
+    "speech_encoder.layers": "last",
+    "text_trainable_layers": 0,
+    "text_encoder.trainable_layers": 0,
+}
+# Keys that came later for systems in which they have no effect by default.
+_HAD_NO_EFFECT = {"encoder_lr"}
 
 
 def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, Any]:
@@ -107,9 +118,11 @@ def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[st
     'lr 0.1, not 0.2; seed 1, not 2'
     >>> difference({"lr": 0.1}, {"lr": 0.1})
     """
+    follows = {key for settings in (then, now) for key, value in settings.items() if _is_attribute(value)}
+    no_effect = _HAD_NO_EFFECT - (then.keys() & now.keys())
     values = {
         key: [settings.get(key, _CAME_LATER.get(key, _ABSENT)) for settings in (then, now)]
-        for key in sorted((then | now).keys() - set(leave_out))
+        for key in sorted((then | now).keys() - set(leave_out) - follows - no_effect)
     }
     differing = {key: f"{key} {old}, not {new}" for key, (old, new) in values.items() if old != new}
     depth = min((key.count(".") for key in differing), default=0)
@@ -117,6 +130,11 @@ def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[st
 
 
 _ABSENT = "(not set)"
+
+
+def _is_attribute(value: Any) -> bool:
+    """Whether a value is ``!ref <object.attribute>``, resolved: it follows from the object's own settings."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "!" in value[0]
 
 
 @contextlib.contextmanager

@@ -1,16 +1,14 @@
 import os
-import re
 import runpy
 import sys
 
 import pytest
 import torch
-import yaml
 
 from ser_ts_lobes import settings as settings_module
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import load_experiment, model_settings, parse_arguments, start_experiment
-from ser_ts_lobes.settings import difference, read_settings
+from ser_ts_lobes.settings import difference, flatten, read_settings
 from ser_ts_lobes.training.checkpoints import Checkpointer
 from tests.fixtures_msp import write_msp_tree
 from tests.integration.programs import ROOT
@@ -133,11 +131,24 @@ def test_a_run_of_before_a_key_is_one_with_its_first_value():
     assert difference({"lr": 0.1, "distance": "norm"}, before) is None
     assert difference(before, {"lr": 0.1, "distance": "cosine"}) == "distance norm, not cosine"
     assert difference(before, {"lr": 0.1, "another": 1}) == "another (not set), not 1"
+    assert difference(before, {"lr": 0.1, "encoder_lr": 0.025}) is None
+    assert difference({"lr": 0.1, "encoder_lr": 0.1}, {"lr": 0.1, "encoder_lr": 0.025}) == "encoder_lr 0.1, not 0.025"
 
 
-def test_what_came_later_has_in_the_hparams_the_value_that_runs_had_before():
-    of_a_student = yaml.safe_load(re.sub(r"!\S+", "", (ROOT / "hparams" / "parts" / "teaching.yaml").read_text()))
-    assert {key: of_a_student[key] for key in settings_module._CAME_LATER} == settings_module._CAME_LATER
+@pytest.mark.parametrize("system", ["teacher", "cts"])
+def test_what_came_later_has_in_the_hparams_the_value_that_runs_had_before(system):
+    settings = flatten(read_settings(ROOT / f"recipes/MSP-Podcast/hparams/{system}.yaml", "data_folder: /x"))
+    later = {key: value for key, value in settings.items() if key in settings_module._CAME_LATER}
+    assert later and later.items() <= settings_module._CAME_LATER.items()
+    assert difference({key: value for key, value in settings.items() if key not in later}, settings) is None
+
+
+def test_an_attribute_of_an_object_is_no_difference_of_its_own():
+    before, now = (
+        {"object.size": size, "pooling.size": [{"!": "new:Object", "size": size}, "output_size"]} for size in (1, 2)
+    )
+    assert difference(before, now) == "object.size 1, not 2"
+    assert difference(before, {"object.size": 1}) is None
 
 
 def test_a_setting_is_the_number_that_the_networks_get(hparams_file):
