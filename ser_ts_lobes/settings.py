@@ -121,7 +121,7 @@ def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[st
     follows = {key for settings in (then, now) for key, value in settings.items() if _is_attribute(value)}
     no_effect = _HAD_NO_EFFECT - (then.keys() & now.keys())
     values = {
-        key: [settings.get(key, _CAME_LATER.get(key, _ABSENT)) for settings in (then, now)]
+        key: [settings.get(key, _CAME_LATER.get(key.removeprefix("modules."), _ABSENT)) for settings in (then, now)]
         for key in sorted((then | now).keys() - set(leave_out) - follows - no_effect)
     }
     differing = {key: f"{key} {old}, not {new}" for key, (old, new) in values.items() if old != new}
