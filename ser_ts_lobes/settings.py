@@ -28,6 +28,7 @@ _NO_MATTER = {
     "feature_folder",
     "teacher_folder",
     "unrated_manifest",
+    "reader_source",
     "spread_passes",
     "spread_dropout",
     "num_workers",

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import make_folder
 from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, run_masked, valid_mask
 
@@ -64,6 +65,24 @@ class TextEncoder(Encoder):
         """
         ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         return torch.tensor(ids, dtype=torch.long)
+
+    def save(self, folder: str | Path) -> None:
+        """Write model and tokenizer in transformers' format, which a `source` may be in.
+
+        Parameters
+        ----------
+        folder
+            Made when it isn't there. The configuration comes last, so that what was cut short is no model.
+        """
+        folder = Path(folder)
+        make_folder(folder)
+        last = "config.json"
+        (folder / last).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            self.model.save_pretrained(temporary)
+            self.tokenizer.save_pretrained(temporary)
+            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == last):
+                path.replace(folder / path.name)
 
     def _frozen_settings(self):
         return {"tokenizer": self._tokenizer_fingerprint, "max_tokens": self.max_tokens}

@@ -137,6 +137,11 @@ class RunFolder:
         """The scores; written last."""
         return self.path / "metrics.json"
 
+    @property
+    def text_encoder_folder(self) -> Path:
+        """The text encoder of a teacher of which some layers have learnt."""
+        return self.path / "text_encoder"
+
     def targets_path(self, split: str) -> Path:
         """Return the file of a teacher's targets of one split."""
         return self.path / "targets" / f"{split}.safetensors"

@@ -16,6 +16,7 @@ from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.parallel import compute_frozen
+from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
@@ -313,6 +314,13 @@ class TeacherBrain(EmotionBrain):
         if self._spreads is not None:
             self._spreads.append(self.spread.of(self.modules.model, inputs, batch.id).cpu())
         return self.modules.model(**inputs)
+
+    def test(self, datasets: "dict[str, DynamicItemDataset]") -> None:
+        """Test the best checkpoint; also write the text encoder, for others to read with, if it has learnt."""
+        super().test(datasets)
+        encoder = self.hparams.modules["text_encoder"]
+        if not self.debug and isinstance(encoder, TextEncoder) and encoder.n_frozen < len(encoder.layers):
+            sb.utils.distributed.run_on_main(encoder.save, [RunFolder(self.hparams.output_folder).text_encoder_folder])
 
     def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
         """Compute embedding, prediction, spread and residual (paper, Eq. 8) of each utterance.

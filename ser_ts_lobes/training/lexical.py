@@ -29,6 +29,7 @@ from ser_ts_lobes.lobes.listener import (
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.pieces import BLANK, Pieces, plain_words
 from ser_ts_lobes.lobes.reader import can_read, make_reader
+from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.datasets import device_of, make_training_dataset
 from ser_ts_lobes.training.losses import sentence_loss
@@ -37,8 +38,6 @@ from ser_ts_lobes.training.reproducible import ReproducibleBrain
 if TYPE_CHECKING:
     from speechbrain.dataio.dataset import DynamicItemDataset
     from speechbrain.utils.run_opts import RunOptions
-
-    from ser_ts_lobes.lobes.text import TextEncoder
 
 logger = get_logger(__name__)
 
@@ -339,9 +338,9 @@ class LexicalBrain(ReproducibleBrain):
     def export(self) -> None:
         """Write the best listener and ``metrics.json``; debug mode writes nothing.
 
-        Other systems take ``listener`` as their ``speech_source``, or ``reader``, which is the same listener with the
-        text encoder, to read the words that it hears. ``heads.safetensors`` and ``pieces.model`` are what it was taught
-        with, to look at what it hears.
+        Other systems take ``listener`` as their ``speech_source``, or ``reader``, which is the same listener with a
+        text encoder (``reader_source``), to read the words that it hears. ``heads.safetensors`` and ``pieces.model``
+        are what it was taught with, to look at what it hears.
 
         Raises
         ------
@@ -353,7 +352,11 @@ class LexicalBrain(ReproducibleBrain):
             return
         run = RunFolder(self.hparams.output_folder)
         modules = self.hparams.modules
-        heard, text_encoder = (modules["speech_encoder"], modules["listener"]), self.hparams.text_encoder
+        heard = modules["speech_encoder"], modules["listener"]
+        if self.hparams.reader_source == self.hparams.text_source:
+            text_encoder = self.hparams.text_encoder
+        else:
+            text_encoder = TextEncoder(self.hparams.reader_source)
         save_listener(run.path / LISTENER_FOLDER, *heard)
         if can_read(text_encoder):
             save_listener(

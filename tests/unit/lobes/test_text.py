@@ -42,6 +42,26 @@ def test_its_upper_layers_may_learn(tmp_path, save):
     assert learning and all(name.startswith("model.encoder.layer.1.") for name in learning)
 
 
+@torch.no_grad()
+def test_what_has_learnt_is_written_whole_or_not_at_all(tmp_path, tiny_bert, monkeypatch):
+    encoder = TextEncoder(tiny_bert, trainable_layers=1)
+    encoder.layers[1].output.LayerNorm.bias += 1
+    encoder.save(tmp_path)
+    again = TextEncoder(tmp_path)
+    tokens = encoder.tokenize("it was a good day")
+    assert again.tokenize("it was a good day").equal(tokens)
+    assert again(tokens.unsqueeze(0), torch.ones(1))[0].equal(encoder(tokens.unsqueeze(0), torch.ones(1))[0])
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encoder.tokenizer, "save_pretrained", stop)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.save(tmp_path)
+    with pytest.raises(InputError):
+        TextEncoder(tmp_path)
+
+
 def test_a_convolution_among_the_layers_is_refused(tmp_path):
     with pytest.raises(InputError, match="has a convolution among its layers"):
         TextEncoder(save_tiny_deberta(tmp_path, conv_kernel_size=3))

@@ -10,6 +10,7 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import LabelScale
+from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
@@ -334,6 +335,23 @@ def test_the_rate_falls_by_a_quarter_after_more_than_two_epochs_without_progress
         rates.append([group["lr"] for group in brain.optimizer.param_groups])
     once, twice = [0.00075, 0.00075 / 4], [0.0005625, 0.0005625 / 4]
     np.testing.assert_allclose(rates, [[0.001, 0.00025]] * 3 + [once] * 4 + [twice])
+
+
+def test_a_teacher_writes_the_text_encoder_that_has_learnt(make_brain, tmp_path):
+    for layers in (0, 1):
+        (tmp_path / f"results/teacher/with{layers}").mkdir(parents=True)
+        brain, hparams, datasets = make_brain(
+            "teacher", TeacherBrain, number_of_epochs=1, text_trainable_layers=layers, run=f"with{layers}"
+        )
+        brain.train(datasets)
+        brain.test(datasets)
+        folder = Path(hparams["output_folder"]) / "text_encoder"
+        assert folder.exists() == bool(layers)
+    written, learnt = TextEncoder(folder).model.state_dict(), hparams["text_encoder"].model.state_dict()
+    assert all(weight.equal(written[name]) for name, weight in learnt.items())
+    before = TextEncoder(hparams["text_source"]).model.state_dict()
+    changed = {name for name, weight in learnt.items() if not weight.equal(before[name])}
+    assert changed and all(name.startswith("encoder.layer.1.") for name in changed)
 
 
 def test_a_teachers_epoch_encodes_neither_audio_nor_text(make_brain, monkeypatch):

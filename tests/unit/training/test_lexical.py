@@ -107,6 +107,20 @@ def test_the_best_listener_is_exported(make_brain):
     assert reader.model.reader.spellings.pieces == spellings + [""] * (21 - len(spellings))
 
 
+def test_another_text_encoder_reads_what_is_heard(make_brain, tiny_bert, tmp_path):
+    taught = TextEncoder(tiny_bert, trainable_layers=1)
+    with torch.no_grad():
+        taught.layers[1].output.LayerNorm.bias += 1
+    taught.save(tmp_path / "taught")
+    meta = {"epoch": 1, "valid_loss": 4.5, "word_error_rate": 0.5, "recall_1": 0.25, "recall_10": 0.75}
+    for source, bias in ((tiny_bert, 0.0), (str(tmp_path / "taught"), 1.0)):  # the same run: its reader is made anew
+        brain = make_brain(reader_source=source)
+        brain.checkpointer.save_checkpoint(meta=meta)
+        brain.export()
+        reader = load_speech_encoder(folder_of(brain) / "reader")
+        assert (reader.model.reader.text.encoder.layer[1].output.LayerNorm.bias == bias).all()
+
+
 def test_without_word_pieces_no_reader_is_written(make_brain, caplog):
     brain = make_brain()
     meta = {"epoch": 1, "valid_loss": 4.5, "word_error_rate": 0.5, "recall_1": 0.25, "recall_10": 0.75}
