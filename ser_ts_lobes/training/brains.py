@@ -15,7 +15,9 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.parallel import compute_frozen
+from ser_ts_lobes.lobes.text import embed_tokens
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
@@ -304,18 +306,27 @@ class TeacherBrain(EmotionBrain):
         self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
     ) -> None:
         self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
-        self._spreads: list[torch.Tensor] | None = None  # of the batches so far, while they are asked for
+        self._told: list[dict[str, torch.Tensor]] | None = None  # of the batches so far, while targets are made
         super().__init__(hparams, run_opts, manifests)
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
-        """Embed and predict a batch; while targets are made, also tell how sure that is."""
+        """Embed and predict a batch; while targets are made, tell the rest of them, too."""
         inputs = self.encode(batch)
-        if self._spreads is not None:
-            self._spreads.append(self.spread.of(self.modules.model, inputs, batch.id).cpu())
+        if self._told is not None:
+            self._told.append({name: told.cpu() for name, told in self._tell(inputs, batch.id).items()})
         return self.modules.model(**inputs)
 
+    def _tell(self, inputs, utterances):
+        """Give what targets hold of a batch besides the model's output, by their names."""
+        model = self.hparams.modules["model"]
+        told = {"spread": self.spread.of(model, inputs, utterances)}
+        if isinstance(model, EmotionModel) and model.text_pooling is not None:
+            read = inputs["tokens"], inputs["token_lens"]
+            told |= {"text": model.text_pooling(*read).float(), "sentence": embed_tokens(*read).float()}
+        return told
+
     def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
-        """Compute embedding, prediction, spread and residual (paper, Eq. 8) of each utterance.
+        """Compute embeddings, prediction, spread and residual (paper, Eq. 8) of each utterance.
 
         The line from prediction to label is fitted on the training set alone.
 
@@ -338,12 +349,12 @@ class TeacherBrain(EmotionBrain):
         if self.debug:
             raise InputError("Debug mode sees a few batches only, of which no targets are made: leave --debug out.")
         taught = {name: set for name, set in datasets.items() if self.manifests[name].labelled or name == UNRATED}
-        outputs, spreads = {}, {}
+        outputs, told = {}, {}
         for name, dataset in taught.items():
-            self._spreads = []
+            self._told = []
             outputs[name] = self.predict(dataset)
-            spreads[name] = torch.cat(self._spreads).numpy()
-        self._spreads = None
+            told[name] = {key: torch.cat([batch[key] for batch in self._told]).numpy() for key in self._told[0]}
+        self._told = None
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
         teacher = self.fingerprint()
         return {
@@ -358,7 +369,9 @@ class TeacherBrain(EmotionBrain):
                     "teacher": teacher,
                     "spread": str(self.spread),
                 },
-                spread=spreads[name],
+                spread=told[name]["spread"],
+                text=told[name].get("text"),
+                sentence=told[name].get("sentence"),
             )
             for name, output in outputs.items()
         }

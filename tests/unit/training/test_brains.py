@@ -16,6 +16,7 @@ from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
+from ser_ts_lobes.training.lexical import embed_sentences
 from ser_ts_lobes.training.losses import ccc_loss
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -564,6 +565,8 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     np.testing.assert_allclose(targets["test1"].label[row], manifests["test1"].labels()[0], atol=1e-6)
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
     np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
+    check_what_is_read(targets["test1"], manifests["test1"], hparams, atol=1e-5)  # whole, from audio and text
+    check_what_is_read(targets["train"], manifests["train"], hparams, atol=0.002)  # from features kept in float16
     brain.test({"test1": datasets["test1"]})
     report = RunFolder(hparams["output_folder"]).report()
     assert targets["train"].made_from == {
@@ -573,6 +576,27 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     }
     # The words have made a teacher's numbers, too.
     assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
+
+
+def check_what_is_read(targets, manifest, hparams, atol):
+    """Compare the embeddings of text and sentence with those of each transcript on its own."""
+    encoder, gru = hparams["text_encoder"], hparams["model"].text_pooling.gru
+    transcripts = [manifest.utterances[utterance]["transcript"] for utterance in targets.ids]
+    sentences = embed_sentences(encoder, transcripts, progressbar=False)
+    np.testing.assert_allclose(targets.sentence, sentences, atol=atol)
+    np.testing.assert_allclose(np.linalg.norm(targets.sentence, axis=1), 1, atol=1e-5)
+    with torch.no_grad():
+        tokens = [encoder(encoder.tokenize(text).unsqueeze(0), torch.ones(1))[0] for text in transcripts]
+        text = torch.cat([gru(vectors)[0][:, -1] for vectors in tokens])
+    np.testing.assert_allclose(targets.text, text, atol=atol)
+    assert targets.text.std(axis=0).max() > 10 * atol and targets.text.shape[1] == 128
+
+
+def test_a_teacher_without_a_text_branch_of_its_own_has_no_embedding_of_it(make_brain):
+    brain, _, datasets = make_brain("atmaja", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    targets = brain.make_targets(datasets)["train"]
+    assert targets.text is None and targets.sentence is None and (targets.spread > 0).all()
 
 
 @pytest.fixture(scope="module")
@@ -609,7 +633,7 @@ def test_targets_are_made_of_unrated_speech_too(make_brain, manifests, with_unra
     np.testing.assert_allclose(restored.detach(), unrated.prediction, atol=1e-4)
     assert targets.keys() == without.keys()
     for split, of_split in without.items():  # rated ones are as they were
-        for name in ("embedding", "prediction", "label", "residual", "spread"):
+        for name in ("embedding", "prediction", "label", "residual", "spread", "text", "sentence"):
             np.testing.assert_array_equal(getattr(targets[split], name), getattr(of_split, name))
 
 
