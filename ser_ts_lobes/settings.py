@@ -39,7 +39,15 @@ _NO_MATTER = {
 }
 
 # Keys that came later, with what runs did before: one that lacks the key is no other than one that has this value.
-_CAME_LATER = {"distance": "norm", "distance_temperature": 0.1, "unrated_batch_size": 32, "unrated_keep": None}
+_CAME_LATER = {
+    "distance": "norm",
+    "distance_temperature": 0.1,
+    "taught": "joint",
+    "prediction_weight": 0.0,
+    "trust": "cut",
+    "unrated_batch_size": 32,
+    "unrated_keep": None,
+}
 
 
 def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, Any]:

@@ -106,15 +106,13 @@ class EmotionBrain(ReproducibleBrain):
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
     def init_optimizers(self) -> None:
-        """Make one optimizer of two groups, the model and the encoder layers that learn, and the schedule, if any."""
-        encoder = [
-            parameter
-            for name, module in self.modules.items()
-            if name.endswith("_encoder")
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        ]
-        groups = [{"params": list(self.modules.model.parameters())}]
+        """Make one optimizer of two groups, the encoder layers that learn and all else, and the schedule, if any."""
+        encoder: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
+        for name, module in self.modules.items():
+            group = encoder if name.endswith("_encoder") else others
+            group += (parameter for parameter in module.parameters() if parameter.requires_grad)
+        groups: list[dict[str, Any]] = [{"params": others}]
         if encoder:
             groups.append({"params": encoder, "lr": self.hparams.encoder_lr})
         self.optimizer = self.opt_class(groups)
@@ -380,14 +378,19 @@ class TeacherBrain(EmotionBrain):
 class StudentBrain(EmotionBrain):
     """Trains whatever only hears; with a teacher's targets, L = L_CCC + ts_weight * L_TS (paper, Eq. 7).
 
+    With ``prediction_weight``, that times the CCC loss between student's and teacher's prediction is added. Where
+    another embedding than the joint one is ``taught``, a linear layer, ``projector`` of `modules`, maps the student's
+    to it.
+
     With targets of speech that nobody rated, too, each batch has ``unrated_batch_size`` utterances of it behind the
-    rated ones: L_TS is of all, L_CCC of the rated ones. An epoch is one pass of these.
+    rated ones: what is taught is of all, L_CCC of the labels of the rated ones. An epoch is one pass of these.
 
     Parameters
     ----------
     hparams, run_opts, manifests
         As in `EmotionBrain`; with a teacher also ``ts_weight``, ``distance`` and ``distance_temperature``, as of
-        `ser_ts_lobes.training.losses.make_distance_loss`, and ``unrated_batch_size``.
+        `ser_ts_lobes.training.losses.make_distance_loss`, ``taught``, ``prediction_weight`` and
+        ``unrated_batch_size``.
     targets
         From `ser_ts_lobes.training.datasets.load_teacher`; None to learn alone.
     """
@@ -402,7 +405,13 @@ class StudentBrain(EmotionBrain):
         self.targets = targets or {}
         if self.targets:
             self.distance_loss = make_distance_loss(hparams["distance"], hparams["distance_temperature"])
+            if hparams["taught"] != "joint":
+                size = self.targets["train"].taught(hparams["taught"]).shape[1]
+                projector = _make_projector(hparams["modules"]["model"].output.in_features, size, hparams["seed"])
+                hparams = {**hparams, "modules": {**hparams["modules"], "projector": projector}}
         super().__init__(hparams, run_opts, manifests)
+        if "projector" in self.modules:
+            self.checkpointer.add_recoverable("projector", self.hparams.modules["projector"])
 
     def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees, the teacher included, and what it has read of unrated speech.
@@ -439,10 +448,24 @@ class StudentBrain(EmotionBrain):
         return ~batch.labels.isnan().any(dim=1)
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
-        """Compute L_CCC; in training with a teacher, add the distance to its embedding."""
+        """Compute L_CCC; in training with a teacher, add what it teaches."""
         loss = super().compute_objectives(output, batch, stage)
-        if stage == sb.Stage.TRAIN and self.targets:
-            distance = self.distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
-            self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
-            loss = loss + self.hparams.ts_weight * distance
+        if stage != sb.Stage.TRAIN or not self.targets:
+            return loss
+        embedding = self.modules.projector(output.embedding) if "projector" in self.modules else output.embedding
+        distance = self.distance_loss(embedding, batch.teacher_embedding, batch.keep)
+        self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
+        loss = loss + self.hparams.ts_weight * distance
+        if self.hparams.prediction_weight:
+            taught = self.modules.label_scale.standardise(batch.teacher_prediction)
+            difference = ccc_loss(output.prediction, taught, self.hparams.ccc_weights, batch.prediction_trust)
+            self.batch_means.add(ts_ccc_loss=difference)
+            loss = loss + self.hparams.prediction_weight * difference
         return loss
+
+
+def _make_projector(input_size: int, output_size: int, seed: int) -> torch.nn.Linear:
+    """Make the layer that maps a student's embedding to the teacher's; it is the seed's, whatever was random before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, 2))  # as nothing else
+        return torch.nn.Linear(input_size, output_size)
