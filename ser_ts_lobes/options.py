@@ -12,6 +12,8 @@ from ser_ts_lobes.errors import InputError
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = ("float16", "bfloat16", "float32")
+_TAUGHT = ("joint", "text", "sentence")
+_TRUST = ("cut", "soft", "per_dimension")
 # Options of SpeechBrain's that its Brain takes, and the Brains here can't, with what to do instead.
 _REFUSED = {
     "jit": "transformers' networks can't be scripted; leave it out, or try --compile",
@@ -51,9 +53,11 @@ _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a nu
 _RULES = {
     **dict.fromkeys(("batch_size", "number_of_epochs", "grad_accumulation_factor"), _from(1)),
     **dict.fromkeys(("num_workers", "trainable_layers", "seed"), _from(0)),
-    **dict.fromkeys(("lr", "encoder_lr", "ts_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "feature_dtype": _one_of(_DTYPES),
+    "taught": _one_of(_TAUGHT),
+    "trust": _one_of(_TRUST),
     "max_grad_norm": _Rule(
         lambda value: value is None or (_is_number(value) and value > 0),
         "give a number above 0, or null to clip nothing",
@@ -76,7 +80,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Raises
     ------
     InputError
-        If a value is of the wrong kind or out of range, or batches of a CCC loss (``ccc_weights``) are to be added up.
+        If a value is of the wrong kind or out of range, or would have no effect beside the others, or batches of a CCC
+        loss (``ccc_weights``) are to be added up.
 
     Example
     -------
@@ -88,11 +93,32 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name, rule in _RULES.items():
         if name in settings and not rule.holds(settings[name]):
             raise InputError(f"{name} is {settings[name]}: {rule.otherwise}.")
+    _check_teaching(settings)
     factor = settings.get("grad_accumulation_factor", 1)
     if "ccc_weights" in settings and factor > 1:
         raise InputError(
             f"grad_accumulation_factor is {factor}, and the CCC of a batch is not the mean of its parts' CCCs: for "
             "less memory take a smaller --batch_size, --precision=bf16, or torchrun, which shares a batch out."
+        )
+
+
+def _check_teaching(settings: Mapping[str, Any]) -> None:
+    """Refuse what would have no effect on what a student is taught."""
+    trust, taught = settings.get("trust", "cut"), settings.get("taught", "joint")
+    if trust != "cut" and not settings["residual_threshold"]:
+        raise InputError(
+            f"trust is {trust}, and residual_threshold is {settings['residual_threshold']}: give a number of standard "
+            "deviations above 0, or --trust=cut."
+        )
+    if trust == "per_dimension" and not settings["prediction_weight"]:
+        raise InputError(
+            "trust is per_dimension, which is of the teacher's prediction, and prediction_weight is 0: give a "
+            "--prediction_weight above 0, or another --trust."
+        )
+    if taught != "joint" and not settings["ts_weight"]:
+        raise InputError(
+            f"taught is {taught}, and ts_weight is 0, so no embedding is taught: give a --ts_weight above 0, or "
+            "--taught=joint."
         )
 
 

@@ -43,6 +43,9 @@ _NO_MATTER = {
 _CAME_LATER = {
     "distance": "norm",
     "distance_temperature": 0.1,
+    "taught": "joint",
+    "prediction_weight": 0.0,
+    "trust": "cut",
     "unrated_batch_size": 32,
     "unrated_keep": None,
     "layers": "last",

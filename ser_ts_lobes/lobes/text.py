@@ -105,6 +105,30 @@ class TextEncoder(Encoder):
         return hidden
 
 
+def embed_tokens(tokens: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+    """Embed sentences as sentence-transformers do: the mean of their token vectors, of unit length.
+
+    Parameters
+    ----------
+    tokens
+        (B, T, D), from a `TextEncoder`.
+    lens
+        (B,), relative lengths.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, D).
+
+    Example
+    -------
+    >>> embed_tokens(torch.tensor([[[3.0, 1.0], [0.0, 3.0], [9.0, 9.0]]]), torch.tensor([2 / 3]))
+    tensor([[0.6000, 0.8000]])
+    """
+    total = (tokens * valid_mask(lens, tokens.shape[1]).unsqueeze(-1)).sum(dim=1)
+    return torch.nn.functional.normalize(total, dim=-1)
+
+
 def _fingerprint_tokenizer(tokenizer):
     """Fingerprint of all that decides a transcript's ids, wherever a tokenizer has just been loaded from."""
     if tokenizer.is_fast:

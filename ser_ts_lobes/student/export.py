@@ -57,6 +57,8 @@ _TRAINING_KEYS = (
     "encoder_lr",
     "trainable_layers",
     "ts_weight",
+    "taught",
+    "prediction_weight",
     "residual_threshold",
 )
 _HYPERPARAMS = f"""\

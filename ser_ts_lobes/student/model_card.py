@@ -80,14 +80,20 @@ def _eval_results(config: dict[str, Any]) -> Iterator[huggingface_hub.EvalResult
                 )
 
 
+# By what the ``taught`` key names.
+_EMBEDDINGS = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
+
+
 def _what(config: dict[str, Any], name: str) -> str:
     low, high = config["label_range"]
     training = config["training"]
-    if "ts_weight" in training:
+    learnt = [_EMBEDDINGS[training.get("taught", "joint")]] if training.get("ts_weight") else []
+    learnt += ["predictions"] if training.get("prediction_weight") else []
+    if learnt:
         where = "everywhere" if training.get("residual_threshold") is None else "where the teacher can be trusted"
         taught = (
-            f"It was taught by a teacher that hears *and* reads: besides the labels it learnt the teacher's embedding, "
-            f"{where} (conditional teacher-student training, [ICASSP 2022]({_PAPER}))."
+            "It was taught by a teacher that hears *and* reads: besides the labels it learnt the teacher's "
+            f"{' and '.join(learnt)}, {where} (conditional teacher-student training, [ICASSP 2022]({_PAPER}))."
         )
     else:
         taught = "It learnt from the labels alone, without a teacher."

@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = give_names(
     reproducible="ReproducibleBrain",
     residuals="Residuals fit_residuals keep_mask",
     targets="TeacherTargets",
+    trust="Trust trust_by_residual trust_by_spread",
     uncertainty="DropoutSpread compare_rules keep_surest",
 )

@@ -15,8 +15,9 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.parallel import compute_frozen
-from ser_ts_lobes.lobes.text import TextEncoder
+from ser_ts_lobes.lobes.text import TextEncoder, embed_tokens
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
@@ -105,15 +106,13 @@ class EmotionBrain(ReproducibleBrain):
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
     def init_optimizers(self) -> None:
-        """Make one optimizer of two groups, the model and the encoder layers that learn, and the schedule, if any."""
-        encoder = [
-            parameter
-            for name, module in self.modules.items()
-            if name.endswith("_encoder")
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        ]
-        groups = [{"params": list(self.modules.model.parameters())}]
+        """Make one optimizer of two groups, the encoder layers that learn and all else, and the schedule, if any."""
+        encoder: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
+        for name, module in self.modules.items():
+            group = encoder if name.endswith("_encoder") else others
+            group += (parameter for parameter in module.parameters() if parameter.requires_grad)
+        groups: list[dict[str, Any]] = [{"params": others}]
         if encoder:
             groups.append({"params": encoder, "lr": self.hparams.encoder_lr})
         self.optimizer = self.opt_class(groups)
@@ -305,15 +304,24 @@ class TeacherBrain(EmotionBrain):
         self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
     ) -> None:
         self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
-        self._spreads: list[torch.Tensor] | None = None  # of the batches so far, while they are asked for
+        self._told: list[dict[str, torch.Tensor]] | None = None  # of the batches so far, while targets are made
         super().__init__(hparams, run_opts, manifests)
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
-        """Embed and predict a batch; while targets are made, also tell how sure that is."""
+        """Embed and predict a batch; while targets are made, tell the rest of them, too."""
         inputs = self.encode(batch)
-        if self._spreads is not None:
-            self._spreads.append(self.spread.of(self.modules.model, inputs, batch.id).cpu())
+        if self._told is not None:
+            self._told.append({name: told.cpu() for name, told in self._tell(inputs, batch.id).items()})
         return self.modules.model(**inputs)
+
+    def _tell(self, inputs, utterances):
+        """Give what targets hold of a batch besides the model's output, by their names."""
+        model = self.hparams.modules["model"]
+        told = {"spread": self.spread.of(model, inputs, utterances)}
+        if isinstance(model, EmotionModel) and model.text_pooling is not None:
+            read = inputs["tokens"], inputs["token_lens"]
+            told |= {"text": model.text_pooling(*read).float(), "sentence": embed_tokens(*read).float()}
+        return told
 
     def test(self, datasets: "dict[str, DynamicItemDataset]") -> None:
         """Test the best checkpoint; also write the text encoder, for others to read with, if it has learnt."""
@@ -323,7 +331,7 @@ class TeacherBrain(EmotionBrain):
             sb.utils.distributed.run_on_main(encoder.save, [RunFolder(self.hparams.output_folder).text_encoder_folder])
 
     def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
-        """Compute embedding, prediction, spread and residual (paper, Eq. 8) of each utterance.
+        """Compute embeddings, prediction, spread and residual (paper, Eq. 8) of each utterance.
 
         The line from prediction to label is fitted on the training set alone.
 
@@ -346,12 +354,12 @@ class TeacherBrain(EmotionBrain):
         if self.debug:
             raise InputError("Debug mode sees a few batches only, of which no targets are made: leave --debug out.")
         taught = {name: set for name, set in datasets.items() if self.manifests[name].labelled or name == UNRATED}
-        outputs, spreads = {}, {}
+        outputs, told = {}, {}
         for name, dataset in taught.items():
-            self._spreads = []
+            self._told = []
             outputs[name] = self.predict(dataset)
-            spreads[name] = torch.cat(self._spreads).numpy()
-        self._spreads = None
+            told[name] = {key: torch.cat([batch[key] for batch in self._told]).numpy() for key in self._told[0]}
+        self._told = None
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
         teacher = self.fingerprint()
         return {
@@ -366,7 +374,9 @@ class TeacherBrain(EmotionBrain):
                     "teacher": teacher,
                     "spread": str(self.spread),
                 },
-                spread=spreads[name],
+                spread=told[name]["spread"],
+                text=told[name].get("text"),
+                sentence=told[name].get("sentence"),
             )
             for name, output in outputs.items()
         }
@@ -375,14 +385,19 @@ class TeacherBrain(EmotionBrain):
 class StudentBrain(EmotionBrain):
     """Trains whatever only hears; with a teacher's targets, L = L_CCC + ts_weight * L_TS (paper, Eq. 7).
 
+    With ``prediction_weight``, that times the CCC loss between student's and teacher's prediction is added. Where
+    another embedding than the joint one is ``taught``, a linear layer, ``projector`` of `modules`, maps the student's
+    to it.
+
     With targets of speech that nobody rated, too, each batch has ``unrated_batch_size`` utterances of it behind the
-    rated ones: L_TS is of all, L_CCC of the rated ones. An epoch is one pass of these.
+    rated ones: what is taught is of all, L_CCC of the labels of the rated ones. An epoch is one pass of these.
 
     Parameters
     ----------
     hparams, run_opts, manifests
         As in `EmotionBrain`; with a teacher also ``ts_weight``, ``distance`` and ``distance_temperature``, as of
-        `ser_ts_lobes.training.losses.make_distance_loss`, and ``unrated_batch_size``.
+        `ser_ts_lobes.training.losses.make_distance_loss`, ``taught``, ``prediction_weight`` and
+        ``unrated_batch_size``.
     targets
         From `ser_ts_lobes.training.datasets.load_teacher`; None to learn alone.
     """
@@ -397,7 +412,13 @@ class StudentBrain(EmotionBrain):
         self.targets = targets or {}
         if self.targets:
             self.distance_loss = make_distance_loss(hparams["distance"], hparams["distance_temperature"])
+            if hparams["taught"] != "joint":
+                size = self.targets["train"].taught(hparams["taught"]).shape[1]
+                projector = _make_projector(hparams["modules"]["model"].output.in_features, size, hparams["seed"])
+                hparams = {**hparams, "modules": {**hparams["modules"], "projector": projector}}
         super().__init__(hparams, run_opts, manifests)
+        if "projector" in self.modules:
+            self.checkpointer.add_recoverable("projector", self.hparams.modules["projector"])
 
     def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees, the teacher included, and what it has read of unrated speech.
@@ -434,10 +455,24 @@ class StudentBrain(EmotionBrain):
         return ~batch.labels.isnan().any(dim=1)
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
-        """Compute L_CCC; in training with a teacher, add the distance to its embedding."""
+        """Compute L_CCC; in training with a teacher, add what it teaches."""
         loss = super().compute_objectives(output, batch, stage)
-        if stage == sb.Stage.TRAIN and self.targets:
-            distance = self.distance_loss(output.embedding, batch.teacher_embedding, batch.keep)
-            self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
-            loss = loss + self.hparams.ts_weight * distance
+        if stage != sb.Stage.TRAIN or not self.targets:
+            return loss
+        embedding = self.modules.projector(output.embedding) if "projector" in self.modules else output.embedding
+        distance = self.distance_loss(embedding, batch.teacher_embedding, batch.keep)
+        self.batch_means.add(ts_distance=distance, kept=gather_batch(batch.keep.float()).mean())
+        loss = loss + self.hparams.ts_weight * distance
+        if self.hparams.prediction_weight:
+            taught = self.modules.label_scale.standardise(batch.teacher_prediction)
+            difference = ccc_loss(output.prediction, taught, self.hparams.ccc_weights, batch.prediction_trust)
+            self.batch_means.add(ts_ccc_loss=difference)
+            loss = loss + self.hparams.prediction_weight * difference
         return loss
+
+
+def _make_projector(input_size: int, output_size: int, seed: int) -> torch.nn.Linear:
+    """Make the layer that maps a student's embedding to the teacher's; it is the seed's, whatever was random before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, 2))  # as nothing else
+        return torch.nn.Linear(input_size, output_size)

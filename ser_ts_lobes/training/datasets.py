@@ -17,9 +17,8 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.features import FrozenFeatures
-from ser_ts_lobes.training.residuals import keep_mask
 from ser_ts_lobes.training.targets import TeacherTargets, targets_file
-from ser_ts_lobes.training.uncertainty import keep_surest
+from ser_ts_lobes.training.trust import Trust, trust_by_residual, trust_by_spread
 
 if TYPE_CHECKING:
     from ser_ts_lobes.data.manifests import Manifest
@@ -196,6 +195,7 @@ def load_teacher(manifests: "dict[str, Manifest]", hparams: dict[str, Any]) -> d
         From `load_manifests`.
     hparams
         ``teacher_folder``: the teacher's run; a system without that key learns alone. ``scripts``: what makes it.
+        ``taught``: which embedding is asked for, as of `ser_ts_lobes.training.targets.TeacherTargets.taught`.
 
     Returns
     -------
@@ -205,8 +205,8 @@ def load_teacher(manifests: "dict[str, Manifest]", hparams: dict[str, Any]) -> d
     Raises
     ------
     InputError
-        If an earlier step is missing, or the targets were made by another teacher or for another manifest; it names
-        the commands to run.
+        If an earlier step is missing, or the targets were made by another teacher or for another manifest, or lack what
+        is taught; it names the commands to run.
     """
     if "teacher_folder" not in hparams:
         return {}
@@ -225,6 +225,7 @@ def load_teacher(manifests: "dict[str, Manifest]", hparams: dict[str, Any]) -> d
         try:
             targets[name] = TeacherTargets.load(targets_file(teacher, name, fingerprint))
             targets[name].check(fingerprint, teacher.fingerprint)
+            targets[name].taught(hparams["taught"])
         except InputError as error:
             raise InputError(f"{error} The command is `{make_targets}`.") from error
     return targets
@@ -248,8 +249,8 @@ def make_datasets(
         From `load_manifests`.
     hparams
         ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
-        ``batch_size``, ``num_workers`` and, with a teacher, ``residual_threshold``; for unrated speech
-        ``unrated_keep``.
+        ``batch_size``, ``num_workers`` and, with a teacher, ``taught``, ``trust`` and ``residual_threshold``; for
+        unrated speech ``unrated_keep``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
     targets
@@ -269,26 +270,23 @@ def make_datasets(
         for name, manifest in manifests.items()
     }
     if targets:
-        keep = _keep_by_residual(targets["train"], hparams["residual_threshold"])
-        share = use_teacher(datasets["train"], manifests["train"], targets["train"], keep)
+        trust = _trust_rated(targets["train"], hparams, hparams["trust"])
+        use_teacher(datasets["train"], manifests["train"], targets["train"], trust, hparams["taught"])
         if UNRATED in targets:
-            keep = _keep_by_spread(
-                targets[UNRATED], share if hparams["unrated_keep"] is None else hparams["unrated_keep"]
-            )
-            unrated = datasets.pop(UNRATED)
-            use_teacher(unrated, manifests[UNRATED], targets[UNRATED], keep)
+            share = hparams["unrated_keep"]
+            if share is None:
+                share = float(np.mean(_trust_rated(targets["train"], hparams, "cut").embedding))
+            unrated, spread = datasets.pop(UNRATED), targets[UNRATED].spread
+            assert spread is not None
+            trust = trust_by_spread(spread, share, hparams["trust"])
+            use_teacher(unrated, manifests[UNRATED], targets[UNRATED], trust, hparams["taught"])
             datasets["train"] = MixedDataset(datasets["train"], unrated)
     return datasets
 
 
-def _keep_by_residual(targets, threshold):
+def _trust_rated(targets, hparams, kind):
     assert targets.residual is not None
-    return keep_mask(targets.residual, threshold)
-
-
-def _keep_by_spread(targets, share):
-    assert targets.spread is not None
-    return keep_surest(targets.spread, share)
+    return trust_by_residual(targets.residual, hparams["residual_threshold"], kind)
 
 
 def make_training_dataset(
@@ -332,31 +330,40 @@ def device_of(run_opts: dict[str, Any]) -> str:
     return str(run_opts["device"] or infer_device())
 
 
-def use_teacher(dataset: DynamicItemDataset, manifest: "Manifest", targets: TeacherTargets, keep: np.ndarray) -> float:
-    """Add each utterance's teacher embedding, and whether the teacher can be trusted there.
+def use_teacher(
+    dataset: DynamicItemDataset, manifest: "Manifest", targets: TeacherTargets, trust: Trust, taught: str = "joint"
+) -> None:
+    """Add what the teacher says of each utterance, and how far it can be trusted there.
 
     Parameters
     ----------
     dataset
-        To be trained on.
+        To be trained on; it gets the items ``teacher_embedding``, (E,); ``keep``, bool or a weight;
+        ``teacher_prediction``, (3,) on the corpus's scale; and ``prediction_trust``, (3,), bool or weights.
     manifest
         The manifest that it was made from.
     targets
         Of the same manifest.
-    keep
-        bool, of each row of the targets: whether the teacher can be trusted.
-
-    Returns
-    -------
-    float
-        Share of utterances kept, in 0-1.
+    trust
+        Of each row of the targets.
+    taught
+        Which embedding, as of `ser_ts_lobes.training.targets.TeacherTargets.taught`.
     """
     rows = dict(zip(manifest.utterances, targets.rows(list(manifest.utterances)), strict=True))
-    embedding = torch.from_numpy(targets.embedding)
-    dataset.add_dynamic_item(lambda utterance: embedding[rows[utterance]], "id", "teacher_embedding")
-    dataset.add_dynamic_item(lambda utterance: bool(keep[rows[utterance]]), "id", "keep")
-    dataset.set_output_keys([*dataset.pipeline.output_mapping, "teacher_embedding", "keep"])
-    share = float(np.mean(keep[list(rows.values())]))
+    items = {
+        "teacher_embedding": targets.taught(taught),
+        "keep": trust.embedding,
+        "teacher_prediction": targets.prediction.astype(np.float32),
+        "prediction_trust": trust.prediction,
+    }
+    for name, values in items.items():
+        _add_rows(dataset, name, torch.from_numpy(values), rows)
+    dataset.set_output_keys([*dataset.pipeline.output_mapping, *items])
     kind = "unrated" if manifest.name == UNRATED else "training"
-    logger.info(f"The student follows the teacher on {share:.1%} of {len(rows)} {kind} utterances.")
-    return share
+    share = float(np.mean(trust.embedding))
+    how = f"on {share:.1%} of" if trust.embedding.dtype == bool else f"with a mean weight of {share:.2f} on"
+    logger.info(f"The student follows the teacher {how} {len(rows)} {kind} utterances.")
+
+
+def _add_rows(dataset, name, tensor, rows):
+    dataset.add_dynamic_item(lambda utterance: tensor[rows[utterance]], "id", name)

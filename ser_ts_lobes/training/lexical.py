@@ -29,7 +29,7 @@ from ser_ts_lobes.lobes.listener import (
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.pieces import BLANK, Pieces, plain_words
 from ser_ts_lobes.lobes.reader import can_read, make_reader
-from ser_ts_lobes.lobes.text import TextEncoder
+from ser_ts_lobes.lobes.text import TextEncoder, embed_tokens
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.datasets import device_of, make_training_dataset
 from ser_ts_lobes.training.losses import sentence_loss
@@ -55,7 +55,7 @@ def embed_sentences(
     device: str = "cpu",
     progressbar: bool = True,
 ) -> torch.Tensor:
-    """Embed sentences as sentence-transformers do: the mean of their token vectors, of unit length.
+    """Embed sentences as sentence-transformers do (`ser_ts_lobes.lobes.text.embed_tokens`).
 
     Parameters
     ----------
@@ -92,8 +92,7 @@ def embed_sentences(
             n_tokens = torch.tensor([len(ids) for ids in batch], device=device)
             padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(device)
             vectors, lens = encoder(padded, n_tokens / padded.shape[1])
-            total = (vectors * valid_mask(lens, padded.shape[1]).unsqueeze(-1)).sum(dim=1)
-            embedded[rows] = torch.nn.functional.normalize(total, dim=-1).float().cpu()
+            embedded[rows] = embed_tokens(vectors, lens).float().cpu()
             bar.update(len(batch))
     return embedded
 

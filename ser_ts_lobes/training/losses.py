@@ -12,12 +12,15 @@ import torch
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.training.distributed import gather_batch
 
-#: A loss of student embeddings, teacher embeddings and the mask of what is kept.
+#: A loss of student embeddings, teacher embeddings and what is kept: a mask, or weights.
 DistanceLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def ccc_loss(
-    predictions: torch.Tensor, targets: torch.Tensor, weights: Sequence[float | torch.Tensor] | None = None
+    predictions: torch.Tensor,
+    targets: torch.Tensor,
+    weights: Sequence[float | torch.Tensor] | None = None,
+    trust: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the concordance loss, the sum over dimensions of alpha_j (1 - CCC_j).
 
@@ -33,6 +36,9 @@ def ccc_loss(
         Labels on the same scale, shape (B, D).
     weights
         alpha_j, shape (D,), used as given. By default all equal 1 / D, and the loss lies in [0, 2].
+    trust
+        bool or weights >= 0, shape (B, D), of each target: moments are weighted means. By default all count alike. A
+        dimension of which nothing is trusted has a CCC of 0 with a gradient of 0.
 
     Returns
     -------
@@ -42,7 +48,7 @@ def ccc_loss(
     Raises
     ------
     ValueError
-        If the shapes differ or aren't (B, D), or there isn't one weight a dimension.
+        If the shapes differ or aren't (B, D), or there isn't one weight a dimension, or one trust a target.
 
     Example
     -------
@@ -57,23 +63,34 @@ def ccc_loss(
             f"ccc_loss needs predictions and targets of one shape (batch, dimensions), "
             f"not {tuple(predictions.shape)} and {tuple(targets.shape)}."
         )
+    if trust is not None and trust.shape != targets.shape:
+        raise ValueError(f"ccc_loss needs trust of shape {tuple(targets.shape)}, not {tuple(trust.shape)}.")
     n_dimensions = predictions.shape[1]
-    pairs = gather_batch(torch.cat([_at_least_float32(predictions), _at_least_float32(targets)], dim=1))
-    predictions, targets = torch.split(pairs, n_dimensions, dim=1)
+    columns = [_at_least_float32(tensor) for tensor in (predictions, targets, trust) if tensor is not None]
+    rows = gather_batch(torch.cat(columns, dim=1))
+    predictions, targets, *trusts = torch.split(rows, n_dimensions, dim=1)
     alpha = torch.as_tensor(
-        [1 / n_dimensions] * n_dimensions if weights is None else weights, dtype=pairs.dtype, device=pairs.device
+        [1 / n_dimensions] * n_dimensions if weights is None else weights, dtype=rows.dtype, device=rows.device
     )
     if alpha.shape != (n_dimensions,):
         raise ValueError(f"ccc_loss needs {n_dimensions} weights, one a dimension, not shape {tuple(alpha.shape)}.")
 
     # CCC ignores a common shift. This one makes constant labels exactly 0, so that the rounding of their mean
     # can't pass for variance.
-    origin = targets[:1]
+    origin, share = targets[:1], None
+    if trusts:
+        [trust], total = trusts, trusts[0].sum(dim=0)
+        share = trust / torch.where(total > 0, total, 1)
+        origin = targets.gather(0, share.argmax(dim=0, keepdim=True))  # of one that is trusted
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return values.mean(dim=0) if share is None else (share * values).sum(dim=0)
+
     predictions, targets = predictions - origin, targets - origin
-    mean_p, mean_y = predictions.mean(dim=0), targets.mean(dim=0)
+    mean_p, mean_y = mean(predictions), mean(targets)
     centred_p, centred_y = predictions - mean_p, targets - mean_y
-    covariance = (centred_p * centred_y).mean(dim=0)
-    denominator = centred_p.square().mean(dim=0) + centred_y.square().mean(dim=0) + (mean_p - mean_y).square()
+    covariance = mean(centred_p * centred_y)
+    denominator = mean(centred_p.square()) + mean(centred_y.square()) + (mean_p - mean_y).square()
     # torch.where outside the division would still send 0 * inf = NaN back through it.
     ccc = 2 * covariance / torch.where(denominator > 0, denominator, 1)
     return (alpha * (1 - ccc)).sum()
@@ -92,7 +109,8 @@ def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: 
     teacher
         Teacher embeddings e_at, shape (B, E). Rows that aren't kept are never read.
     keep
-        bool, shape (B,): where the teacher is trusted (see `ser_ts_lobes.training.residuals.keep_mask`).
+        bool, shape (B,): where the teacher is trusted (see `ser_ts_lobes.training.residuals.keep_mask`). Or floating
+        weights >= 0 of the same shape: what is above 0 is kept, and the mean is weighted.
 
     Returns
     -------
@@ -102,16 +120,18 @@ def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: 
     Raises
     ------
     ValueError
-        If the shapes differ, or `keep` isn't bool of shape (B,).
+        If the shapes differ, or `keep` isn't bool or floating of shape (B,).
 
     Example
     -------
-    >>> student, teacher = torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [90.0, 90.0]])
+    >>> student, teacher = torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [9.0, 0.0]])
     >>> embedding_distance_loss(student, teacher, torch.tensor([True, False])).item()
     5.0
+    >>> embedding_distance_loss(student, teacher, torch.tensor([0.75, 0.25])).item()
+    6.0
     """
-    student, teacher = _kept(student, teacher, keep)
-    return _mean_over_batch(torch.linalg.vector_norm(teacher - student, dim=1))
+    student, teacher, weights = _kept(student, teacher, keep)
+    return _mean_over_batch(torch.linalg.vector_norm(teacher - student, dim=1), weights)
 
 
 def normalised_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -133,7 +153,7 @@ def normalised_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep:
     Raises
     ------
     ValueError
-        If the shapes differ, or `keep` isn't bool of shape (B,).
+        If the shapes differ, or `keep` isn't bool or floating of shape (B,).
 
     Example
     -------
@@ -141,8 +161,9 @@ def normalised_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep:
     >>> normalised_distance_loss(student, teacher, torch.tensor([True])).item()
     2.0
     """
-    student, teacher = _directions(*_kept(student, teacher, keep))
-    return _mean_over_batch(torch.linalg.vector_norm(teacher - student, dim=1))
+    student, teacher, weights = _kept(student, teacher, keep)
+    student, teacher = _directions(student, teacher)
+    return _mean_over_batch(torch.linalg.vector_norm(teacher - student, dim=1), weights)
 
 
 def cosine_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -162,7 +183,7 @@ def cosine_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: tor
     Raises
     ------
     ValueError
-        If the shapes differ, or `keep` isn't bool of shape (B,).
+        If the shapes differ, or `keep` isn't bool or floating of shape (B,).
 
     Example
     -------
@@ -170,8 +191,9 @@ def cosine_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: tor
     >>> cosine_distance_loss(student, teacher, torch.tensor([True])).item()
     1.0
     """
-    student, teacher = _directions(*_kept(student, teacher, keep))
-    return _mean_over_batch(1 - (student * teacher).sum(dim=1))
+    student, teacher, weights = _kept(student, teacher, keep)
+    student, teacher = _directions(student, teacher)
+    return _mean_over_batch(1 - (student * teacher).sum(dim=1), weights)
 
 
 def contrastive_distance_loss(
@@ -180,7 +202,8 @@ def contrastive_distance_loss(
     """Return how badly the student's embeddings tell their own teacher's from the others' of the batch (InfoNCE).
 
     The mean over kept utterances i of -log(exp(s_ii / t) / sum over kept j of exp(s_ij / t)), where s_ij is the cosine
-    of student i and teacher j and t the temperature. What isn't kept is neither drawn nor told apart.
+    of student i and teacher j and t the temperature. What isn't kept is neither drawn nor told apart; what is kept is
+    told apart from all others that are, whatever their weights.
 
     Parameters
     ----------
@@ -198,7 +221,7 @@ def contrastive_distance_loss(
     Raises
     ------
     ValueError
-        If the shapes differ, or `keep` isn't bool of shape (B,).
+        If the shapes differ, or `keep` isn't bool or floating of shape (B,).
 
     Example
     -------
@@ -207,9 +230,10 @@ def contrastive_distance_loss(
     >>> f"{loss.item():.4f}"  # log(1 + exp(-1 / 0.5))
     '0.1269'
     """
-    student, teacher = (gather_batch(rows) for rows in _directions(*_kept(student, teacher, keep)))
+    student, teacher, weights = _kept(student, teacher, keep)
+    student, teacher = (gather_batch(rows) for rows in _directions(student, teacher))
     logits = student @ teacher.T / temperature
-    return (logits.logsumexp(dim=1) - logits.diagonal()).sum() / max(len(logits), 1)
+    return _weighted_mean(logits.logsumexp(dim=1) - logits.diagonal(), gather_batch(weights))
 
 
 def make_distance_loss(kind: str, temperature: float) -> DistanceLoss:
@@ -250,28 +274,40 @@ def make_distance_loss(kind: str, temperature: float) -> DistanceLoss:
     return kinds[kind]
 
 
-def _kept(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the kept rows of this rank, (n, E) each, in float32 or better; no gradient reaches the teacher."""
+def _kept(
+    student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Give the kept rows of this rank, (n, E) each, and their weights, (n,), in float32 or better.
+
+    No gradient reaches the teacher.
+    """
     if student.shape != teacher.shape or student.dim() != 2:
         raise ValueError(
             f"A distance needs student and teacher of one shape (batch, embedding), "
             f"not {tuple(student.shape)} and {tuple(teacher.shape)}."
         )
-    if keep.dtype != torch.bool or keep.shape != student.shape[:1]:
+    if not (keep.dtype == torch.bool or keep.is_floating_point()) or keep.shape != student.shape[:1]:
         raise ValueError(
-            f"A distance needs keep as bool of shape ({len(student)},), not {keep.dtype} of shape {tuple(keep.shape)}."
+            f"A distance needs keep as bool or weights of shape ({len(student)},), "
+            f"not {keep.dtype} of shape {tuple(keep.shape)}."
         )
-    return _at_least_float32(student[keep]), _at_least_float32(teacher[keep]).detach()
+    kept = keep > 0
+    student, teacher = _at_least_float32(student[kept]), _at_least_float32(teacher[kept]).detach()
+    return student, teacher, keep[kept].to(student.dtype)
 
 
 def _directions(*embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(torch.nn.functional.normalize(rows, dim=1) for rows in embeddings)
 
 
-def _mean_over_batch(distances: torch.Tensor) -> torch.Tensor:
-    """Give the mean of this rank's distances, (n,), and all others'; of none, 0 with a gradient of 0."""
-    distances = gather_batch(distances)
-    return distances.sum() / max(len(distances), 1)
+def _mean_over_batch(distances: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Give the weighted mean of this rank's distances, (n,), and all others'."""
+    return _weighted_mean(gather_batch(distances), gather_batch(weights))
+
+
+def _weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Give the weighted mean of values, (n,); of none, 0 with a gradient of 0."""
+    return (values * weights).sum() / (float(weights.sum()) or 1)
 
 
 def sentence_loss(

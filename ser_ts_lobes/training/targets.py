@@ -18,16 +18,20 @@ from ser_ts_lobes.results.run_folder import RunFolder
 
 _DTYPES = {
     "embedding": np.float32,
+    "text": np.float32,
+    "sentence": np.float32,
     "prediction": np.float64,
     "label": np.float64,
     "residual": np.float64,
     "spread": np.float64,
 }
+# By what a recipe's ``taught`` key names.
+_TAUGHT = {"joint": "embedding", "text": "text", "sentence": "sentence"}
 
 
 @dataclass(eq=False)
 class TeacherTargets:
-    """Teacher embedding, prediction, residual and spread of each utterance, by utterance id.
+    """Teacher embeddings, prediction, residual and spread of each utterance, by utterance id.
 
     Attributes
     ----------
@@ -40,6 +44,12 @@ class TeacherTargets:
         in `ser_ts_lobes.training.residuals`. Their threshold is the student's hyper-parameter, so no mask is kept.
     made_from
         Fingerprints of what made them: "manifest", "teacher" (checkpoint), "code" (version).
+    spread
+        float64, (N, 3), of the predictions under dropout (`ser_ts_lobes.training.uncertainty.DropoutSpread`).
+    text
+        What the teacher's text branch makes of the tokens, u_t, float32, (N, H).
+    sentence
+        What its text encoder says of the sentence (`ser_ts_lobes.lobes.text.embed_tokens`), float32, (N, D).
     path
         The file they were loaded from, for error messages.
     """
@@ -51,6 +61,8 @@ class TeacherTargets:
     residual: np.ndarray | None
     made_from: dict[str, str]
     spread: np.ndarray | None = None
+    text: np.ndarray | None = None
+    sentence: np.ndarray | None = None
     path: Path | None = field(default=None, kw_only=True)
 
     def save(self, path: str | Path) -> None:
@@ -109,6 +121,8 @@ class TeacherTargets:
             tensors.get("residual"),
             made_from,
             tensors.get("spread"),
+            tensors.get("text"),
+            tensors.get("sentence"),
             path=path,
         )
 
@@ -137,6 +151,32 @@ class TeacherTargets:
         ]
         if differences:
             raise InputError(f"{self._where}: made from {' and '.join(differences)}: make the teacher targets again.")
+
+    def taught(self, kind: str) -> np.ndarray:
+        """Return the embedding that a student is taught.
+
+        Parameters
+        ----------
+        kind
+            ``joint``: e_at. ``text``: `text`. ``sentence``: `sentence`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, shape (N, size).
+
+        Raises
+        ------
+        InputError
+            If these targets lack it.
+        """
+        embedding: np.ndarray | None = getattr(self, _TAUGHT[kind])
+        if embedding is None:
+            raise InputError(
+                f"{self._where}: there is no {kind} embedding; an earlier version made them, or the teacher has none: "
+                "make the teacher targets again."
+            )
+        return embedding
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Return the row of each utterance.
@@ -237,7 +277,7 @@ def _problem(ids: list[str], tensors: dict[str, np.ndarray]) -> str | None:
     for name, values in tensors.items():
         if values.dtype != _DTYPES[name]:
             return f"{name} is {values.dtype}, not {np.dtype(_DTYPES[name])}"
-        columns = values.shape[1:] if name == "embedding" else (len(DIMENSIONS),)
+        columns = values.shape[1:] if name in _TAUGHT.values() else (len(DIMENSIONS),)
         if values.ndim != 2 or values.shape != (len(ids), *columns):
             return f"{name} has shape {values.shape} for {len(ids)} utterances"
         finite = np.isfinite(values).all(axis=1)

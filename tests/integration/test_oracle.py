@@ -20,8 +20,7 @@ import torch
 from speechbrain.dataio.batch import PaddedData
 from transformers import BertModel, BertTokenizerFast, HubertConfig, HubertModel
 
-from ser_ts_lobes.training import brains, residuals
-from ser_ts_lobes.training import datasets as dataio
+from ser_ts_lobes.training import brains, residuals, trust
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 from ser_ts_lobes.training.targets import TeacherTargets
 from tests import oracle
@@ -332,7 +331,7 @@ def measure_on_validation(patch, folder):
     """Take the standard deviations of the validation residuals."""
     targets = TeacherTargets.load(folder / "results" / "teacher" / "1986" / "targets" / "valid.safetensors")
     patch.setattr(
-        dataio,
+        trust,
         "keep_mask",
         lambda residual, threshold: (np.abs(residual) <= threshold * targets.residual.std(axis=0)).all(axis=1),
     )

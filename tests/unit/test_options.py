@@ -30,6 +30,9 @@ def test_the_recipes_settings_are_in_range(path):
         ("feature_dtype", "int8", "choose one of float16, bfloat16, float32"),
         ("max_grad_norm", 0, "give a number above 0, or null to clip nothing"),
         ("max_grad_norm", True, "give a number above 0, or null to clip nothing"),
+        ("prediction_weight", -1, "give a number from 0 on"),
+        ("taught", "words", "choose one of joint, text, sentence"),
+        ("trust", "hard", "choose one of cut, soft, per_dimension"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
     ],
 )
@@ -41,6 +44,29 @@ def test_a_setting_out_of_range_is_one_sentence(name, value, said):
 def test_the_ends_of_the_ranges_are_in_range():
     check_settings({"batch_size": 1, "num_workers": 0, "lr": 0, "residual_threshold": 0, "max_grad_norm": 1e-9})
     check_settings({"residual_threshold": None, "max_grad_norm": None})
+
+
+TEACHING = {"taught": "text", "trust": "per_dimension", "residual_threshold": 2, "prediction_weight": 1, "ts_weight": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trust": "soft", "residual_threshold": None}, "trust is soft, and residual_threshold is None: give a number"),
+        ({"trust": "soft", "residual_threshold": 0}, "trust is soft, and residual_threshold is 0: give a number"),
+        ({"residual_threshold": None}, "trust is per_dimension, and residual_threshold is None: give a number"),
+        (
+            {"prediction_weight": 0.0},
+            "trust is per_dimension, which is of the teacher's prediction, and prediction_wei",
+        ),
+        ({"ts_weight": 0}, "taught is text, and ts_weight is 0, so no embedding is taught"),
+    ],
+)
+def test_what_would_have_no_effect_on_a_student_is_refused(changes, said):
+    check_settings(TEACHING)
+    check_settings(TEACHING | {"taught": "joint", "trust": "cut", "residual_threshold": None, "ts_weight": 0})
+    with pytest.raises(InputError, match=f"^{said}"):
+        check_settings(TEACHING | changes)
 
 
 def test_parts_of_a_batch_have_no_ccc_of_the_whole():

@@ -12,6 +12,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
 
 import ser_ts_lobes.student.export as export_module
@@ -248,7 +249,22 @@ def test_a_taught_student_shows_its_teachers_residuals(trained, run, tmp_path):
     export(taught, tmp_path / "student", corpus="Tones 1.0")
     card = (tmp_path / "student" / "README.md").read_text()
     assert (tmp_path / "student" / "teacher_residuals.png").read_bytes() == b"a picture"
-    assert "](teacher_residuals.png)" in card and "taught by a teacher" in card and "Tones-1.0" in card
+    assert "](teacher_residuals.png)" in card and "Tones-1.0" in card
+    assert "taught by a teacher" in card and "it learnt the teacher's embedding, everywhere" in card
+
+
+def test_what_maps_a_student_to_its_teacher_stays_behind(trained, run, student_folder, tmp_path):
+    taught = shutil.copytree(trained, tmp_path / "moved") / run.relative_to(trained)
+    text = (run / "hyperparams.yaml").read_text()
+    more = "ts_weight: 30\ntaught: sentence\nprediction_weight: 0.5\nresidual_threshold: 2.0\n"
+    (taught / "hyperparams.yaml").write_text(f"{text}\n{more}")
+    for checkpoint in (taught / "save").glob("CKPT*"):
+        torch.save(torch.nn.Linear(128, 24).state_dict(), checkpoint / "projector.ckpt")
+    export(taught, tmp_path / "student")
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "student", student_folder)]
+    assert weights[0] == weights[1]
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "it learnt the teacher's embedding of the sentence and predictions, where the teacher can be" in card
 
 
 def test_the_working_folder_stays_and_paths_belong_where_training_ran(trained, tiny_hubert, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
+from ser_ts_lobes.training.lexical import embed_sentences
 from ser_ts_lobes.training.losses import ccc_loss
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -33,7 +34,10 @@ SYSTEMS = {
     "hubert_base": (StudentBrain, {}),
     "ft": (StudentBrain, {"trainable_layers": 1}),
     "cts": (StudentBrain, {"trainable_layers": 1, "pooling": "transformer"}),
-    "cts_unrated": (StudentBrain, {"trainable_layers": 1}),
+    "cts_unrated": (
+        StudentBrain,
+        {"trainable_layers": 1, "taught": "sentence", "prediction_weight": 2, "trust": "soft"},
+    ),
     "teacher": (TeacherBrain, {}),
     "atmaja": (TeacherBrain, {}),
 }
@@ -90,6 +94,16 @@ def train(brain, hparams, datasets):
     brain.train(datasets)
 
 
+def make_embeddings(n):
+    """Give random embeddings of the teacher, by name, with sizes of their own."""
+    random = np.random.default_rng(n)
+    sentence = random.normal(size=(n, 24)).astype(np.float32)
+    return {
+        "text": random.normal(size=(n, 20)).astype(np.float32),
+        "sentence": sentence / np.linalg.norm(sentence, axis=1, keepdims=True),
+    }
+
+
 def make_targets(manifest, embedding=0.0):
     n = len(manifest.utterances)
     residual = np.zeros((n, 3))
@@ -101,6 +115,7 @@ def make_targets(manifest, embedding=0.0):
         label=manifest.labels(),
         residual=residual - residual.mean(),
         made_from={"manifest": manifest.fingerprint, "teacher": "t"},
+        **make_embeddings(n),
     )
 
 
@@ -406,6 +421,7 @@ def make_unrated_targets(manifest, embedding=0.0):
         residual=None,
         made_from={"manifest": manifest.fingerprint, "teacher": "t", "spread": "s"},
         spread=np.linspace(0, 1, 3 * n).reshape(n, 3),
+        **make_embeddings(n),
     )
 
 
@@ -439,6 +455,124 @@ def test_unrated_utterances_are_in_the_distance_alone(make_brain, with_unrated, 
     expected = ccc_loss(output.prediction[:8], labels) + 7 * norms[kept].mean()
     torch.testing.assert_close(loss, expected)
     assert brain.batch_means.take()["kept"] == pytest.approx(kept.float().mean().item())
+
+
+def one_step(brain, datasets, hparams):
+    """Give the first batch, what the Brain says of it, its loss, and what it logs."""
+    batch = first_batch(brain, datasets, hparams)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    return batch, output, brain.compute_objectives(output, batch, torch_stage("TRAIN")), brain.batch_means.take()
+
+
+@pytest.mark.parametrize("kind", ["text", "sentence"])
+def test_another_embedding_is_taught_through_a_layer_of_the_students_own(make_brain, manifests, kind):
+    targets = make_targets(manifests["train"])
+    options = {"taught": kind, "residual_threshold": 1.5, "batch_size": 24, "ts_weight": 7, "trainable_layers": 0}
+    brain, hparams, datasets = make_brain("cts", targets=targets, **options)
+    _, _, loss, means = one_step(brain, datasets, hparams)
+    batch, output, _, _ = one_step(brain, datasets, hparams)
+    layer = brain.modules.projector
+    mapped = output.embedding.detach().double().numpy() @ layer.weight.detach().double().numpy().T
+    rows = targets.rows(batch.id)
+    distances = np.linalg.norm(mapped + layer.bias.detach().double().numpy() - getattr(targets, kind)[rows], axis=1)
+    trusted = rows >= 6
+    assert means["ts_distance"] == pytest.approx(distances[trusted].mean(), rel=1e-5) and means["kept"] == 0.75
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 7 * means["ts_distance"], rel=1e-5)
+    loss.backward()
+    brain.init_optimizers()
+    [group] = brain.optimizer.param_groups
+    assert {id(p) for p in layer.parameters()} < {id(p) for p in group["params"]}
+    assert all((p.grad != 0).any() for p in [*layer.parameters(), *hparams["model"].projection.parameters()])
+
+
+def test_the_projector_is_the_seeds_own_and_in_the_checkpoint(make_brain, manifests, tmp_path):
+    targets = make_targets(manifests["train"])
+    layers = []
+    for noise, seed in ((1, 1986), (2, 1986), (1, 7)):
+        torch.manual_seed(noise)
+        options = {"taught": "text", "trainable_layers": 0, "seed": seed, "run": 1986, "number_of_epochs": 1}
+        brain, _, datasets = make_brain("ts", targets=targets, **options)
+        layers.append(brain.modules.projector.weight.detach().clone())
+    assert layers[0].shape == (20, 128) and layers[0].equal(layers[1]) and not layers[0].equal(layers[2])
+    brain.train(datasets)
+    learnt = brain.modules.projector.weight.detach().clone()
+    assert not learnt.equal(layers[2])
+    [path] = (tmp_path / "results/ts/1986/save").glob("*/projector.ckpt")
+    assert torch.load(path)["weight"].equal(learnt)
+    joint, _, _ = make_brain("ts", targets=targets, trainable_layers=0, run="joint")
+    assert "projector" not in joint.modules and "projector" not in joint.checkpointer.recoverables
+
+
+@pytest.mark.parametrize(("then", "now"), [("joint", "text"), ("text", "joint"), ("text", "sentence")])
+def test_a_student_that_is_taught_something_else_does_not_go_on(make_brain, manifests, then, now):
+    def make(taught):
+        options = {"settings": {"taught": taught}, "taught": taught, "trainable_layers": 0}
+        return ready(make_brain("ts", targets=make_targets(manifests["train"]), **options)[0])
+
+    end_epoch(make(then), 1, lambda label: label + 1)
+    with pytest.raises(InputError, match=f"was trained with taught {then}, not {now}: give the old value"):
+        make(now)
+
+
+def weighted_ccc(p, y, weights):
+    """Lin's CCC with weighted population moments, in float64, a value a dimension."""
+    mean_p, mean_y = (np.average(x, axis=0, weights=weights) for x in (p, y))
+    var_p, var_y, cov = (
+        np.average((a - m) * (b - n), axis=0, weights=weights)
+        for a, m, b, n in ((p, mean_p, p, mean_p), (y, mean_y, y, mean_y), (p, mean_p, y, mean_y))
+    )
+    return 2 * cov / (var_p + var_y + (mean_p - mean_y) ** 2)
+
+
+@pytest.mark.parametrize("trust", ["cut", "soft", "per_dimension"])
+def test_the_teachers_prediction_is_taught_where_it_is_trusted(make_brain, with_unrated, unrated_options, trust):
+    targets = unrated_options["targets"]
+    random = np.random.default_rng(3)
+    for of_split in targets.values():
+        of_split.prediction = random.normal(4, 1, of_split.prediction.shape)
+    rated = targets["train"]
+    rated.residual = random.normal(size=rated.residual.shape)
+    targets[UNRATED].spread = random.uniform(size=targets[UNRATED].spread.shape)
+    options = unrated_options | {"trust": trust, "prediction_weight": 5, "ts_weight": 7, "trainable_layers": 0}
+    brain, hparams, datasets = make_brain("cts_unrated", ccc_weights=[0.5, 0.3, 0.2], **options)
+    batch, output, loss, means = one_step(brain, datasets, hparams)
+
+    excess = np.abs(rated.residual) / (1.5 * rated.residual.std(axis=0))
+    largest = targets[UNRATED].spread.max(axis=1)
+    beyond = {
+        "train": excess,
+        UNRATED: targets[UNRATED].spread / np.sort(largest)[9],  # that of the surest half of 20
+    }
+    if trust == "per_dimension":
+        beyond[UNRATED] = targets[UNRATED].spread / np.sort(targets[UNRATED].spread, axis=0)[9]
+    weights, taught = [], []
+    for utterance in batch.id:
+        split = "train" if utterance in rated.ids else UNRATED
+        row = targets[split].ids.index(utterance)
+        ratio = beyond[split][row]
+        whole = np.full(3, ratio.max())
+        weights.append({"cut": whole <= 1, "soft": np.exp(-(whole**2)), "per_dimension": ratio <= 1}[trust])
+        taught.append(targets[split].prediction[row])
+    labels = with_unrated["train"].labels()
+    standardised = (np.array(taught) - labels.mean(axis=0)) / labels.std(axis=0)
+    ccc = weighted_ccc(output.prediction.detach().double().numpy(), standardised, np.array(weights, float))
+    assert len(weights) == 14 and np.isfinite(ccc).all()
+    assert means["ts_ccc_loss"] == pytest.approx((1 - ccc) @ [0.5, 0.3, 0.2], rel=1e-4)
+    expected = means["ccc_loss"] + 7 * means["ts_distance"] + 5 * means["ts_ccc_loss"]
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    if trust == "soft":
+        norms = (output.embedding - batch.teacher_embedding).norm(dim=1).detach().double().numpy()
+        first = np.array(weights)[:, 0]
+        assert means["ts_distance"] == pytest.approx(np.average(norms, weights=first), rel=1e-4)
+        assert means["kept"] == pytest.approx(first.mean(), rel=1e-5)
+
+
+def test_without_a_weight_the_teachers_prediction_is_not_looked_at(make_brain, manifests):
+    brain, hparams, datasets = make_brain("ts", targets=make_targets(manifests["train"]), trainable_layers=0)
+    _, _, loss, means = one_step(brain, datasets, hparams)
+    assert means.keys() == {"ccc_loss", "ts_distance", "kept"}
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 30 * means["ts_distance"], rel=1e-6)
 
 
 def test_an_epoch_on_both_is_one_pass_of_the_rated_ones(make_brain, with_unrated, unrated_options):
@@ -582,6 +716,8 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     np.testing.assert_allclose(targets["test1"].label[row], manifests["test1"].labels()[0], atol=1e-6)
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(targets["train"].embedding)))
     np.testing.assert_allclose(restored.detach(), targets["train"].prediction, atol=1e-4)
+    check_what_is_read(targets["test1"], manifests["test1"], hparams, atol=1e-5)  # whole, from audio and text
+    check_what_is_read(targets["train"], manifests["train"], hparams, atol=0.002)  # from features kept in float16
     brain.test({"test1": datasets["test1"]})
     report = RunFolder(hparams["output_folder"]).report()
     assert targets["train"].made_from == {
@@ -591,6 +727,27 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     }
     # The words have made a teacher's numbers, too.
     assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
+
+
+def check_what_is_read(targets, manifest, hparams, atol):
+    """Compare the embeddings of text and sentence with those of each transcript on its own."""
+    encoder, gru = hparams["text_encoder"], hparams["model"].text_pooling.gru
+    transcripts = [manifest.utterances[utterance]["transcript"] for utterance in targets.ids]
+    sentences = embed_sentences(encoder, transcripts, progressbar=False)
+    np.testing.assert_allclose(targets.sentence, sentences, atol=atol)
+    np.testing.assert_allclose(np.linalg.norm(targets.sentence, axis=1), 1, atol=1e-5)
+    with torch.no_grad():
+        tokens = [encoder(encoder.tokenize(text).unsqueeze(0), torch.ones(1))[0] for text in transcripts]
+        text = torch.cat([gru(vectors)[0][:, -1] for vectors in tokens])
+    np.testing.assert_allclose(targets.text, text, atol=atol)
+    assert targets.text.std(axis=0).max() > 10 * atol and targets.text.shape[1] == 128
+
+
+def test_a_teacher_without_a_text_branch_of_its_own_has_no_embedding_of_it(make_brain):
+    brain, _, datasets = make_brain("atmaja", TeacherBrain, number_of_epochs=1)
+    brain.train(datasets)
+    targets = brain.make_targets(datasets)["train"]
+    assert targets.text is None and targets.sentence is None and (targets.spread > 0).all()
 
 
 @pytest.fixture(scope="module")
@@ -627,7 +784,7 @@ def test_targets_are_made_of_unrated_speech_too(make_brain, manifests, with_unra
     np.testing.assert_allclose(restored.detach(), unrated.prediction, atol=1e-4)
     assert targets.keys() == without.keys()
     for split, of_split in without.items():  # rated ones are as they were
-        for name in ("embedding", "prediction", "label", "residual", "spread"):
+        for name in ("embedding", "prediction", "label", "residual", "spread", "text", "sentence"):
             np.testing.assert_array_equal(getattr(targets[split], name), getattr(of_split, name))
 
 

@@ -33,6 +33,7 @@ from ser_ts_lobes.training.feature_store import find_networks
 from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.residuals import keep_mask
 from ser_ts_lobes.training.targets import TeacherTargets, save_targets, targets_file
+from ser_ts_lobes.training.trust import trust_by_residual, trust_by_spread
 from ser_ts_lobes.training.uncertainty import keep_surest
 from tests.fixtures_msp import WORDS, write_msp_tree
 
@@ -59,7 +60,7 @@ def manifests(prepared):
 
 def hparams_of(modules, **changes):
     settings = {"feature_folder": None, "feature_dtype": "float32", "batch_size": 4, "num_workers": 0}
-    return {"modules": modules, **settings, **changes}
+    return {"modules": modules, "taught": "joint", "trust": "cut", **settings, **changes}
 
 
 def word_encoder(folder):
@@ -99,7 +100,7 @@ def save_teacher(folder, targets, fingerprint="teacher"):
     (folder / "targets").mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"fingerprint": fingerprint, "test": {}}))
     targets.save(folder / "targets" / "train.safetensors")
-    return {"teacher_folder": folder, "scripts": SCRIPTS}
+    return {"teacher_folder": folder, "scripts": SCRIPTS, "taught": "joint"}
 
 
 def test_a_dataset_gives_what_the_manifest_says(manifests, tiny_bert):
@@ -252,19 +253,50 @@ def test_the_training_set_alone_gets_the_teacher(manifests, threshold):
     assert "keep" not in make_datasets(manifests, hparams, RUN_OPTS)["train"][0]
 
 
-@pytest.mark.parametrize("threshold", [2.0, None])
-def test_each_utterance_gets_its_own_teacher(manifests, threshold, caplog):
+@pytest.mark.parametrize(
+    ("threshold", "kind", "said"),
+    [
+        (2.0, "cut", "on 87.5% of 8"),
+        (None, "cut", "on 100.0% of 8"),
+        (2.0, "per_dimension", "on 87.5% of 8"),
+        (2.0, "soft", "with a mean weight of 0.80 on 8"),
+    ],
+)
+def test_each_utterance_gets_its_own_teacher(manifests, threshold, kind, said, caplog):
     targets = make_targets(manifests["train"])
     dataset = make_dataset(manifests["train"])
+    trust = trust_by_residual(targets.residual, threshold, kind)
     with caplog.at_level(logging.INFO):
-        share = use_teacher(dataset, manifests["train"], targets, keep_mask(targets.residual, threshold))
-    assert f"follows the teacher on {'100.0' if threshold is None else '87.5'}% of 8 training" in caplog.text
-    keep = keep_mask(targets.residual, threshold)
-    assert share == keep.mean() and keep.all() == (threshold is None)
+        use_teacher(dataset, manifests["train"], targets, trust)
+    assert f"The student follows the teacher {said} training utterances." in caplog.text
     for item in dataset:
         row = targets.ids.index(item["id"])
         np.testing.assert_array_equal(item["teacher_embedding"], targets.embedding[row])
-        assert item["keep"] == keep[row]
+        np.testing.assert_array_equal(item["teacher_prediction"], targets.prediction[row].astype(np.float32))
+        assert item["keep"] == trust.embedding[row] and item["keep"].dtype == torch.from_numpy(trust.embedding).dtype
+        np.testing.assert_array_equal(item["prediction_trust"], trust.prediction[row], strict=True)
+
+
+@pytest.mark.parametrize("kind", ["text", "sentence"])
+def test_each_utterance_gets_the_embedding_that_is_taught(manifests, kind):
+    targets = make_targets(manifests["train"])
+    random = np.random.default_rng(2)
+    targets.text, targets.sentence = (random.normal(size=(8, size)).astype(np.float32) for size in (6, 7))
+    hparams = hparams_of({"speech_encoder": ShortTermStatistics()}, residual_threshold=2.0, taught=kind)
+    for item in make_datasets(manifests, hparams, RUN_OPTS, {"train": targets})["train"]:
+        np.testing.assert_array_equal(item["teacher_embedding"], getattr(targets, kind)[targets.ids.index(item["id"])])
+
+
+def test_targets_of_before_are_refused_where_they_lack_what_is_taught(manifests, tmp_path):
+    hparams = save_teacher(tmp_path / "teacher", make_targets(manifests["train"]))
+    assert load_teacher(manifests, hparams)
+    with pytest.raises(InputError) as error:
+        load_teacher(manifests, hparams | {"taught": "sentence"})
+    assert str(error.value) == (
+        f"{tmp_path / 'teacher/targets/train.safetensors'}: there is no sentence embedding; an earlier version made "
+        "them, or the teacher has none: make the teacher targets again. The command is `python make_its_targets.py "
+        "hparams/teacher.yaml`."
+    )
 
 
 @pytest.fixture
@@ -307,6 +339,24 @@ def test_unrated_utterances_follow_the_rated_ones_in_training(with_unrated, shar
         assert item["keep"] == keep[row] and item["speech"].dim() == 1
     alone = make_datasets(with_unrated, hparams, RUN_OPTS, {"train": targets["train"]})["train"]
     assert [item["keep"] for item in alone] == [item["keep"] for item in items[:8]]
+
+
+@pytest.mark.parametrize("kind", ["soft", "per_dimension"])
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_unrated_speech_is_trusted_in_the_same_way_by_its_spread(with_unrated, kind, share):
+    targets = {"train": make_targets(with_unrated["train"]), UNRATED: make_unrated_targets(with_unrated[UNRATED])}
+    options = {"residual_threshold": 2.0, "unrated_keep": share, "trust": kind}
+    hparams = hparams_of({"speech_encoder": ShortTermStatistics()}, **options)
+    mixed = make_datasets(with_unrated, hparams, RUN_OPTS, targets)["train"]
+    # By default on as large a share as the cut keeps of the rated ones.
+    by_spread = trust_by_spread(targets[UNRATED].spread, 7 / 8 if share is None else share, kind)
+    by_residual = trust_by_residual(targets["train"].residual, 2.0, kind)
+    for dataset, name, trust in ((mixed.rated, "train", by_residual), (mixed.unrated, UNRATED, by_spread)):
+        for item in dataset:
+            row = targets[name].ids.index(item["id"])
+            assert item["keep"] == trust.embedding[row]
+            np.testing.assert_array_equal(item["prediction_trust"], trust.prediction[row])
+            np.testing.assert_array_equal(item["teacher_prediction"], targets[name].prediction[row].astype(np.float32))
 
 
 def test_frozen_features_of_unrated_speech_are_kept(with_unrated, tmp_path):

@@ -76,6 +76,79 @@ def test_ccc_loss_is_float32_under_autocast():
     assert loss.item() == ccc_loss(predictions.float(), targets).item()
 
 
+def weighted_ccc_in_numpy(predictions, targets, trust):
+    """Return CCC of each column through numpy's weighted covariance matrix and mean."""
+    values = []
+    for p, y, weights in zip(predictions.T, targets.T, trust.T, strict=True):
+        (var_p, cov), (_, var_y) = np.cov(p, y, ddof=0, aweights=weights)
+        difference = np.average(p, weights=weights) - np.average(y, weights=weights)
+        values.append(2 * cov / (var_p + var_y + difference**2))
+    return np.array(values)
+
+
+def trust_of(*shape):
+    """Give weights in 0-1, some of them 0."""
+    return random(*shape, seed=3, dtype=torch.float64).clamp(0, 1)
+
+
+@pytest.mark.parametrize("trust", [trust_of(32, 3), trust_of(32, 3) > 0.2], ids=["weights", "mask a dimension"])
+def test_ccc_loss_weighs_what_is_trusted(trust):
+    predictions, targets = random(32, 3, dtype=torch.float64), random(32, 3, seed=1, dtype=torch.float64)
+    arrays = (tensor.double().numpy() for tensor in (predictions, targets, trust))
+    expected = (1 - weighted_ccc_in_numpy(*arrays)) @ [0.7, 0.2, 0.1]
+    assert ccc_loss(predictions, targets, [0.7, 0.2, 0.1], trust).item() == pytest.approx(expected, rel=1e-13)
+    single = ccc_loss(predictions.float(), targets.float() + 1000, trust=trust.float())
+    far = weighted_ccc_in_numpy(predictions.numpy(), targets.numpy() + 1000, trust.double().numpy())
+    assert single.dtype == torch.float32 and single.item() == pytest.approx(np.mean(1 - far), rel=1e-4)
+    predictions.requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: ccc_loss(rows, targets, None, trust), (predictions,))
+    ccc_loss(predictions, targets, None, trust).backward()
+    assert ((predictions.grad != 0) == (trust > 0)).all()
+
+
+def test_trust_in_rows_alone_is_the_ccc_of_these():
+    predictions, targets = random(32, 3), random(32, 3, seed=1)
+    rows = random(32, seed=2) > 0
+    trusted = ccc_loss(predictions, targets, trust=rows[:, None].expand(32, 3))
+    assert trusted.item() == pytest.approx(ccc_loss(predictions[rows], targets[rows]).item(), rel=1e-6)
+    everywhere = ccc_loss(predictions, targets, trust=torch.ones(32, 3))
+    assert everywhere.item() == pytest.approx(ccc_loss(predictions, targets).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("n_trusted", [0, 1])
+def test_too_little_trusted_is_a_ccc_of_0_with_a_gradient_of_0(n_trusted):
+    predictions, targets = random(7, 3).requires_grad_(), random(7, 3) + torch.tensor([0.1, 1.0, 0.0])
+    trust = torch.zeros(7, 3)
+    trust[2 : 2 + n_trusted] = 0.3
+    loss = ccc_loss(predictions, targets, trust=trust)
+    loss.backward()
+    assert loss.item() == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(predictions.grad, torch.zeros(7, 3), rtol=0, atol=1e-6)
+
+
+def test_ccc_loss_refuses_trust_of_another_shape():
+    with pytest.raises(ValueError, match=re.escape("trust of shape (4, 3), not (4,)")):
+        ccc_loss(random(4, 3), random(4, 3), trust=torch.ones(4))
+
+
+def test_two_processes_see_the_trusted_ccc_of_the_whole_batch(tmp_path):
+    parts = (slice(0, 6), slice(6, 8))
+    trust = trust_of(8, 3).float()
+    trust[parts[1], 0] = 0  # nothing of a dimension on the second
+
+    def task(rank):
+        rows = slice(None) if rank is None else parts[rank]
+        predictions = random(8, 3)[rows].requires_grad_()
+        loss = ccc_loss(predictions, random(8, 3, seed=1)[rows], [0.7, 0.2, 0.1], trust[rows])
+        loss.backward()
+        return loss.item(), predictions.grad
+
+    loss, gradient = task(None)
+    for rank, (of_rank, gradient_of_rank) in enumerate(on_each_rank(task, tmp_path, 2)):
+        assert of_rank == pytest.approx(loss, rel=1e-6)
+        torch.testing.assert_close(gradient_of_rank / 2, gradient[parts[rank]])
+
+
 @pytest.mark.parametrize(
     ("predictions", "targets"),
     [
@@ -141,11 +214,11 @@ def test_embedding_distance_is_float32_for_half_precision_embeddings():
     assert loss.item() == embedding_distance_loss(student.float(), teacher.float(), keep).item()
 
 
-def test_embedding_distance_refuses_a_mask_of_numbers_or_of_another_shape():
-    with pytest.raises(ValueError, match=r"bool of shape \(2,\), not torch.float32 of shape \(2,\)"):
-        embedding_distance_loss(random(2, 8), random(2, 8), torch.tensor([1.0, 0.0]))
+def test_embedding_distance_refuses_a_mask_of_whole_numbers_or_of_another_shape():
+    with pytest.raises(ValueError, match=r"bool or weights of shape \(2,\), not torch.int64 of shape \(2,\)"):
+        embedding_distance_loss(random(2, 8), random(2, 8), torch.tensor([1, 0]))
     for shape in ((2, 1), (2, 8), (1,)):
-        with pytest.raises(ValueError, match=re.escape(f"bool of shape (2,), not torch.bool of shape {shape}")):
+        with pytest.raises(ValueError, match=re.escape(f"weights of shape (2,), not torch.bool of shape {shape}")):
             embedding_distance_loss(random(2, 8), random(2, 8), torch.ones(shape, dtype=torch.bool))
 
 
@@ -175,17 +248,20 @@ def test_losses_keep_double_precision():
 
 
 def distances_in_numpy(student, teacher, keep, temperature):
-    """Return each kind of distance of the kept rows, in float64."""
-    s, t = (rows.double().numpy()[keep.numpy()] for rows in (student, teacher))
+    """Return each kind of distance of the kept rows, in float64; `keep` may be weights."""
+    weights = keep.double().numpy()
+    s, t = (rows.double().numpy()[weights > 0] for rows in (student, teacher))
+    weights = weights[weights > 0]
     unit_s, unit_t = (rows / np.sqrt((rows**2).sum(axis=1, keepdims=True)) for rows in (s, t))
     cosines = unit_s @ unit_t.T
     odds = np.exp(cosines / temperature)
-    return {
-        "norm": np.sqrt(((s - t) ** 2).sum(axis=1)).mean(),
-        "normalised": np.sqrt(((unit_s - unit_t) ** 2).sum(axis=1)).mean(),
-        "cosine": np.mean(1 - np.diag(cosines)),
-        "infonce": -np.log(np.diag(odds) / odds.sum(axis=1)).mean(),
+    distances = {
+        "norm": np.sqrt(((s - t) ** 2).sum(axis=1)),
+        "normalised": np.sqrt(((unit_s - unit_t) ** 2).sum(axis=1)),
+        "cosine": 1 - np.diag(cosines),
+        "infonce": -np.log(np.diag(odds) / odds.sum(axis=1)),
     }
+    return {kind: np.average(values, weights=weights) for kind, values in distances.items()}
 
 
 DISTANCES = ("norm", "normalised", "cosine", "infonce")
@@ -200,6 +276,37 @@ def test_each_distance_is_its_formula_over_kept_utterances(kind):
     assert distance(student, teacher, keep).item() == pytest.approx(expected, rel=1e-13)
     half = distance(student.bfloat16(), teacher.bfloat16(), keep)
     assert half.dtype == torch.float32 and half.item() == pytest.approx(expected, rel=0.02)
+
+
+WEIGHTS = torch.tensor([0.9, 0.0, 0.2, 0.5, 1.0, 0.03], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_each_distance_is_a_weighted_mean_where_trust_is_a_weight(kind):
+    student, teacher = 3 * random(6, 8, dtype=torch.float64), random(6, 8, seed=1, dtype=torch.float64)
+    teacher[1] = torch.nan  # of no weight, so it is never read
+    distance = make_distance_loss(kind, temperature=0.2)
+    expected = distances_in_numpy(student, teacher, WEIGHTS, temperature=0.2)[kind]
+    assert distance(student, teacher, WEIGHTS).item() == pytest.approx(expected, rel=1e-13)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: distance(rows, teacher, WEIGHTS), (student,))
+    distance(student, teacher, WEIGHTS).backward()
+    assert (student.grad[WEIGHTS > 0] != 0).all() and (student.grad[1] == 0).all()
+    student.grad = None
+    nothing = distance(student, teacher, torch.zeros(6))
+    nothing.backward()
+    assert nothing.item() == 0 and (student.grad == 0).all()
+
+
+def test_a_mask_gives_the_papers_mean_to_the_bit():
+    student, teacher = random(37, 128).requires_grad_(), random(37, 128, seed=1)
+    keep = random(37, seed=2) > -1
+    torch.linalg.vector_norm(teacher[keep] - student[keep], dim=1).mean().backward()
+    expected, student.grad = student.grad, None
+    loss = embedding_distance_loss(student, teacher, keep)
+    loss.backward()
+    norms = torch.linalg.vector_norm(teacher[keep] - student[keep], dim=1)
+    assert loss.item() == norms.mean().item() and student.grad.equal(expected)
 
 
 @pytest.mark.parametrize("kind", DISTANCES)
@@ -232,7 +339,7 @@ def test_no_distance_reads_what_is_not_kept_or_fails_on_zeros(kind):
     loss.backward()
     assert loss.isfinite() and student.grad.isfinite().all()
     with pytest.raises(ValueError, match="keep as bool"):
-        make_distance_loss(kind, 0.2)(student, teacher, torch.ones(3))
+        make_distance_loss(kind, 0.2)(student, teacher, torch.ones(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="of one shape"):
         make_distance_loss(kind, 0.2)(student, teacher[:, :1], torch.ones(3, dtype=torch.bool))
 
@@ -257,9 +364,9 @@ def test_a_distance_that_there_is_not_is_one_sentence():
         make_distance_loss("infonce", 0)
 
 
+@pytest.mark.parametrize("keep", [WEIGHTS > 0.1, WEIGHTS.float()], ids=["mask", "weights"])
 @pytest.mark.parametrize("kind", DISTANCES)
-def test_two_processes_see_the_distance_of_the_whole_batch(tmp_path, kind):
-    keep = torch.tensor([True, False, True, True, True, False])
+def test_two_processes_see_the_distance_of_the_whole_batch(tmp_path, kind, keep):
     parts = (slice(0, 4), slice(4, 6))
 
     def task(rank):

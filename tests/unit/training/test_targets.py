@@ -12,7 +12,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.training.targets import TeacherTargets, save_targets
 
-ARRAYS = ("embedding", "prediction", "label", "residual", "spread")
+ARRAYS = ("embedding", "prediction", "label", "residual", "spread", "text", "sentence")
 
 
 @pytest.fixture
@@ -27,6 +27,8 @@ def targets():
         residual=rng.normal(size=(3, 3)),
         made_from={"manifest": "m1", "teacher": "t1", "spread": "s1"},
         spread=rng.uniform(size=(3, 3)),
+        text=rng.normal(size=(3, 5)).astype(np.float32),
+        sentence=rng.normal(size=(3, 7)).astype(np.float32),
     )
 
 
@@ -70,6 +72,21 @@ def test_targets_of_before_spreads_were_told_load(targets, tmp_path):
     targets.spread = None
     targets.save(tmp_path / "targets.safetensors")
     assert TeacherTargets.load(tmp_path / "targets.safetensors").spread is None
+
+
+def test_each_embedding_that_can_be_taught_is_there_or_missed_when_it_is_asked_for(targets, tmp_path):
+    for kind, array in {"joint": targets.embedding, "text": targets.text, "sentence": targets.sentence}.items():
+        assert targets.taught(kind) is array
+    targets.text = targets.sentence = None  # as of an earlier version
+    path = tmp_path / "targets.safetensors"
+    targets.save(path)
+    loaded = TeacherTargets.load(path)
+    np.testing.assert_array_equal(loaded.taught("joint"), targets.embedding)
+    for kind in ("text", "sentence"):
+        with pytest.raises(
+            InputError, match=f"^{path}: there is no {kind} embedding; .*: make the teacher targets again"
+        ):
+            loaded.taught(kind)
 
 
 def test_each_manifest_of_unrated_speech_has_targets_until_the_teacher_is_another(targets, tmp_path):
