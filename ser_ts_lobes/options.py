@@ -10,6 +10,9 @@ from speechbrain.utils.run_opts import RunOptions
 from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
 
+#: What ``pooling`` may name (`ser_ts_lobes.lobes.pooling.make_pooling` makes them).
+POOLINGS = ("gru", "transformer", "attention")
+
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = ("float16", "bfloat16", "float32")
 # Options of SpeechBrain's that its Brain takes, and the Brains here can't, with what to do instead.
@@ -54,6 +57,7 @@ _RULES = {
     **dict.fromkeys(("lr", "encoder_lr", "ts_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "feature_dtype": _one_of(_DTYPES),
+    "pooling": _one_of(POOLINGS),
     "max_grad_norm": _Rule(
         lambda value: value is None or (_is_number(value) and value > 0),
         "give a number above 0, or null to clip nothing",

@@ -18,10 +18,12 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
 from ser_ts_lobes.lobes.encoder import (
     Encoder,
+    count_layers,
     load_pretrained,
     model_config,
     model_type,
     n_valid,
+    refuse_more_layers,
     run_masked,
     valid_mask,
 )
@@ -93,6 +95,7 @@ class SpeechEncoder(Encoder):
                 f"{name} is a {self.model_type!r} model; a speech encoder must be a hubert, wav2vec2, wavlm or "
                 "whisper model."
             )
+        refuse_more_layers(trainable_layers, count_layers(source), source)
         super().__init__(source, trainable_layers)
         if getattr(self.model.config, "add_adapter", False):
             raise InputError(f"{source!r} has an adapter on top, which is not supported.")
@@ -182,6 +185,7 @@ class WhisperEncoder(Encoder):
     def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
         from transformers import WhisperFeatureExtractor
 
+        refuse_more_layers(trainable_layers, count_layers(source), source)
         super().__init__(source, trainable_layers)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])

@@ -9,7 +9,15 @@ from transformers import AutoTokenizer
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint
-from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, run_masked, valid_mask
+from ser_ts_lobes.lobes.encoder import (
+    Encoder,
+    count_layers,
+    load_pretrained,
+    model_type,
+    refuse_more_layers,
+    run_masked,
+    valid_mask,
+)
 
 
 class TextEncoder(Encoder):
@@ -35,6 +43,7 @@ class TextEncoder(Encoder):
         kind = model_type(source)
         if kind not in ("bert", "roberta", "xlm-roberta"):
             raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be of BERT's architecture.")
+        refuse_more_layers(trainable_layers, count_layers(source), source)
         super().__init__(source, trainable_layers)
         self.tokenizer = load_pretrained(AutoTokenizer, source)
         self._tokenizer_fingerprint = _fingerprint_tokenizer(self.tokenizer)
