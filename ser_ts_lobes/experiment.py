@@ -15,7 +15,7 @@ from speechbrain.utils.run_opts import RunOptions
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import hold_lock
 from ser_ts_lobes.options import check_run_options, check_settings
-from ser_ts_lobes.provenance import refuse_other_settings
+from ser_ts_lobes.provenance import refuse_another_corpus, refuse_other_settings
 from ser_ts_lobes.settings import flatten, plain_hparams_errors, read_settings
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
@@ -221,7 +221,7 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) ->
     ------
     InputError
         If a value that must be given (``data_folder``) is not, an option can't be met, or the run's folder is another
-        process's just now, or holds a model that was made with other settings.
+        process's just now, or holds a model that was made with other settings or, finished, of another corpus.
     """
     settings = read_settings(hparams_file, overrides)
     check_settings(settings)
@@ -230,6 +230,7 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) ->
     if sb.utils.distributed.if_main_process():
         hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
     refuse_other_settings(settings["save_folder"], _of_model(settings, run_opts))
+    refuse_another_corpus(settings)
     return settings
 
 

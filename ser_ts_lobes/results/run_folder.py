@@ -20,6 +20,7 @@ import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
+from ser_ts_lobes.provenance import SCORES_FILE, SETTINGS_FILE
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.settings import read_settings
@@ -110,7 +111,7 @@ class RunFolder:
     @property
     def hyperparams_file(self) -> Path:
         """Its settings, as SpeechBrain writes them."""
-        return self.path / "hyperparams.yaml"
+        return self.path / SETTINGS_FILE
 
     @property
     def log_file(self) -> Path:
@@ -135,7 +136,7 @@ class RunFolder:
     @property
     def metrics_file(self) -> Path:
         """The scores; written last."""
-        return self.path / "metrics.json"
+        return self.path / SCORES_FILE
 
     def targets_path(self, split: str) -> Path:
         """Return the file of a teacher's targets of one split."""

@@ -127,6 +127,24 @@ def test_a_model_of_other_settings_is_refused_before_anything_is_written(hparams
     assert sorted(os.walk(tmp_path)) == before
 
 
+def test_a_finished_run_keeps_the_corpus_that_made_it(hparams_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def start(corpus):
+        return start_experiment(*parse_arguments([hparams_file, f"--data_folder={corpus}"]))["data_folder"]
+
+    run = tmp_path / "results" / "ft" / "1"
+    start("corpus")
+    (run / "hyperparams.yaml").write_text("data_folder: corpus\n")
+    assert start("elsewhere") == "elsewhere"  # it is not finished: a cluster may lay the corpus somewhere else
+    (run / "metrics.json").write_text("{}")
+    assert start("corpus") == "corpus" and start(tmp_path / "corpus") == str(tmp_path / "corpus")
+    with pytest.raises(InputError, match="ft/1 is finished, and was trained on corpus, not elsewhere: give the old"):
+        start("elsewhere")
+    (run / "hyperparams.yaml").write_text("data_folder: elsewhere\n")  # as the sentence says
+    assert start("elsewhere") == "elsewhere"
+
+
 def test_a_run_of_before_a_key_is_one_with_its_first_value():
     before = {"lr": 0.1}
     assert difference(before, {"lr": 0.1, "distance": "norm"}) is None
