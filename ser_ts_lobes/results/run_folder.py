@@ -19,7 +19,7 @@ import numpy as np
 import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import replacing
+from ser_ts_lobes.files import replacing, walk_files
 from ser_ts_lobes.provenance import SCORES_FILE, SETTINGS_FILE
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.text_tables import ccc_table
@@ -92,7 +92,7 @@ class RunFolder:
 
     @classmethod
     def finished_below(cls, folder: Path) -> "list[RunFolder]":
-        """Find all finished runs in a folder, at any depth.
+        """Find all finished runs in a folder, at any depth; links are followed.
 
         Parameters
         ----------
@@ -104,7 +104,10 @@ class RunFolder:
         list[RunFolder]
             Sorted by path.
         """
-        return [cls(path.parent) for path in sorted(folder.glob(f"**/{cls(folder).metrics_file.name}"))]
+        if not folder.is_dir():
+            return []
+        files = (folder / name for name, status in walk_files(folder) if status)
+        return [cls(path.parent) for path in sorted(files) if path == cls(path.parent).metrics_file]
 
     # ------------------------------------------------------------------ files
 

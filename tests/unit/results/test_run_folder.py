@@ -132,6 +132,17 @@ def test_finished_runs_are_found_at_any_depth(tmp_path):
     assert RunFolder.finished_below(tmp_path / "no") == []
 
 
+def test_linked_runs_are_found_and_links_in_circles_do_no_harm(tmp_path):
+    elsewhere, results = write_run(tmp_path / "scratch", "cts", 2), tmp_path / "results"
+    folders = [write_run(results, "cts", 1), results / "cts" / "2"]
+    folders[1].symlink_to(elsewhere)
+    (results / "cts" / "all").symlink_to(results / "cts")
+    (results / "cts" / "gone").symlink_to("nowhere")
+    (results / "ft").symlink_to(tmp_path / "scratch" / "cts")
+    assert [run.path for run in RunFolder.finished_below(results / "cts")] == folders
+    assert [run.path for run in RunFolder.finished_below(results / "ft")] == [results / "ft" / "2"]
+
+
 def test_hours_are_those_of_all_sessions(tmp_path):
     assert RunFolder(write_run(tmp_path, "ft", 1)).training_hours == pytest.approx(0.5 + 0.25)
     assert RunFolder(tmp_path).training_hours is None
