@@ -1,3 +1,4 @@
+import copy
 import os
 import re
 import runpy
@@ -143,6 +144,20 @@ def test_a_finished_run_keeps_the_corpus_that_made_it(hparams_file, tmp_path, mo
         start("elsewhere")
     (run / "hyperparams.yaml").write_text("data_folder: elsewhere\n")  # as the sentence says
     assert start("elsewhere") == "elsewhere"
+
+
+def test_a_key_that_a_file_of_before_lacks_is_one_sentence(hparams_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = parse_arguments([hparams_file, "--data_folder=/corpus"])
+    said = r"^/.*/ft\.yaml has no distance, which is needed: copy it from the recipe's own hparams/ft\.yaml\.$"
+    for hparams in (start_experiment(*arguments), load_experiment(*arguments)):
+        assert hparams["lr"] == 0.1 and hparams.get("distance") is None and "distance" not in hparams
+        with pytest.raises(InputError, match=said):
+            hparams["distance"]
+        namespace = hparams.as_namespace()
+        assert namespace.lr == 0.1 and copy.deepcopy(namespace).lr == 0.1 and getattr(namespace, "distance", 7) == 7
+        with pytest.raises(InputError, match=said):
+            namespace.distance  # noqa: B018
 
 
 def test_a_run_of_before_a_key_is_one_with_its_first_value():
