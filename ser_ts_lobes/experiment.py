@@ -15,8 +15,8 @@ from speechbrain.utils.run_opts import RunOptions
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import hold_lock
 from ser_ts_lobes.options import check_run_options, check_settings
-from ser_ts_lobes.provenance import refuse_other_settings
-from ser_ts_lobes.settings import flatten, plain_hparams_errors, read_settings
+from ser_ts_lobes.provenance import refuse_another_corpus, refuse_other_settings
+from ser_ts_lobes.settings import Hparams, flatten, plain_hparams_errors, read_settings
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
 RUN_OPTIONS = frozenset(field.name for field in dataclasses.fields(RunOptions)) - {"param_file", "overridden_args"}
@@ -201,7 +201,7 @@ def model_settings(settings: dict[str, Any], run_opts: RunOptions, processes: in
     return {**flatten(settings), **given, "processes": processes}
 
 
-def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> dict[str, Any]:
+def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> Hparams:
     """Join the other processes, if there are any, and see to it that the run can go on; no network is loaded.
 
     What costs little comes before what costs much: a script prepares its corpus and looks for its teacher with these
@@ -214,26 +214,27 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) ->
 
     Returns
     -------
-    dict
+    Hparams
         The settings, plain values, as `ser_ts_lobes.settings.read_settings` gives them.
 
     Raises
     ------
     InputError
         If a value that must be given (``data_folder``) is not, an option can't be met, or the run's folder is another
-        process's just now, or holds a model that was made with other settings.
+        process's just now, or holds a model that was made with other settings or, finished, of another corpus.
     """
-    settings = read_settings(hparams_file, overrides)
+    settings = Hparams(read_settings(hparams_file, overrides), hparams_file)
     check_settings(settings)
     check_run_options(run_opts, settings)
     sb.utils.distributed.ddp_init_group(run_opts)
     if sb.utils.distributed.if_main_process():
         hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
     refuse_other_settings(settings["save_folder"], _of_model(settings, run_opts))
+    refuse_another_corpus(settings)
     return settings
 
 
-def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> dict[str, Any]:
+def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> Hparams:
     """Load the hyper-parameters; networks are made, and fetched where need be.
 
     Parameters
@@ -243,7 +244,7 @@ def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> 
 
     Returns
     -------
-    dict
+    Hparams
         The hyper-parameters; objects made. ``settings`` are those of `model_settings`.
 
     Raises
@@ -253,7 +254,8 @@ def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> 
     """
     with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
-    return {**hparams, "settings": _of_model(read_settings(hparams_file, overrides), run_opts)}
+    made_with = _of_model(read_settings(hparams_file, overrides), run_opts)
+    return Hparams({**hparams, "settings": made_with}, hparams_file)
 
 
 def _of_model(settings, run_opts):

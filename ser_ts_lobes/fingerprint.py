@@ -67,10 +67,14 @@ def fingerprint_tensors(tensors: "dict[str, torch.Tensor]") -> str:
     >>> fingerprint_tensors(layer.state_dict()) == before
     False
     """
+    import torch  # here, for most of what is fingerprinted is no tensor
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        if tensor.dtype == torch.bfloat16:  # which numpy has no type for
+            tensor = tensor.view(torch.int16)
         digest.update(tensor.reshape(-1).numpy().tobytes())
     return digest.hexdigest()
 

@@ -10,6 +10,9 @@ from speechbrain.utils.run_opts import RunOptions
 from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
 
+#: What ``pooling`` may name (`ser_ts_lobes.lobes.pooling.make_pooling` makes them).
+POOLINGS = ("gru", "transformer", "attention")
+
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = ("float16", "bfloat16", "float32")
 _TAUGHT = ("joint", "text", "sentence")
@@ -56,6 +59,7 @@ _RULES = {
     **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "feature_dtype": _one_of(_DTYPES),
+    "pooling": _one_of(POOLINGS),
     "taught": _one_of(_TAUGHT),
     "trust": _one_of(_TRUST),
     "max_grad_norm": _Rule(

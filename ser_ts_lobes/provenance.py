@@ -1,14 +1,17 @@
-"""What a run's checkpoints say that they were made from."""
+"""What a run says that it was made from: its checkpoints, and the settings beside its results."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.settings import difference
+from ser_ts_lobes.settings import difference, read_settings
 
 #: Of each checkpoint, what holds it (`ser_ts_lobes.training.checkpoints.MadeFrom` writes it).
 MADE_FROM = "made_from"
+#: In a run's folder: its settings, as SpeechBrain writes them, and its scores, with which it is finished.
+SETTINGS_FILE, SCORES_FILE = "hyperparams.yaml", "metrics.json"
 #: Settings of which a run may go on with another value: how long it is trained.
 MAY_GROW = ("number_of_epochs", "epoch_counter.limit")
 
@@ -70,6 +73,33 @@ def refuse_other_settings(save_folder: str | Path, settings: dict[str, Any]) -> 
     saved = made_from(save_folder)
     if saved is not None:
         refuse_difference(save_folder, saved.get("settings", {}), settings)
+
+
+def refuse_another_corpus(settings: dict[str, Any]) -> None:
+    """Refuse to start a finished run again with another ``data_folder`` than it was tested with.
+
+    Its settings would be overwritten before that corpus has been looked at, and whoever reads them later, such as
+    `ser-ts export`, would take it for the one that the model comes from.
+
+    Parameters
+    ----------
+    settings
+        Of the run: ``output_folder``, ``data_folder``.
+
+    Raises
+    ------
+    InputError
+        If it is another one; it says what to do where the corpus has moved.
+    """
+    run, now = Path(settings["output_folder"]), settings.get("data_folder")
+    if now is None or not (run / SCORES_FILE).is_file() or not (run / SETTINGS_FILE).is_file():
+        return
+    then = read_settings(run / SETTINGS_FILE).get("data_folder")
+    if then is not None and os.path.realpath(then) != os.path.realpath(now):
+        raise InputError(
+            f"{run} is finished, and was trained on {then}, not {now}: give the old data_folder, or another "
+            f"output_folder; where the same corpus has moved, write its new place into {run / SETTINGS_FILE} first."
+        )
 
 
 def refuse_difference(where: str | Path, then: dict[str, Any], now: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -55,6 +56,53 @@ _CAME_LATER = {
 }
 # Keys that came later for systems in which they have no effect by default.
 _HAD_NO_EFFECT = {"encoder_lr"}
+
+
+class MissingKey(InputError, AttributeError):
+    """A key that a hparams file lacks; an attribute, too, for a Brain's hparams are, and may be asked by `hasattr`."""
+
+
+class Hparams(dict[str, Any]):
+    """What a hparams file says, by key; what is needed and not there is an `InputError` that says where it is.
+
+    A file of one's own may be older than the code, and lack keys that came later. None is made up for it: what a key
+    does stands beside its value in the current files.
+
+    Parameters
+    ----------
+    values
+        By key.
+    file
+        Where they are from.
+
+    Example
+    -------
+    >>> hparams = Hparams({"system": "cts", "lr": 0.1}, "my.yaml")
+    >>> hparams["lr"], hparams.get("distance"), hasattr(hparams.as_namespace(), "distance")
+    (0.1, None, False)
+    >>> hparams["distance"]
+    Traceback (most recent call last):
+    ser_ts_lobes.settings.MissingKey: my.yaml has no distance, which is needed: copy it from the recipe's ...
+    """
+
+    def __init__(self, values: dict[str, Any], file: str | Path) -> None:
+        super().__init__(values)
+        self.file = file
+
+    def __missing__(self, key: str) -> Any:
+        current = f"hparams/{self['system']}.yaml" if "system" in self else "files in hparams/"
+        raise MissingKey(f"{self.file} has no {key}, which is needed: copy it from the recipe's own {current}.")
+
+    def as_namespace(self) -> SimpleNamespace:
+        """Give the same as attributes, as a Brain has it."""
+        return _Namespace(**self, _hparams=self)
+
+
+class _Namespace(SimpleNamespace):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of Python's own protocols
+            raise AttributeError(name)
+        return self._hparams[name]
 
 
 def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, Any]:

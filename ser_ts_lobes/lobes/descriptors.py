@@ -10,7 +10,7 @@ import torch
 from scipy.fft import dct
 from transformers import PretrainedConfig
 
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.errors import InputError, needs_extra
 from ser_ts_lobes.lobes.encoder import Encoder, n_valid, valid_mask
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 
@@ -148,9 +148,7 @@ class LowLevelDescriptors(DescriptorEncoder):
         try:
             import opensmile
         except ImportError as error:
-            raise InputError(
-                "These descriptors need the package opensmile: run `pip install ser_ts_lobes[attn]`."
-            ) from error
+            raise needs_extra("The descriptor encoder", "opensmile", "attn") from error
         super().__init__(
             130,
             trainable_layers=1,

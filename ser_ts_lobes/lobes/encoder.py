@@ -184,12 +184,7 @@ class Encoder(torch.nn.Module):
         self.source = source
         self.model = self._load(source)
         n_layers = len(self.layers)
-        if not 0 <= trainable_layers <= n_layers:
-            name = "the encoder described" if isinstance(source, dict) else repr(source)
-            raise InputError(
-                f"trainable_layers is {trainable_layers}, but {name} has {n_layers} transformer layers that "
-                f"can learn: choose 0 to {n_layers}."
-            )
+        refuse_more_layers(trainable_layers, n_layers, source)
         self.n_frozen = n_layers - trainable_layers
         self.output_size = self.model.config.hidden_size
         self.model.requires_grad_(False)
@@ -422,6 +417,47 @@ class Encoder(torch.nn.Module):
                 "output_folder."
             )
         self._learning().load_state_dict(saved["layers"])
+
+
+def refuse_more_layers(trainable_layers: int, n_layers: int, source: Any) -> None:
+    """Refuse to train more layers than there are.
+
+    Parameters
+    ----------
+    trainable_layers
+        How many are to learn.
+    n_layers
+        How many there are.
+    source
+        Of the encoder, for the message.
+
+    Raises
+    ------
+    InputError
+        If they are too many, or fewer than none.
+    """
+    if not 0 <= trainable_layers <= n_layers:
+        name = "the encoder described" if isinstance(source, dict) else repr(source)
+        raise InputError(
+            f"trainable_layers is {trainable_layers}, but {name} has {n_layers} transformer layers that can learn: "
+            f"choose 0 to {n_layers}."
+        )
+
+
+def count_layers(source: str | Path | dict[str, Any]) -> int:
+    """Tell how many transformer layers a pretrained model has, without its weights.
+
+    Parameters
+    ----------
+    source
+        Hub name, local folder or `Encoder.configuration`.
+
+    Returns
+    -------
+    int
+    """
+    config = model_config(source) if isinstance(source, dict) else load_pretrained(AutoConfig, source)
+    return config.num_hidden_layers
 
 
 def model_type(source: str | Path | dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.encoder import n_valid, valid_mask
+from ser_ts_lobes.options import POOLINGS
 
 
 class Pooling(Protocol):
@@ -43,11 +44,8 @@ def make_pooling(kind: str, **sizes: int) -> Pooling:
     >>> make_pooling("transformer", input_size=16, hidden_size=32).output_size
     32
     """
-    kinds: dict[str, Callable[..., Pooling]] = {
-        "gru": GRUPooling,
-        "transformer": TransformerPooling,
-        "attention": AttentionPooling,
-    }
+    classes: tuple[Callable[..., Pooling], ...] = (GRUPooling, TransformerPooling, AttentionPooling)
+    kinds = dict(zip(POOLINGS, classes, strict=True))
     if kind not in kinds:
         raise InputError(f"pooling is {kind!r}; choose one of {', '.join(kinds)}.")
     return AttentionPooling(sizes["input_size"]) if kind == "attention" else kinds[kind](**sizes)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import BertModel, BertTokenizerFast
+from transformers import BertTokenizerFast
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.encoder import model_config, run_masked, valid_mask
@@ -56,6 +56,8 @@ class Reader(torch.nn.Module):
         lowercase: bool,
         text: dict[str, Any],
     ) -> None:
+        from transformers import BertModel  # here, for who loads another encoder should not wait for it
+
         super().__init__()
         config = model_config(text)
         if config.model_type != "bert":

@@ -3,6 +3,8 @@
 The frames of an utterance do not depend on what it is batched with: padding is left out of the
 waveform normalisation, of the group norm of base models and of the attention. (In `transformers`
 and in SpeechBrain's own lobe it is not, for base models.)
+
+What `transformers` has for one architecture alone takes long to import, and is imported where that one is made.
 """
 
 import math
@@ -10,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoFeatureExtractor, PreTrainedConfig, WhisperFeatureExtractor, WhisperModel
-from transformers.models.whisper import modeling_whisper
+from transformers import AutoFeatureExtractor, PreTrainedConfig
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
 from ser_ts_lobes.lobes.encoder import (
     Encoder,
+    count_layers,
     load_pretrained,
     model_config,
     model_type,
     n_valid,
+    refuse_more_layers,
     run_masked,
     valid_mask,
 )
@@ -96,6 +99,7 @@ class SpeechEncoder(Encoder):
                 f"{name} is a {self.model_type!r} model; a speech encoder must be a hubert, wav2vec2, wavlm or "
                 "whisper model."
             )
+        refuse_more_layers(trainable_layers, count_layers(source), source)
         super().__init__(source, trainable_layers, layers)
         if getattr(self.model.config, "add_adapter", False):
             raise InputError(f"{source!r} has an adapter on top, which is not supported.")
@@ -185,6 +189,9 @@ class WhisperEncoder(Encoder):
     window: torch.Tensor
 
     def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last") -> None:
+        from transformers import WhisperFeatureExtractor
+
+        refuse_more_layers(trainable_layers, count_layers(source), source)
         super().__init__(source, trainable_layers, layers)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])
@@ -197,6 +204,9 @@ class WhisperEncoder(Encoder):
         self.register_buffer("window", torch.hann_window(self.n_fft, device="cpu"), False)
 
     def _load(self, source):
+        from transformers import WhisperModel
+        from transformers.models.whisper import modeling_whisper
+
         if isinstance(source, dict):
             return modeling_whisper.WhisperEncoder(model_config(source))
         return load_pretrained(WhisperModel, source, dtype=torch.float32).encoder

@@ -10,7 +10,15 @@ from transformers import AutoTokenizer
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import make_folder
 from ser_ts_lobes.fingerprint import fingerprint
-from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, model_type, run_masked, valid_mask
+from ser_ts_lobes.lobes.encoder import (
+    Encoder,
+    count_layers,
+    load_pretrained,
+    model_type,
+    refuse_more_layers,
+    run_masked,
+    valid_mask,
+)
 
 
 class TextEncoder(Encoder):
@@ -36,6 +44,7 @@ class TextEncoder(Encoder):
         kind = model_type(source)
         if kind not in ("bert", "roberta", "xlm-roberta", "deberta-v2"):
             raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be a BERT, RoBERTa or DeBERTa.")
+        refuse_more_layers(trainable_layers, count_layers(source), source)
         super().__init__(source, trainable_layers)
         if getattr(self.model.encoder, "conv", None) is not None:
             raise InputError(f"{source!r} has a convolution among its layers, which is not supported.")

@@ -19,7 +19,8 @@ import numpy as np
 import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import replacing
+from ser_ts_lobes.files import replacing, walk_files
+from ser_ts_lobes.provenance import SCORES_FILE, SETTINGS_FILE
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.settings import read_settings
@@ -91,7 +92,7 @@ class RunFolder:
 
     @classmethod
     def finished_below(cls, folder: Path) -> "list[RunFolder]":
-        """Find all finished runs in a folder, at any depth.
+        """Find all finished runs in a folder, at any depth; links are followed.
 
         Parameters
         ----------
@@ -103,14 +104,17 @@ class RunFolder:
         list[RunFolder]
             Sorted by path.
         """
-        return [cls(path.parent) for path in sorted(folder.glob(f"**/{cls(folder).metrics_file.name}"))]
+        if not folder.is_dir():
+            return []
+        files = (folder / name for name, status in walk_files(folder) if status)
+        return [cls(path.parent) for path in sorted(files) if path == cls(path.parent).metrics_file]
 
     # ------------------------------------------------------------------ files
 
     @property
     def hyperparams_file(self) -> Path:
         """Its settings, as SpeechBrain writes them."""
-        return self.path / "hyperparams.yaml"
+        return self.path / SETTINGS_FILE
 
     @property
     def log_file(self) -> Path:
@@ -135,7 +139,7 @@ class RunFolder:
     @property
     def metrics_file(self) -> Path:
         """The scores; written last."""
-        return self.path / "metrics.json"
+        return self.path / SCORES_FILE
 
     @property
     def text_encoder_folder(self) -> Path:

@@ -111,6 +111,26 @@ def find_weakest(config: dict[str, Any]) -> str | None:
     return DIMENSIONS[totals.index(min(totals))] if totals else None
 
 
+def reads_what_it_hears(config: dict[str, Any]) -> bool:
+    """Say whether a student reads: the words that its speech encoder hears, and never a transcript.
+
+    Parameters
+    ----------
+    config
+        From `read_config`.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> reads_what_it_hears({"encoder": {"model": {"model_type": "hubert"}}})
+    False
+    """
+    return "reader" in config["encoder"]
+
+
 def _check_value(path: Path, name: str, value: Any, most: int, depth: int = 1) -> None:
     """Refuse a value that no student's configuration holds, whatever it stands for, and all that is in it."""
     if isinstance(value, dict | list):

@@ -19,7 +19,14 @@ from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
-from ser_ts_lobes.student.config import CONFIG_FILE, WEIGHTS_FILE, find_weakest, is_hub_name, read_config
+from ser_ts_lobes.student.config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    find_weakest,
+    is_hub_name,
+    read_config,
+    reads_what_it_hears,
+)
 from ser_ts_lobes.student.network import load_network
 
 if TYPE_CHECKING:
@@ -192,6 +199,11 @@ class EmotionRegressor(Pretrained):
     def weakest_dimension(self) -> str | None:
         """The dimension in which it did worst on its test sets; None where that was not measured."""
         return find_weakest(self.config)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads the words that it hears; a transcript it never gets."""
+        return reads_what_it_hears(self.config)
 
     @property
     def network(self) -> "StudentNetwork":

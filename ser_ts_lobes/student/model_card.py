@@ -9,7 +9,7 @@ import huggingface_hub
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.student import space
-from ser_ts_lobes.student.config import find_weakest
+from ser_ts_lobes.student.config import find_weakest, reads_what_it_hears
 from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, cost_table
 
 #: The file in the exported folder with the plot of the teacher's residuals.
@@ -188,7 +188,8 @@ own recordings, statistics over many recordings, dialogue systems.
 
 
 def _weakest(config: dict[str, Any]) -> str:
-    words = "Valence lives in words more than in sound, and this student does not read"
+    reads = "reads only the words that it hears itself" if reads_what_it_hears(config) else "does not read"
+    words = f"Valence lives in words more than in sound, and this student {reads}"
     weakest = find_weakest(config)
     if weakest == "valence":
         return f"{words}: trust it least there, where its CCC is lowest."

@@ -15,6 +15,7 @@ from ser_ts_lobes.files import replacing
 from ser_ts_lobes.options import check_settings
 from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.seeds import derive_seed
+from ser_ts_lobes.settings import Hparams
 from ser_ts_lobes.training.checkpoints import BatchMeans
 from ser_ts_lobes.training.distributed import GlobalBatches
 
@@ -55,6 +56,8 @@ class ReproducibleBrain(sb.Brain):
     def __init__(self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", **made_from: str) -> None:
         check_settings(hparams)
         super().__init__(hparams["modules"], hparams["opt_class"], hparams, run_opts, hparams["checkpointer"])
+        if isinstance(hparams, Hparams):  # which says what is missing
+            self.hparams = hparams.as_namespace()
         self.batch_means = BatchMeans()
         self.checkpointer.add_recoverable("batch_means", self.batch_means)
         # A resumed run or a test must not mix what was learnt from other data or otherwise.

@@ -1,3 +1,4 @@
+import copy
 import os
 import runpy
 import sys
@@ -123,6 +124,38 @@ def test_a_model_of_other_settings_is_refused_before_anything_is_written(hparams
     with pytest.raises(InputError, match=r"was trained with processes 1, not 4"):
         start_experiment(*parse_arguments(options))
     assert sorted(os.walk(tmp_path)) == before
+
+
+def test_a_finished_run_keeps_the_corpus_that_made_it(hparams_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def start(corpus):
+        return start_experiment(*parse_arguments([hparams_file, f"--data_folder={corpus}"]))["data_folder"]
+
+    run = tmp_path / "results" / "ft" / "1"
+    start("corpus")
+    (run / "hyperparams.yaml").write_text("data_folder: corpus\n")
+    assert start("elsewhere") == "elsewhere"  # it is not finished: a cluster may lay the corpus somewhere else
+    (run / "metrics.json").write_text("{}")
+    assert start("corpus") == "corpus" and start(tmp_path / "corpus") == str(tmp_path / "corpus")
+    with pytest.raises(InputError, match="ft/1 is finished, and was trained on corpus, not elsewhere: give the old"):
+        start("elsewhere")
+    (run / "hyperparams.yaml").write_text("data_folder: elsewhere\n")  # as the sentence says
+    assert start("elsewhere") == "elsewhere"
+
+
+def test_a_key_that_a_file_of_before_lacks_is_one_sentence(hparams_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = parse_arguments([hparams_file, "--data_folder=/corpus"])
+    said = r"^/.*/ft\.yaml has no distance, which is needed: copy it from the recipe's own hparams/ft\.yaml\.$"
+    for hparams in (start_experiment(*arguments), load_experiment(*arguments)):
+        assert hparams["lr"] == 0.1 and hparams.get("distance") is None and "distance" not in hparams
+        with pytest.raises(InputError, match=said):
+            hparams["distance"]
+        namespace = hparams.as_namespace()
+        assert namespace.lr == 0.1 and copy.deepcopy(namespace).lr == 0.1 and getattr(namespace, "distance", 7) == 7
+        with pytest.raises(InputError, match=said):
+            namespace.distance  # noqa: B018
 
 
 def test_a_run_of_before_a_key_is_one_with_its_first_value():

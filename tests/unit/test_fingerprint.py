@@ -51,6 +51,15 @@ def test_a_fingerprint_of_tensors_is_of_names_shapes_types_and_bits():
     assert len({first, *map(fingerprint_tensors, others)}) == 1 + len(others)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (), (0, 3)])
+def test_numbers_that_numpy_lacks_have_fingerprints_of_their_bits(shape):
+    numbers = torch.randn(shape).bfloat16()
+    bits = numbers.view(torch.int16)
+    first = fingerprint_tensors({"a": numbers})
+    assert first == sha256(f"a {shape} torch.bfloat16\n".encode() + bits.numpy().tobytes())
+    assert first not in (fingerprint_tensors({"a": bits}), fingerprint_tensors({"a": numbers.float()}))
+
+
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (5 << 19) + 3])
 def test_the_fingerprint_of_a_file_is_what_sha256sum_says(tmp_path, size):
     content = (b"0123456789abcdef!" * (1 + size // 17))[:size]

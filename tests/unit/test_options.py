@@ -28,6 +28,7 @@ def test_the_recipes_settings_are_in_range(path):
         ("precision", "fp8", "choose one of fp32, fp16, bf16"),
         ("eval_precision", 16, "choose one of fp32, fp16, bf16"),
         ("feature_dtype", "int8", "choose one of float16, bfloat16, float32"),
+        ("pooling", "mean", "choose one of gru, transformer, attention"),
         ("max_grad_norm", 0, "give a number above 0, or null to clip nothing"),
         ("max_grad_norm", True, "give a number above 0, or null to clip nothing"),
         ("prediction_weight", -1, "give a number from 0 on"),

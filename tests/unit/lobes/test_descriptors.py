@@ -194,7 +194,7 @@ def test_the_statistics_travel_in_the_checkpoint(tmp_path):
 
 def test_a_missing_package_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "opensmile", None)
-    with pytest.raises(InputError, match=r"pip install ser_ts_lobes\[attn\]"):
+    with pytest.raises(InputError, match=r"needs opensmile, which is not installed: .* -m pip install -e '.*\[attn\]'"):
         LowLevelDescriptors()
 
 

@@ -6,6 +6,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.encoder import Encoder
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SpeechEncoder, WhisperEncoder, load_speech_encoder
+from ser_ts_lobes.lobes.text import TextEncoder
 from tests.tiny_models import save_tiny_bert, save_tiny_ssl, save_tiny_whisper
 
 STYLES = [(kind, style) for kind in ("hubert", "wav2vec2", "wavlm") for style in ("base", "large")]
@@ -198,8 +199,17 @@ def test_fingerprint_names_the_frozen_part(tmp_path):
 
 @pytest.mark.parametrize("trainable_layers", [-1, 4])
 def test_number_of_trainable_layers_is_checked(tmp_path, trainable_layers):
-    with pytest.raises(InputError, match="3 transformer layers: choose 0 to 3"):
+    with pytest.raises(InputError, match="3 transformer layers that can learn: choose 0 to 3"):
         load_speech_encoder(save_tiny_ssl(tmp_path), trainable_layers)
+
+
+@pytest.mark.parametrize("save", [save_tiny_ssl, save_tiny_whisper, save_tiny_bert])
+def test_too_many_trainable_layers_are_refused_before_weights_are_read(tmp_path, save):
+    source = save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    load = TextEncoder if save is save_tiny_bert else load_speech_encoder
+    with pytest.raises(InputError, match="trainable_layers is 9, but .* transformer layers that can learn: choose 0 to"):
+        load(source, trainable_layers=9)
 
 
 def test_a_text_model_is_refused(tmp_path):

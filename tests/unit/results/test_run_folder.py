@@ -34,7 +34,9 @@ def test_no_other_module_knows_the_files_of_a_run():
         for value in sorted(value for value in strings if isinstance(value, str)):
             if value.split("/")[-1] in FILES or value.startswith("targets/"):
                 spelt.setdefault(path.relative_to(package).as_posix(), set()).add(value)
-    assert spelt.pop("results/run_folder.py") == FILES
+    # What tells whether a run can be started again is asked on the ground floor.
+    assert spelt.pop("provenance.py") == {"hyperparams.yaml", "metrics.json"}
+    assert spelt.pop("results/run_folder.py") == FILES - {"hyperparams.yaml"}
     assert spelt == {"student/export.py": {"hyperparams.yaml"}}
 
 
@@ -128,6 +130,17 @@ def test_finished_runs_are_found_at_any_depth(tmp_path):
     assert [run.path for run in RunFolder.finished_below(tmp_path / "cts")] == folders[:2]
     assert [run.path for run in RunFolder.finished_below(tmp_path)] == folders
     assert RunFolder.finished_below(tmp_path / "no") == []
+
+
+def test_linked_runs_are_found_and_links_in_circles_do_no_harm(tmp_path):
+    elsewhere, results = write_run(tmp_path / "scratch", "cts", 2), tmp_path / "results"
+    folders = [write_run(results, "cts", 1), results / "cts" / "2"]
+    folders[1].symlink_to(elsewhere)
+    (results / "cts" / "all").symlink_to(results / "cts")
+    (results / "cts" / "gone").symlink_to("nowhere")
+    (results / "ft").symlink_to(tmp_path / "scratch" / "cts")
+    assert [run.path for run in RunFolder.finished_below(results / "cts")] == folders
+    assert [run.path for run in RunFolder.finished_below(results / "ft")] == [results / "ft" / "2"]
 
 
 def test_hours_are_those_of_all_sessions(tmp_path):

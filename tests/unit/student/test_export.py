@@ -230,6 +230,14 @@ def test_the_card_says_what_to_trust_least_as_the_scores_do(student_folder, cccs
     assert said in str(make_card(config, "name"))
 
 
+def test_the_card_says_whether_the_student_reads(student_folder):
+    config = json.loads((student_folder / "config.json").read_text())
+    assert "this student does not read" in str(make_card(config, "name"))
+    config["encoder"]["reader"] = {}
+    card = str(make_card(config, "name"))
+    assert "this student reads only the words that it hears itself" in card and "does not read" not in card
+
+
 def test_export_says_what_it_wrote(run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     export(run, "my student")

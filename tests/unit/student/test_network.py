@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.student.config import read_config
+from ser_ts_lobes.student.config import read_config, reads_what_it_hears
 from ser_ts_lobes.student.network import describe_network, load_network, save_weights
 from tests.integration.programs import ROOT
 from tests.tiny_models import save_tiny_bert, save_tiny_listener, save_tiny_reader, save_tiny_ssl, save_tiny_whisper
@@ -57,6 +57,7 @@ def test_a_network_is_the_same_after_saving_and_loading(tmp_path, kind, style, p
     source = save_tiny_encoder(tmp_path, kind, style)
     network = make_tiny_network(source, pooling, layers)
     description = json.loads(json.dumps(describe_network(network)))
+    assert reads_what_it_hears(description) == (kind == "reader")
     save_weights(network, tmp_path / "saved.safetensors")
     loaded = load_network(description, tmp_path / "saved.safetensors")
     wavs, lens = torch.randn(2, 16000), torch.tensor([1.0, 0.6])

@@ -139,6 +139,12 @@ def test_it_says_what_to_trust_least_as_the_scores_do(student, monkeypatch, cccs
     assert said in _limits(student)
 
 
+def test_it_says_whether_the_student_reads(student, monkeypatch):
+    assert "and the student does not read.\n" in _limits(student)
+    monkeypatch.setitem(student.config, "encoder", {**student.config["encoder"], "reader": {}})
+    assert "and the student reads only the words that it hears itself.\n" in _limits(student)
+
+
 # ------------------------------------------------------------------ the server
 
 

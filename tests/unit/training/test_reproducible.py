@@ -6,6 +6,8 @@ import torch
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.settings import Hparams
+from ser_ts_lobes.training.brains import StudentBrain, TeacherBrain
 from ser_ts_lobes.training.checkpoints import Checkpointer
 from ser_ts_lobes.training.reproducible import ReproducibleBrain
 from tests.unit.training.test_brains import Killed, kill_after
@@ -76,7 +78,7 @@ def make_brain(tmp_path):
         hparams["checkpointer"].add_recoverable("counter", hparams["epoch_counter"])
         run_opts = {"device": "cpu", "noprogressbar": True} | (run_opts or {})
         run_opts |= {name: hparams[name] for name in ("precision", "eval_precision", "grad_accumulation_factor")}
-        brain = Line(hparams, run_opts, **(made_from or {"train": "ab12"}))
+        brain = Line(Hparams(hparams, "my.yaml"), run_opts, **(made_from or {"train": "ab12"}))
         brain.validated = []
         return brain
 
@@ -98,6 +100,24 @@ def fit_until_killed(brain, steps):
     kill_after(brain, steps)
     with pytest.raises(Killed):
         fit(brain)
+
+
+def test_a_key_that_a_brain_misses_is_one_sentence(make_brain):
+    brain = make_brain()
+    assert brain.hparams.seed == 7 and not hasattr(brain.hparams, "momentum")
+    with pytest.raises(
+        InputError, match="^my.yaml has no momentum, which is needed: copy it from .* files in hparams/"
+    ):
+        brain.hparams.momentum  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("brain_class", "arguments", "key"),
+    [(StudentBrain, ({"train": None},), "distance"), (TeacherBrain, (), "spread_passes")],
+)
+def test_a_file_of_ones_own_that_is_older_is_one_sentence(brain_class, arguments, key):
+    with pytest.raises(InputError, match=f"^my.yaml has no {key}, which is needed: copy it from .* hparams/mine.yaml."):
+        brain_class(Hparams({"system": "mine"}, "my.yaml"), {}, {}, *arguments)
 
 
 @pytest.mark.parametrize("factor", [1, 2])
