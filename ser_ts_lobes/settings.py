@@ -40,7 +40,10 @@ _NO_MATTER = {
 }
 
 # Keys that came later, with what runs did before: one that lacks the key is no other than one that has this value.
-_CAME_LATER = {"distance": "norm", "distance_temperature": 0.1, "unrated_batch_size": 32, "unrated_keep": None}
+_CAME_LATER = {
+    **{"distance": "norm", "distance_temperature": 0.1, "unrated_batch_size": 32, "unrated_keep": None},
+    "lora_rank": 0,
+}
 
 
 class MissingKey(InputError, AttributeError):
@@ -156,7 +159,7 @@ def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[st
     >>> difference({"lr": 0.1}, {"lr": 0.1})
     """
     values = {
-        key: [settings.get(key, _CAME_LATER.get(key, _ABSENT)) for settings in (then, now)]
+        key: [settings.get(key, _CAME_LATER.get(key.rpartition(".")[2], _ABSENT)) for settings in (then, now)]
         for key in sorted((then | now).keys() - set(leave_out))
     }
     differing = {key: f"{key} {old}, not {new}" for key, (old, new) in values.items() if old != new}

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.adapters import adapter_state, add_adapters, merge_adapters
 
 
 def load_pretrained(auto_class: type[Any], source: str | Path, **kwargs: Any) -> Any:
@@ -136,6 +137,9 @@ class Encoder(torch.nn.Module):
         weights are loaded later.
     trainable_layers
         How many transformer layers, counted from the top, learn (0: none).
+    lora_rank
+        0: they learn as they are. Above: they stay as they are, and adapters of this rank learn in their attention
+        (`ser_ts_lobes.lobes.adapters`).
     """
 
     #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
@@ -143,7 +147,7 @@ class Encoder(torch.nn.Module):
     #: Whether the frozen part computes anything that is worth keeping.
     computes_frozen = True
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, lora_rank: int = 0) -> None:
         super().__init__()
         self.source = source
         self.model = self._load(source)
@@ -152,7 +156,11 @@ class Encoder(torch.nn.Module):
         self.n_frozen = n_layers - trainable_layers
         self.output_size = self.model.config.hidden_size
         self.model.requires_grad_(False)
-        self.layers[self.n_frozen :].requires_grad_(True)
+        self.has_adapters = lora_rank > 0
+        if self.has_adapters:
+            add_adapters(self.layers[self.n_frozen :], lora_rank)
+        else:
+            self.layers[self.n_frozen :].requires_grad_(True)
         self._frozen_weights: str | None = None
 
     def _load(self, source: Any) -> Any:
@@ -276,7 +284,7 @@ class Encoder(torch.nn.Module):
         return self
 
     def frozen_fingerprint(self) -> str:
-        """Fingerprint of all that determines what `frozen_forward` gives for an utterance.
+        """Fingerprint of all that determines what `frozen_forward` gives for an utterance, and of what adapters add to.
 
         That is the weights, the configuration and `_frozen_settings`; how the input is made of the utterance
         (`tokenize`) counts too. The kernels that compute the same do not, such as those of the attention.
@@ -306,13 +314,20 @@ class Encoder(torch.nn.Module):
         return {}
 
     def trainable_state(self) -> dict[str, torch.Tensor]:
-        """Weights of the trainable layers.
+        """Weights of what learns: of the trainable layers or, where they have some, of their adapters.
 
         Returns
         -------
         dict[str, torch.Tensor]
         """
-        return self.layers[self.n_frozen :].state_dict()
+        learning = self.layers[self.n_frozen :]
+        return adapter_state(learning) if self.has_adapters else learning.state_dict()
+
+    def merge_adapters(self) -> None:
+        """Make adapters, if there are any, part of the layers, which then are like any others and no more learn."""
+        merge_adapters(self.layers[self.n_frozen :])
+        self.model.requires_grad_(False)
+        self.has_adapters = False
 
     @mark_as_saver
     def _save(self, path):
@@ -331,7 +346,9 @@ class Encoder(torch.nn.Module):
                 f"trainable layers) than {self.source!r}: use the encoder that it was trained with, or another "
                 "output_folder."
             )
-        self.layers[self.n_frozen :].load_state_dict(saved["layers"])
+        learning = self.layers[self.n_frozen :]
+        frozen = learning.state_dict() if self.has_adapters else {}  # which the checkpoint of adapters leaves out
+        learning.load_state_dict({**frozen, **saved["layers"]})
 
 
 def refuse_more_layers(trainable_layers: int, n_layers: int, source: Any) -> None:

@@ -40,7 +40,7 @@ SAMPLE_RATE = 16000
 
 
 def load_speech_encoder(
-    source: str | Path | dict[str, Any], trainable_layers: int = 0
+    source: str | Path | dict[str, Any], trainable_layers: int = 0, lora_rank: int = 0
 ) -> "SpeechEncoder | WhisperEncoder | ListenerEncoder":
     """Load a speech encoder of whatever architecture `source` is.
 
@@ -51,10 +51,17 @@ def load_speech_encoder(
         `Encoder.configuration`.
     trainable_layers
         How many transformer layers, counted from the top, learn.
+    lora_rank
+        0: they learn as they are. Above: adapters of this rank learn in their attention.
 
     Returns
     -------
     SpeechEncoder, WhisperEncoder or ListenerEncoder
+
+    Raises
+    ------
+    InputError
+        If it can't be had, has fewer layers, or is a listener that is to have adapters.
 
     Example
     -------
@@ -64,9 +71,14 @@ def load_speech_encoder(
     True
     """
     if is_listener(source):
+        if lora_rank:
+            raise InputError(
+                f"lora_rank is {lora_rank}, but {source!r} is a listener, whose layers are few and its own: give "
+                "--lora_rank 0, or another speech_source."
+            )
         return ListenerEncoder(source, trainable_layers)
     encoder_class = WhisperEncoder if model_type(source) == "whisper" else SpeechEncoder
-    return encoder_class(source, trainable_layers)
+    return encoder_class(source, trainable_layers, lora_rank)
 
 
 class SpeechEncoder(Encoder):
@@ -82,12 +94,14 @@ class SpeechEncoder(Encoder):
         expects waveforms of zero mean and unit variance); or `Encoder.configuration`.
     trainable_layers
         How many transformer layers, counted from the top, learn (paper, section 4.2: 6).
+    lora_rank
+        As of `Encoder`.
     """
 
     #: Longest clip that can be encoded, in seconds.
     max_duration_s = math.inf
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, lora_rank: int = 0) -> None:
         self.model_type = model_type(source)
         if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
             name = "The encoder described" if isinstance(source, dict) else repr(source)
@@ -96,7 +110,7 @@ class SpeechEncoder(Encoder):
                 "whisper model."
             )
         refuse_more_layers(trainable_layers, count_layers(source), source)
-        super().__init__(source, trainable_layers)
+        super().__init__(source, trainable_layers, lora_rank)
         if getattr(self.model.config, "add_adapter", False):
             raise InputError(f"{source!r} has an adapter on top, which is not supported.")
         if isinstance(source, dict):
@@ -177,16 +191,18 @@ class WhisperEncoder(Encoder):
         Hub name (``openai/whisper-small``), local folder, or `Encoder.configuration`.
     trainable_layers
         How many transformer layers, counted from the top, learn.
+    lora_rank
+        As of `Encoder`.
     """
 
     mel_filters: torch.Tensor
     window: torch.Tensor
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0) -> None:
+    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, lora_rank: int = 0) -> None:
         from transformers import WhisperFeatureExtractor
 
         refuse_more_layers(trainable_layers, count_layers(source), source)
-        super().__init__(source, trainable_layers)
+        super().__init__(source, trainable_layers, lora_rank)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])
         else:

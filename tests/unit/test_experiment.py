@@ -165,11 +165,13 @@ def test_a_run_of_before_a_key_is_one_with_its_first_value():
     assert difference(before, {"lr": 0.1, "distance": "norm"}) is None
     assert difference({"lr": 0.1, "distance": "norm"}, before) is None
     assert difference(before, {"lr": 0.1, "distance": "cosine"}) == "distance norm, not cosine"
+    assert difference(before, {"lr": 0.1, "speech_encoder.lora_rank": 0}) is None
     assert difference(before, {"lr": 0.1, "another": 1}) == "another (not set), not 1"
 
 
 def test_what_came_later_has_in_the_hparams_the_value_that_runs_had_before():
-    of_a_student = yaml.safe_load(re.sub(r"!\S+", "", (ROOT / "hparams" / "parts" / "teaching.yaml").read_text()))
+    parts = (ROOT / "hparams" / "parts" / f"{part}.yaml" for part in ("fine_tuning", "teaching"))
+    of_a_student = yaml.safe_load(re.sub(r"!\S+", "", "".join(part.read_text() for part in parts)))
     assert {key: of_a_student[key] for key in settings_module._CAME_LATER} == settings_module._CAME_LATER
 
 
