@@ -55,7 +55,7 @@ _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a nu
 
 _RULES = {
     **dict.fromkeys(("batch_size", "number_of_epochs", "grad_accumulation_factor"), _from(1)),
-    **dict.fromkeys(("num_workers", "trainable_layers", "seed"), _from(0)),
+    **dict.fromkeys(("num_workers", "trainable_layers", "lora_rank", "seed"), _from(0)),
     **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "feature_dtype": _one_of(_DTYPES),
@@ -97,6 +97,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name, rule in _RULES.items():
         if name in settings and not rule.holds(settings[name]):
             raise InputError(f"{name} is {settings[name]}: {rule.otherwise}.")
+    if settings.get("lora_rank", 0) > 0 and settings["trainable_layers"] == 0:
+        raise InputError(
+            f"lora_rank is {settings['lora_rank']}, and trainable_layers 0: say by --trainable_layers how many of the "
+            "top layers get adapters, or give --lora_rank 0."
+        )
     _check_teaching(settings)
     factor = settings.get("grad_accumulation_factor", 1)
     if "ccc_weights" in settings and factor > 1:

@@ -50,6 +50,8 @@ _CAME_LATER = {
     "unrated_batch_size": 32,
     "unrated_keep": None,
     "layers": "last",
+    "lora_rank": 0,
+    "speech_encoder.lora_rank": 0,
     "speech_encoder.layers": "last",
     "text_trainable_layers": 0,
     "text_encoder.trainable_layers": 0,

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
+from ser_ts_lobes.lobes.adapters import add_adapters, merge_adapters
 
 
 def load_pretrained(auto_class: type[Any], source: str | Path, **kwargs: Any) -> Any:
@@ -166,6 +167,9 @@ class Encoder(torch.nn.Module):
     layers
         What is given of them: ``last``, what comes out of the last one, or ``weighted``, a `LayerMix` of all, whose
         weights learn. A `configuration` says it itself.
+    lora_rank
+        0: they learn as they are. Above: they stay as they are, and adapters of this rank learn in their attention
+        (`ser_ts_lobes.lobes.adapters`).
     """
 
     #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
@@ -175,7 +179,9 @@ class Encoder(torch.nn.Module):
     #: Whether layers that are mixed are its own, not those of an encoder within it.
     mixes_own_layers = True
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last") -> None:
+    def __init__(
+        self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last", lora_rank: int = 0
+    ) -> None:
         super().__init__()
         if isinstance(source, dict):
             layers = source.get("layers", "last")
@@ -188,7 +194,11 @@ class Encoder(torch.nn.Module):
         self.n_frozen = n_layers - trainable_layers
         self.output_size = self.model.config.hidden_size
         self.model.requires_grad_(False)
-        self.layers[self.n_frozen :].requires_grad_(True)
+        self.has_adapters = lora_rank > 0
+        if self.has_adapters:
+            add_adapters(self.layers[self.n_frozen :], lora_rank)
+        else:
+            self.layers[self.n_frozen :].requires_grad_(True)
         self.mix = LayerMix(self._n_mixed()) if layers == "weighted" else None
         self._frozen_weights: str | None = None
 
@@ -357,7 +367,7 @@ class Encoder(torch.nn.Module):
         return self
 
     def frozen_fingerprint(self) -> str:
-        """Fingerprint of all that determines what `frozen_forward` gives for an utterance.
+        """Fingerprint of all that determines what `frozen_forward` gives for an utterance, and of what adapters add to.
 
         That is the weights, the configuration and `_frozen_settings`; how the input is made of the utterance
         (`tokenize`) counts too. The kernels that compute the same do not, such as those of the attention.
@@ -387,17 +397,28 @@ class Encoder(torch.nn.Module):
         return {}
 
     def trainable_state(self) -> dict[str, torch.Tensor]:
-        """Weights of the trainable layers, and of their mix if there is one.
+        """Weights of what learns: of the trainable layers or, where they have some, of their adapters; of a mix.
 
         Returns
         -------
         dict[str, torch.Tensor]
         """
-        return self._learning().state_dict()
+        learning = self._learning()
+        state = learning.state_dict()
+        if self.has_adapters:
+            learns = {name for name, parameter in learning.named_parameters() if parameter.requires_grad}
+            return {name: weight for name, weight in state.items() if name in learns}
+        return state
 
     def _learning(self) -> torch.nn.ModuleList:
-        """All that may learn: layers, bottom first, and their mix if there is one."""
+        """All that may learn, whole: layers, bottom first, and their mix if there is one."""
         return torch.nn.ModuleList([*self.layers[self.n_frozen :], *([] if self.mix is None else [self.mix])])
+
+    def merge_adapters(self) -> None:
+        """Make adapters, if there are any, part of the layers, which then are like any others and no more learn."""
+        merge_adapters(self.layers[self.n_frozen :])
+        self.model.requires_grad_(False)
+        self.has_adapters = False
 
     @mark_as_saver
     def _save(self, path):
@@ -416,7 +437,9 @@ class Encoder(torch.nn.Module):
                 f"trainable layers) than {self.source!r}: use the encoder that it was trained with, or another "
                 "output_folder."
             )
-        self._learning().load_state_dict(saved["layers"])
+        learning = self._learning()
+        frozen = learning.state_dict() if self.has_adapters else {}  # which the checkpoint of adapters leaves out
+        learning.load_state_dict({**frozen, **saved["layers"]})
 
 
 def refuse_more_layers(trainable_layers: int, n_layers: int, source: Any) -> None:

@@ -40,7 +40,7 @@ SAMPLE_RATE = 16000
 
 
 def load_speech_encoder(
-    source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last"
+    source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last", lora_rank: int = 0
 ) -> "SpeechEncoder | WhisperEncoder | ListenerEncoder":
     """Load a speech encoder of whatever architecture `source` is.
 
@@ -53,10 +53,17 @@ def load_speech_encoder(
         How many transformer layers, counted from the top, learn.
     layers
         ``last`` or ``weighted``, see `ser_ts_lobes.lobes.encoder.Encoder`.
+    lora_rank
+        0: they learn as they are. Above: adapters of this rank learn in their attention.
 
     Returns
     -------
     SpeechEncoder, WhisperEncoder or ListenerEncoder
+
+    Raises
+    ------
+    InputError
+        If it can't be had, has fewer layers, or is a listener that is to have adapters.
 
     Example
     -------
@@ -66,9 +73,14 @@ def load_speech_encoder(
     True
     """
     if is_listener(source):
+        if lora_rank:
+            raise InputError(
+                f"lora_rank is {lora_rank}, but {source!r} is a listener, whose layers are few and its own: give "
+                "--lora_rank 0, or another speech_source."
+            )
         return ListenerEncoder(source, trainable_layers, layers)
     encoder_class = WhisperEncoder if model_type(source) == "whisper" else SpeechEncoder
-    return encoder_class(source, trainable_layers, layers)
+    return encoder_class(source, trainable_layers, layers, lora_rank)
 
 
 class SpeechEncoder(Encoder):
@@ -86,12 +98,16 @@ class SpeechEncoder(Encoder):
         How many transformer layers, counted from the top, learn (paper, section 4.2: 6).
     layers
         ``last``, the paper's, or ``weighted``, see `Encoder`.
+    lora_rank
+        As of `Encoder`.
     """
 
     #: Longest clip that can be encoded, in seconds.
     max_duration_s = math.inf
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last") -> None:
+    def __init__(
+        self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last", lora_rank: int = 0
+    ) -> None:
         self.model_type = model_type(source)
         if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
             name = "The encoder described" if isinstance(source, dict) else repr(source)
@@ -100,7 +116,7 @@ class SpeechEncoder(Encoder):
                 "whisper model."
             )
         refuse_more_layers(trainable_layers, count_layers(source), source)
-        super().__init__(source, trainable_layers, layers)
+        super().__init__(source, trainable_layers, layers, lora_rank)
         if getattr(self.model.config, "add_adapter", False):
             raise InputError(f"{source!r} has an adapter on top, which is not supported.")
         if isinstance(source, dict):
@@ -183,16 +199,20 @@ class WhisperEncoder(Encoder):
         How many transformer layers, counted from the top, learn.
     layers
         ``last`` or ``weighted``, see `Encoder`.
+    lora_rank
+        As of `Encoder`.
     """
 
     mel_filters: torch.Tensor
     window: torch.Tensor
 
-    def __init__(self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last") -> None:
+    def __init__(
+        self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last", lora_rank: int = 0
+    ) -> None:
         from transformers import WhisperFeatureExtractor
 
         refuse_more_layers(trainable_layers, count_layers(source), source)
-        super().__init__(source, trainable_layers, layers)
+        super().__init__(source, trainable_layers, layers, lora_rank)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])
         else:

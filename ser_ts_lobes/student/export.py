@@ -56,6 +56,7 @@ _TRAINING_KEYS = (
     "lr",
     "encoder_lr",
     "trainable_layers",
+    "lora_rank",
     "ts_weight",
     "taught",
     "prediction_weight",
@@ -223,6 +224,7 @@ def _load_network(run: RunFolder, modules: dict[str, Any]) -> StudentNetwork:
             f"{run.path}: metrics.json is of epoch {report['best']['epoch']}, the best checkpoint now of epoch "
             f"{checkpoint.meta['epoch']}: run the training command again, which tests it."
         )
+    encoder.merge_adapters()  # who loads it needs none
     return StudentNetwork(**modules).eval()
 
 

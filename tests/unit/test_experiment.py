@@ -169,6 +169,7 @@ def test_a_run_of_before_a_key_is_one_with_its_first_value():
     assert difference(before, before | others) == (
         "prediction_weight 0.0, not 1; taught joint, not text; trust cut, not soft"
     )
+    assert difference(before, {"lr": 0.1, "speech_encoder.lora_rank": 0}) is None
     assert difference(before, {"lr": 0.1, "another": 1}) == "another (not set), not 1"
     assert difference(before, {"lr": 0.1, "encoder_lr": 0.025}) is None
     assert difference({"lr": 0.1, "encoder_lr": 0.1}, {"lr": 0.1, "encoder_lr": 0.025}) == "encoder_lr 0.1, not 0.025"

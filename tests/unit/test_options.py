@@ -22,6 +22,7 @@ def test_the_recipes_settings_are_in_range(path):
         ("number_of_epochs", True, "give a whole number from 1 on"),
         ("grad_accumulation_factor", "two", "give a whole number from 1 on"),
         ("num_workers", -1, "give a whole number from 0 on"),
+        ("lora_rank", -1, "give a whole number from 0 on"),
         ("lr", "fast", "give a number from 0 on"),
         ("ts_weight", -1, "give a number from 0 on"),
         ("encoder_lr", float("nan"), "give a number from 0 on"),
@@ -40,6 +41,13 @@ def test_the_recipes_settings_are_in_range(path):
 def test_a_setting_out_of_range_is_one_sentence(name, value, said):
     with pytest.raises(InputError, match=f"^{name} is {value}: {said}"):
         check_settings({name: value})
+
+
+def test_adapters_need_layers():
+    with pytest.raises(InputError, match="^lora_rank is 4, and trainable_layers 0: say by --trainable_layers how many"):
+        check_settings({"lora_rank": 4, "trainable_layers": 0})
+    check_settings({"lora_rank": 4, "trainable_layers": 1})
+    check_settings({"lora_rank": 0, "trainable_layers": 0})
 
 
 def test_the_ends_of_the_ranges_are_in_range():

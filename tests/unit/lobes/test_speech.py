@@ -208,7 +208,9 @@ def test_too_many_trainable_layers_are_refused_before_weights_are_read(tmp_path,
     source = save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     load = TextEncoder if save is save_tiny_bert else load_speech_encoder
-    with pytest.raises(InputError, match="trainable_layers is 9, but .* transformer layers that can learn: choose 0 to"):
+    with pytest.raises(
+        InputError, match="trainable_layers is 9, but .* transformer layers that can learn: choose 0 to"
+    ):
         load(source, trainable_layers=9)
 
 

@@ -14,10 +14,12 @@ import pytest
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import load_file
 
 import ser_ts_lobes.student.export as export_module
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.student.export import export
 from ser_ts_lobes.student.inference import EmotionRegressor
 from ser_ts_lobes.student.model_card import make_card
@@ -41,10 +43,8 @@ FILES = {
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_hubert, tmp_path_factory):
+def train(folder, speech_source, **options):
     """Train as the recipe does; paths of results are relative to the folder that it ran in."""
-    folder = tmp_path_factory.mktemp("trained")
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -52,11 +52,12 @@ def trained(tiny_hubert, tmp_path_factory):
         overrides = {
             "data_folder": "toy corpus",
             "results_folder": "results",
-            "speech_source": tiny_hubert,
+            "speech_source": speech_source,
             "trainable_layers": 1,
             "number_of_epochs": 2,
             "batch_size": 8,
             "num_workers": 0,
+            **options,
         }
         with open(HPARAMS, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides) | {"settings": {}}
@@ -74,6 +75,11 @@ def trained(tiny_hubert, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def trained(tiny_hubert, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained"), tiny_hubert)
+
+
+@pytest.fixture(scope="module")
 def run(trained):
     return trained / "results" / "ft" / "1986"
 
@@ -86,11 +92,15 @@ def student_folder(run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def test_set(trained, run):
+def test_set(run):
     """Give the paths of the test set and what the run predicted, (8, 3)."""
+    return read_tested(run)
+
+
+def read_tested(run):
     with open(run / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    paths = [str(trained / "toy corpus" / "Audios" / f"{row['ID']}.wav") for row in rows]
+    paths = [str(run.parents[2] / "toy corpus" / "Audios" / f"{row['ID']}.wav") for row in rows]
     return paths, np.array([[float(row[dimension]) for dimension in DIMENSIONS] for row in rows])
 
 
@@ -107,6 +117,20 @@ def test_the_safe_path_predicts_what_the_run_did(student_folder, test_set):
     np.testing.assert_allclose(
         emotions(EmotionRegressor.from_pretrained(student_folder), paths), expected, rtol=0, atol=1e-4
     )
+
+
+def test_adapters_are_merged_and_predict_what_the_run_did(tiny_hubert, tmp_path):
+    run = train(tmp_path, tiny_hubert, lora_rank=2, encoder_lr=0.1) / "results" / "ft" / "1986"
+    export(run, tmp_path / "student")
+    paths, expected = read_tested(run)
+    assert expected.std(axis=0).min() > 1e-3
+    np.testing.assert_allclose(
+        emotions(EmotionRegressor.from_pretrained(tmp_path / "student"), paths), expected, rtol=0, atol=1e-4
+    )
+    exported = load_file(tmp_path / "student" / "model.safetensors")
+    pretrained = load_speech_encoder(tiny_hubert).state_dict()
+    learnt = {name for name, weight in pretrained.items() if not weight.equal(exported[f"speech_encoder.{name}"])}
+    assert learnt == {f"model.encoder.layers.2.attention.{part}_proj.weight" for part in ("q", "k", "v", "out")}
 
 
 def test_from_hparams_predicts_what_the_run_did(student_folder, test_set):
