@@ -43,9 +43,9 @@ def trust_by_residual(residual: ArrayLike, threshold: float | None, kind: str) -
         k, in standard deviations sigma_j of each dimension, as of `ser_ts_lobes.training.residuals.keep_mask`; of
         ``soft``, above 0. None, which keeps all, is of ``cut`` alone.
     kind
-        ``cut``: what `keep_mask` keeps, all of it alike. ``soft``: exp(-(max_j |r_j| / (k sigma_j))^2), the weight of
-        Welsch's robust regression (Holland and Welsch 1977). ``per_dimension``: dimension j of the prediction where
-        |r_j| <= k sigma_j; the embedding, which has no dimensions of its own, as ``cut``.
+        ``cut``: what `keep_mask` keeps, all of it alike. ``soft``: exp(-(max_j abs(r_j) / (k sigma_j))^2), the weight
+        of Welsch's robust regression (Holland and Welsch 1977). ``per_dimension``: dimension j of the prediction where
+        abs(r_j) <= k sigma_j; the embedding, which has no dimensions of its own, as ``cut``.
 
     Returns
     -------
