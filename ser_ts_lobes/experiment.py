@@ -1,5 +1,6 @@
 """The start of an experiment: from a hparams file and a command line to the objects that it describes."""
 
+import atexit
 import dataclasses
 import difflib
 import os
@@ -227,6 +228,9 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) ->
     check_settings(settings)
     check_run_options(run_opts, settings)
     sb.utils.distributed.ddp_init_group(run_opts)
+    if torch.distributed.is_initialized():
+        # Or else the threads of gloo may still be at work when the program ends, and abort it.
+        atexit.register(torch.distributed.destroy_process_group)
     if sb.utils.distributed.if_main_process():
         hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
     refuse_other_settings(settings["save_folder"], _of_model(settings, run_opts))
