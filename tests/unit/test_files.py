@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ser_ts_lobes import files
 from ser_ts_lobes.errors import InputError
@@ -36,6 +38,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whoever_may_read_a_new_file_may_read_what_is_written(tmp_path):
+    (tmp_path / "new").touch()
+    with replacing(tmp_path / "targets.safetensors") as temporary:
+        save_file({"a": np.zeros(2)}, temporary)
+        assert temporary.stat().st_mode != (tmp_path / "new").stat().st_mode  # or else this is needed no more
+    assert (tmp_path / "targets.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
