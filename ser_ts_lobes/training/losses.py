@@ -307,7 +307,8 @@ def _mean_over_batch(distances: torch.Tensor, weights: torch.Tensor) -> torch.Te
 
 def _weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Give the weighted mean of values, (n,); of none, 0 with a gradient of 0."""
-    return (values * weights).sum() / (float(weights.sum()) or 1)
+    total = weights.sum()  # it stays where it is: a number would make a GPU wait
+    return (values * weights).sum() / torch.where(total > 0, total, 1)
 
 
 def sentence_loss(

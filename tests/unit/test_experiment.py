@@ -1,3 +1,4 @@
+import atexit
 import copy
 import os
 import runpy
@@ -156,6 +157,20 @@ def test_a_key_that_a_file_of_before_lacks_is_one_sentence(hparams_file, tmp_pat
         assert namespace.lr == 0.1 and copy.deepcopy(namespace).lr == 0.1 and getattr(namespace, "distance", 7) == 7
         with pytest.raises(InputError, match=said):
             namespace.distance  # noqa: B018
+
+
+def test_a_process_that_joins_others_leaves_them_before_it_ends(hparams_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    at_the_end = []
+    monkeypatch.setattr(atexit, "register", at_the_end.append)
+    start_experiment(*parse_arguments([hparams_file, "--data_folder=/corpus"]))
+    assert at_the_end == []
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        start_experiment(*parse_arguments([hparams_file, "--data_folder=/corpus"]))
+        assert at_the_end == [torch.distributed.destroy_process_group]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_run_of_before_a_key_is_one_with_its_first_value():
