@@ -43,6 +43,10 @@ def _is_whole(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _are_points(value):
+    return isinstance(value, list) and len(value) > 1 and all(map(_is_number, value)) and sorted(set(value)) == value
+
+
 def _from(least):
     return _Rule(lambda value: _is_whole(value) and value >= least, f"give a whole number from {least} on")
 
@@ -56,8 +60,9 @@ _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a nu
 _RULES = {
     **dict.fromkeys(("batch_size", "number_of_epochs", "grad_accumulation_factor"), _from(1)),
     **dict.fromkeys(("num_workers", "trainable_layers", "lora_rank", "seed"), _from(0)),
-    **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
+    "soft_label_points": _Rule(_are_points, "give the points of the labels' scale, two or more, as [1, 2, 3]"),
     "feature_dtype": _one_of(_DTYPES),
     "pooling": _one_of(POOLINGS),
     "taught": _one_of(_TAUGHT),

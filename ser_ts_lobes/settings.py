@@ -49,6 +49,7 @@ _CAME_LATER = {
     "trust": "cut",
     "unrated_batch_size": 32,
     "unrated_keep": None,
+    "soft_label_weight": 0.0,
     "layers": "last",
     "lora_rank": 0,
     "speech_encoder.lora_rank": 0,
@@ -57,7 +58,7 @@ _CAME_LATER = {
     "text_encoder.trainable_layers": 0,
 }
 # Keys that came later for systems in which they have no effect by default.
-_HAD_NO_EFFECT = {"encoder_lr"}
+_HAD_NO_EFFECT = {"encoder_lr", "soft_label_points"}
 
 
 class MissingKey(InputError, AttributeError):

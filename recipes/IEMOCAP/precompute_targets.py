@@ -33,7 +33,11 @@ if __name__ == "__main__":
 
         prepare_iemocap(**settings["prepare_opts"])
         manifests = load_manifests(
-            settings["manifest_folder"], settings["data_folder"], needs_text=True, unrated=settings["unrated_manifest"]
+            settings["manifest_folder"],
+            settings["data_folder"],
+            needs_text=True,
+            unrated=settings["unrated_manifest"],
+            needs_ratings=settings["soft_label_weight"] > 0,
         )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.

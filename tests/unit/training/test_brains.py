@@ -1,10 +1,13 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
@@ -18,7 +21,7 @@ from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.lexical import embed_sentences
-from ser_ts_lobes.training.losses import ccc_loss
+from ser_ts_lobes.training.losses import ccc_loss, soft_label_loss
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
 from ser_ts_lobes.training.uncertainty import DropoutSpread
@@ -568,6 +571,101 @@ def test_the_teachers_prediction_is_taught_where_it_is_trusted(make_brain, with_
         assert means["kept"] == pytest.approx(first.mean(), rel=1e-5)
 
 
+def draw_ratings(manifest, n_raters=5):
+    """Let raters say of each utterance what its labels are, give or take one."""
+    random = np.random.default_rng(3)
+    numbers = np.clip(np.round(manifest.labels()[..., None] + random.normal(size=(1, 3, n_raters))), 1, 7)
+    return {id: tuple(map(tuple, said)) for id, said in zip(manifest.utterances, numbers.tolist(), strict=True)}
+
+
+@pytest.fixture
+def with_raters(manifests):
+    """Give the manifests with five raters of each training utterance but the first."""
+    ratings = draw_ratings(manifests["train"])
+    ratings.pop(next(iter(ratings)))
+    return manifests | {"train": replace(manifests["train"], ratings=ratings)}
+
+
+@pytest.mark.parametrize(
+    ("system", "brain_class", "options"),
+    [
+        ("ft", StudentBrain, {"trainable_layers": 0}),
+        ("attn", StudentBrain, {}),
+        ("teacher", TeacherBrain, {}),
+        ("atmaja", TeacherBrain, {}),
+    ],
+)
+def test_raters_are_learnt_beside_their_mean(make_brain, with_raters, system, brain_class, options):
+    options = {"soft_label_weight": 2, "ccc_weights": [0.5, 0.3, 0.2], "batch_size": 24, **options}
+    brain, hparams, datasets = make_brain(system, brain_class, manifests=with_raters, **options)
+    brain.modules.eval()  # without dropout
+    batch, output, loss, means = one_step(brain, datasets, hparams)
+    layer = brain.modules.soft_labels
+    logits = output.embedding.detach() @ layer.weight.detach().T + layer.bias.detach()
+    logits = logits.double().reshape(24, 3, 7).numpy()
+    ratings = with_raters["train"].ratings
+    divergences = []
+    for utterance, scores in zip(batch.id, logits, strict=True):
+        if utterance in ratings:
+            said = np.array(ratings[utterance], dtype=int)
+            p = np.array([np.bincount(numbers, minlength=8)[1:] / 5 for numbers in said])
+            divergences.append(entropy(p, softmax(scores, axis=1), axis=1))
+    assert len(divergences) == 23
+    assert means["soft_label_loss"] == pytest.approx(np.mean(divergences, axis=0) @ [0.5, 0.3, 0.2], rel=1e-4)
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 2 * means["soft_label_loss"], rel=1e-5)
+    loss.backward()
+    brain.init_optimizers()
+    learning = {id(p) for group in brain.optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in learning and (p.grad != 0).any() for p in layer.parameters())
+
+
+def test_raters_of_rated_speech_are_learnt_beside_unrated_speech(make_brain, with_unrated, unrated_options):
+    train = replace(with_unrated["train"], ratings=draw_ratings(with_unrated["train"]))
+    unrated_options["manifests"] = with_unrated | {"train": train}
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0, soft_label_weight=2)
+    batch, _, loss, means = one_step(brain, datasets, hparams)
+    assert batch.soft_labels.isnan().all(dim=(1, 2)).tolist() == [False] * 8 + [True] * 6
+    expected = means["ccc_loss"] + 30 * means["ts_distance"] + 2 * means["soft_label_loss"]
+    assert 0 < means["soft_label_loss"] < 3 and loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_network_learns_what_the_raters_said(make_brain, with_raters):
+    """Its layer tells the utterances apart: better than the distribution of all raters together."""
+    options = {"soft_label_weight": 1, "trainable_layers": 1, "number_of_epochs": 20, "lr": 0.003}
+    brain, hparams, datasets = make_brain("ft", manifests=with_raters, **options)
+    brain.train(datasets)
+    brain.on_evaluate_start()
+    brain.modules.eval()
+    batch = first_batch(brain, datasets, hparams)
+    with torch.no_grad():
+        output = brain.compute_forward(batch, torch_stage("VALID"))
+        logits = brain.modules.soft_labels(output.embedding).unflatten(1, (3, 7))
+    overall = batch.soft_labels.nanmean(dim=0).clamp(min=1e-6).log().expand_as(logits)
+    assert soft_label_loss(logits, batch.soft_labels) < 0.8 * soft_label_loss(overall, batch.soft_labels)
+
+
+def test_without_a_weight_raters_change_nothing(make_brain, manifests, with_raters, tmp_path):
+    outputs = []
+    for name, of_which in (("none", manifests), ("unread", with_raters)):
+        options = {"run": name, "trainable_layers": 0, "number_of_epochs": 1}
+        brain, _, datasets = make_brain("ft", manifests=of_which, **options)
+        assert "soft_labels" not in brain.modules and "soft_labels" not in brain.checkpointer.recoverables
+        brain.train(datasets)
+        outputs.append(brain.predict(datasets["test1"]).prediction)
+    np.testing.assert_array_equal(*outputs)
+    logs = [(tmp_path / f"results/ft/{name}/train_log.txt").read_text() for name in ("none", "unread")]
+    assert logs[0] == logs[1] and "soft_label" not in logs[0]
+
+
+def test_a_model_of_other_raters_does_not_go_on(make_brain, with_raters):
+    options = {"trainable_layers": 0, "soft_label_weight": 1}
+    end_epoch(ready(make_brain("ft", manifests=with_raters, **options)[0]), 1, lambda label: label + 1)
+    ready(make_brain("ft", manifests=with_raters, **options)[0])
+    others = replace(with_raters["train"], ratings=draw_ratings(with_raters["train"], n_raters=4))
+    with pytest.raises(InputError, match=r"made from other data than today's \(train_ratings changed\)"):
+        ready(make_brain("ft", manifests=with_raters | {"train": others}, **options)[0])
+
+
 def test_without_a_weight_the_teachers_prediction_is_not_looked_at(make_brain, manifests):
     brain, hparams, datasets = make_brain("ts", targets=make_targets(manifests["train"]), trainable_layers=0)
     _, _, loss, means = one_step(brain, datasets, hparams)
@@ -930,12 +1028,15 @@ def last_epoch(log):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, unrated_options, tmp_path, system):
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    make_brain, manifests, with_raters, unrated_options, tmp_path, system
+):
     brain_class, options = SYSTEMS[system]
     if system == "cts_unrated":
         options = options | unrated_options
     if system == "cts":
         options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
+        options |= {"manifests": with_raters, "soft_label_weight": 0.5}
     brain, _, datasets = make_brain(system, brain_class, results_folder=str(tmp_path / "whole"), **options)
     brain.train(datasets)
     whole = brain.predict(datasets["test1"])
