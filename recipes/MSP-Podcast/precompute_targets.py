@@ -7,9 +7,9 @@ To run this recipe, with the options that the teacher was trained with::
 
 Into ``results/teacher/<seed>/targets`` go the teacher's embedding, prediction and residual of each utterance, for
 the students ``ts`` and ``cts``; the paper's Table 1 is printed and written to ``table1.md``; ``residuals.png`` and
-``predictions_<split>.png`` show where the teacher can be trusted, and
-``uncertainty.json`` tells whether it knows. With ``--unrated_manifest <CSV>`` it also says what it knows of transcribed
-speech that nobody rated.
+``predictions_<split>.png`` show where the teacher can be trusted.
+With ``--unrated_manifest <CSV>`` it also says what it knows of transcribed speech that nobody rated, and
+``uncertainty.json`` tells whether it knows where it errs.
 """
 
 import sys

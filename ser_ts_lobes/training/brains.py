@@ -331,6 +331,7 @@ class TeacherBrain(EmotionBrain):
     ) -> None:
         self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
         self._told: list[dict[str, torch.Tensor]] | None = None  # of the batches so far, while targets are made
+        self._tells_spread = False  # which takes most of their time
         super().__init__(hparams, run_opts, manifests)
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
@@ -343,7 +344,7 @@ class TeacherBrain(EmotionBrain):
     def _tell(self, inputs, utterances):
         """Give what targets hold of a batch besides the model's output, by their names."""
         model = self.hparams.modules["model"]
-        told = {"spread": self.spread.of(model, inputs, utterances)}
+        told = {"spread": self.spread.of(model, inputs, utterances)} if self._tells_spread else {}
         if isinstance(model, EmotionModel) and model.text_pooling is not None:
             read = inputs["tokens"], inputs["token_lens"]
             told |= {"text": model.text_pooling(*read).float(), "sentence": embed_tokens(*read).float()}
@@ -357,9 +358,10 @@ class TeacherBrain(EmotionBrain):
             sb.utils.distributed.run_on_main(encoder.save, [RunFolder(self.hparams.output_folder).text_encoder_folder])
 
     def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
-        """Compute embeddings, prediction, spread and residual (paper, Eq. 8) of each utterance.
+        """Compute embeddings, prediction and residual (paper, Eq. 8) of each utterance.
 
-        The line from prediction to label is fitted on the training set alone.
+        The line from prediction to label is fitted on the training set alone. Where there is speech that nobody rated,
+        its spread is computed, too, and that of the training set, to which it is compared.
 
         Parameters
         ----------
@@ -383,6 +385,7 @@ class TeacherBrain(EmotionBrain):
         outputs, told = {}, {}
         for name, dataset in taught.items():
             self._told = []
+            self._tells_spread = UNRATED in taught and name in ("train", UNRATED)
             outputs[name] = self.predict(dataset)
             told[name] = {key: torch.cat([batch[key] for batch in self._told]).numpy() for key in self._told[0]}
         self._told = None
@@ -398,9 +401,9 @@ class TeacherBrain(EmotionBrain):
                 made_from={
                     "manifest": self.manifests[name].fingerprint,
                     "teacher": teacher,
-                    "spread": str(self.spread),
+                    **({"spread": str(self.spread)} if "spread" in told[name] else {}),
                 },
-                spread=told[name]["spread"],
+                spread=told[name].get("spread"),
                 text=told[name].get("text"),
                 sentence=told[name].get("sentence"),
             )

@@ -821,8 +821,8 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     assert targets["train"].made_from == {
         "manifest": manifests["train"].fingerprint,
         "teacher": report["fingerprint"],
-        "spread": "10 passes, dropout 0.2, seed 1986",
     }
+    assert all(of_split.spread is None for of_split in targets.values())  # nobody asks how sure the teacher is
     # The words have made a teacher's numbers, too.
     assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
 
@@ -845,7 +845,7 @@ def test_a_teacher_without_a_text_branch_of_its_own_has_no_embedding_of_it(make_
     brain, _, datasets = make_brain("atmaja", TeacherBrain, number_of_epochs=1)
     brain.train(datasets)
     targets = brain.make_targets(datasets)["train"]
-    assert targets.text is None and targets.sentence is None and (targets.spread > 0).all()
+    assert targets.text is None and targets.sentence is None and targets.embedding.shape == (24, 32)
 
 
 @pytest.fixture(scope="module")
@@ -877,25 +877,30 @@ def test_targets_are_made_of_unrated_speech_too(make_brain, manifests, with_unra
     unrated = targets.pop(UNRATED)
     assert unrated.label is None and unrated.residual is None and unrated.embedding.shape == (20, 128)
     assert sorted(unrated.ids) == sorted(with_unrated[UNRATED].utterances)
-    assert unrated.made_from == without["train"].made_from | {"manifest": with_unrated[UNRATED].fingerprint}
+    how = {"spread": "10 passes, dropout 0.2, seed 1986"}
+    assert unrated.made_from == without["train"].made_from | {"manifest": with_unrated[UNRATED].fingerprint} | how
+    assert targets["train"].made_from == without["train"].made_from | how
+    for of_set in (unrated, targets["train"]):  # with which the spread is compared
+        assert of_set.spread.shape == (len(of_set.ids), 3) and (of_set.spread > 0).all()
+    assert targets["valid"].spread is None and targets["test1"].spread is None
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(unrated.embedding)))
     np.testing.assert_allclose(restored.detach(), unrated.prediction, atol=1e-4)
     assert targets.keys() == without.keys()
     for split, of_split in without.items():  # rated ones are as they were
-        for name in ("embedding", "prediction", "label", "residual", "spread", "text", "sentence"):
+        for name in ("embedding", "prediction", "label", "residual", "text", "sentence"):
             np.testing.assert_array_equal(getattr(targets[split], name), getattr(of_split, name))
 
 
-def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain):
-    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain, with_unrated):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, manifests=with_unrated, number_of_epochs=1)
     brain.train(datasets)
-    together = brain.make_targets(datasets)["test1"]
-    assert brain.predict(datasets["test1"]).ids == together.ids
+    together = brain.make_targets(datasets)[UNRATED]
+    assert brain.predict(datasets[UNRATED]).ids == together.ids
     brain.hparams.test_dataloader_opts["batch_size"] = 1
-    alone = brain.make_targets(datasets)["test1"]
+    alone = brain.make_targets(datasets)[UNRATED]
     assert alone.ids == together.ids and (together.spread > 0).all()
     np.testing.assert_allclose(alone.spread, together.spread, rtol=1e-3, atol=1e-6)
-    batch = next(iter(brain.make_dataloader(datasets["test1"], torch_stage("TEST"), batch_size=12)))
+    batch = next(iter(brain.make_dataloader(datasets[UNRATED], torch_stage("TEST"), batch_size=20)))
     brain.modules.eval()
     with torch.no_grad():
         spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch), batch.id)

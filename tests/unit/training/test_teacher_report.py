@@ -50,6 +50,17 @@ def test_a_teachers_report_is_a_table_and_plots(tmp_path, targets, capsys):
     assert report["rank_correlation"]["valence"] > 0.2
 
 
+def test_without_spreads_it_does_not_say_whether_the_teacher_knows(tmp_path, targets, capsys):
+    report_teacher(tmp_path, targets)
+    capsys.readouterr()
+    for of_set in targets.values():
+        of_set.spread = None
+    report_teacher(tmp_path, targets)
+    assert "uncertainty.json" not in {path.name for path in tmp_path.iterdir()}  # nor what an earlier one left
+    printed = capsys.readouterr().out
+    assert "5.0% of them have a residual" in printed and "spread" not in printed
+
+
 class Cut(Exception):
     pass
 
