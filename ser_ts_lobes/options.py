@@ -12,10 +12,11 @@ from ser_ts_lobes.errors import InputError
 
 #: What ``pooling`` may name (`ser_ts_lobes.lobes.pooling.make_pooling` makes them).
 POOLINGS = ("gru", "transformer", "attention")
+#: What ``taught`` may name of `ser_ts_lobes.training.targets.TeacherTargets`, and how it is called.
+TAUGHT = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = ("float16", "bfloat16", "float32")
-_TAUGHT = ("joint", "text", "sentence")
 _TRUST = ("cut", "soft", "per_dimension")
 # Options of SpeechBrain's that its Brain takes, and the Brains here can't, with what to do instead.
 _REFUSED = {
@@ -65,7 +66,7 @@ _RULES = {
     "soft_label_points": _Rule(_are_points, "give the points of the labels' scale, two or more, as [1, 2, 3]"),
     "feature_dtype": _one_of(_DTYPES),
     "pooling": _one_of(POOLINGS),
-    "taught": _one_of(_TAUGHT),
+    "taught": _one_of(TAUGHT),
     "trust": _one_of(_TRUST),
     "max_grad_norm": _Rule(
         lambda value: value is None or (_is_number(value) and value > 0),

@@ -131,6 +131,27 @@ def reads_what_it_hears(config: dict[str, Any]) -> bool:
     return "reader" in config["encoder"]
 
 
+def say_what_it_reads(config: dict[str, Any]) -> str:
+    """Say what a student reads, to people.
+
+    Parameters
+    ----------
+    config
+        From `read_config`.
+
+    Returns
+    -------
+    str
+        What follows "the student".
+
+    Example
+    -------
+    >>> say_what_it_reads({"encoder": {"model": {"model_type": "hubert"}}})
+    'does not read'
+    """
+    return "reads only the words that it hears itself" if reads_what_it_hears(config) else "does not read"
+
+
 def _check_value(path: Path, name: str, value: Any, most: int, depth: int = 1) -> None:
     """Refuse a value that no student's configuration holds, whatever it stands for, and all that is in it."""
     if isinstance(value, dict | list):

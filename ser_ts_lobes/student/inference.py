@@ -25,7 +25,7 @@ from ser_ts_lobes.student.config import (
     find_weakest,
     is_hub_name,
     read_config,
-    reads_what_it_hears,
+    say_what_it_reads,
 )
 from ser_ts_lobes.student.network import load_network
 
@@ -201,9 +201,9 @@ class EmotionRegressor(Pretrained):
         return find_weakest(self.config)
 
     @property
-    def reads(self) -> bool:
-        """Whether it reads the words that it hears; a transcript it never gets."""
-        return reads_what_it_hears(self.config)
+    def what_it_reads(self) -> str:
+        """Whether it reads the words that it hears, in words that follow "the student"; a transcript it never gets."""
+        return say_what_it_reads(self.config)
 
     @property
     def network(self) -> "StudentNetwork":

@@ -7,9 +7,10 @@ from typing import Any
 import huggingface_hub
 
 from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.options import TAUGHT
 from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.student import space
-from ser_ts_lobes.student.config import find_weakest, reads_what_it_hears
+from ser_ts_lobes.student.config import find_weakest, say_what_it_reads
 from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, cost_table
 
 #: The file in the exported folder with the plot of the teacher's residuals.
@@ -80,14 +81,10 @@ def _eval_results(config: dict[str, Any]) -> Iterator[huggingface_hub.EvalResult
                 )
 
 
-# By what the ``taught`` key names.
-_EMBEDDINGS = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
-
-
 def _what(config: dict[str, Any], name: str) -> str:
     low, high = config["label_range"]
     training = config["training"]
-    learnt = [_EMBEDDINGS[training.get("taught", "joint")]] if training.get("ts_weight") else []
+    learnt = [TAUGHT[training.get("taught", "joint")]] if training.get("ts_weight") else []
     learnt += ["predictions"] if training.get("prediction_weight") else []
     if learnt:
         where = "everywhere" if training.get("residual_threshold") is None else "where the teacher can be trusted"
@@ -188,8 +185,7 @@ own recordings, statistics over many recordings, dialogue systems.
 
 
 def _weakest(config: dict[str, Any]) -> str:
-    reads = "reads only the words that it hears itself" if reads_what_it_hears(config) else "does not read"
-    words = f"Valence lives in words more than in sound, and this student {reads}"
+    words = f"Valence lives in words more than in sound, and this student {say_what_it_reads(config)}"
     weakest = find_weakest(config)
     if weakest == "valence":
         return f"{words}: trust it least there, where its CCC is lowest."

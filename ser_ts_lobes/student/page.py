@@ -202,14 +202,13 @@ def _limits(student: EmotionRegressor) -> str:
             scores.append(f"{split} {', '.join(known)}")
     weakest = student.weakest_dimension
     least = f" Trust {weakest} least, where that is lowest." if weakest else ""
-    reads = "reads only the words that it hears itself" if student.reads else "does not read"
     return (
         f"### What the values mean, and what they do not\n"
         f"The student `{config['system']}` was trained on {config['corpus']}, whose listeners rated each utterance "
         f"from {low:g} to {high:g}: **activation** from calm to excited, **valence** from negative to positive, "
         f"**dominance** from yielding to dominant. It predicts such ratings, not what a person feels.\n\n"
         f"- How well (CCC on its test sets; 1 is perfect, 0 is chance): {'; '.join(scores) or 'not measured'}.{least} "
-        f"Valence lives in the words, and the student {reads}.\n"
+        f"Valence lives in the words, and the student {student.what_it_reads}.\n"
         f"- Predictions keep close to the mean of the training labels; other languages, rooms and microphones than "
         f"the corpus's shift them. Silence, noise and music get values too, which mean nothing.\n"
         f"- Not for decisions about people.\n"
