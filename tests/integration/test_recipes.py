@@ -52,7 +52,7 @@ def material():
     prepare_transcribed_speech([TMP / "unrated" / "speech"], TMP / "unrated", valid_share=0.1, max_duration_s=20)
     write_iemocap_tree(TMP / "iemocap")
     write_librispeech_tree(TMP / "librispeech")
-    write_recordings(TMP / "recordings")
+    write_recordings(TMP / "recordings", raters=3)
     save_tiny_cpc(TMP / "modified_cpc.pt")
     save_tiny_ssl(TMP / "hubert")
     for system in ("hubert_large", "wav2vec2_base", "wav2vec2_large"):
@@ -142,7 +142,14 @@ def test_a_student_before_its_teacher_is_one_sentence(tmp_path):
 def logged(run_folder):
     """Give the numbers of a run's log by name, epoch by epoch."""
     lines = [line for line in (run_folder / "train_log.txt").read_text().splitlines() if line.startswith("epoch: ")]
-    return [{name: float(value) for name, value in re.findall(r"([a-z_ ]+): ([-+.e\d]+)", line)} for line in lines]
+    number = re.compile(r"([a-z_][a-z_ ]*): ([-+.e\d]+)")
+    return [{name: float(value) for name, value in number.findall(line)} for line in lines]
+
+
+@pytest.mark.parametrize("name", ["Template-train_teacher-teacher", "Template-train_student-cts"])
+def test_raters_are_learnt_from(name):
+    folder, _ = run_row(name)
+    assert [epoch["train soft_label_loss"] > 0 for epoch in logged(folder)] == [True, True]
 
 
 def test_unrated_speech_is_taught_on():
