@@ -7,6 +7,7 @@ utterance, whose cells hold what each rater said, separated by blanks.
 import functools
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,10 +87,11 @@ def read_ratings(folder: str | Path, ids: Collection[str]) -> dict[str, Ratings]
             "raters' answers to the corpus, as its recipe's prepare script says, and run that again, or give "
             "--soft_label_weight=0."
         )
-    wanted, ratings = set(ids), {}
+    wanted = set(ids)
+    ratings: dict[str, Ratings] = {}
     for line, row in read_rows(path, ("ID", *DIMENSIONS), key="ID"):
         if row["ID"] in wanted:
-            said = tuple(tuple(map(parse_number, row[name].split())) for name in DIMENSIONS)
+            said: Any = tuple(tuple(map(parse_number, row[name].split())) for name in DIMENSIONS)
             if any(None in numbers for numbers in said):
                 raise InputError(f"{path}, line {line}: the ratings of {row['ID']} are not all numbers.")
             if any(said):

@@ -484,12 +484,12 @@ def read_model_config(
     InputError
         If it can't be had, or is of another architecture; of a configuration also as of `model_config`.
     """
-    config = None if isinstance(source, dict) else load_pretrained(AutoConfig, source)
-    kind = source["model"].get("model_type") if isinstance(source, dict) else config.model_type
+    config = source if isinstance(source, dict) else load_pretrained(AutoConfig, source)
+    kind = config["model"].get("model_type") if isinstance(config, dict) else config.model_type
     if kind not in architectures:
         name = "The encoder described" if isinstance(source, dict) else repr(source)
         raise InputError(f"{name} is a {kind!r} model; {expected}.")
-    return model_config(source) if isinstance(source, dict) else config
+    return model_config(config) if isinstance(config, dict) else config
 
 
 def model_config(configuration: dict[str, Any]) -> PreTrainedConfig:
