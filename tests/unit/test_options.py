@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 from speechbrain.utils.run_opts import RunOptions
@@ -33,6 +34,8 @@ def test_the_recipes_settings_are_in_range(path):
         ("max_grad_norm", 0, "give a number above 0, or null to clip nothing"),
         ("max_grad_norm", True, "give a number above 0, or null to clip nothing"),
         ("prediction_weight", -1, "give a number from 0 on"),
+        ("soft_label_weight", -0.5, "give a number from 0 on"),
+        ("soft_label_points", 7, "give the points of the labels' scale, two or more"),
         ("taught", "words", "choose one of joint, text, sentence"),
         ("trust", "hard", "choose one of cut, soft, per_dimension"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
@@ -41,6 +44,13 @@ def test_the_recipes_settings_are_in_range(path):
 def test_a_setting_out_of_range_is_one_sentence(name, value, said):
     with pytest.raises(InputError, match=f"^{name} is {value}: {said}"):
         check_settings({name: value})
+
+
+@pytest.mark.parametrize("points", [[], [1], [1, 1, 2], [2, 1], [1, None], ["1", "2"]])
+def test_points_of_a_scale_are_numbers_that_increase(points):
+    check_settings({"soft_label_points": [0, 0.5, 100]})
+    with pytest.raises(InputError, match=re.escape(f"soft_label_points is {points}: give the points of the labels'")):
+        check_settings({"soft_label_points": points})
 
 
 def test_adapters_need_layers():
