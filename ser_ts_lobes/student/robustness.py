@@ -1,8 +1,8 @@
 """What a student says when a recording is changed in ways that leave the emotion as it was.
 
-After the tests of Derington et al. (2023, *Testing speech emotion recognition machine learning models*,
-arXiv:2312.06270): whoever hears the clip in another room, through a telephone or with a pause behind it hears the
-same emotion, and so should a student.
+After the tests of Derington et al. (2025, *Testing correctness, fairness, and robustness of speech emotion recognition
+models*, arXiv:2312.06270): whoever hears the clip in another room, through a telephone or with a pause behind it hears
+the same emotion, and so should a student.
 """
 
 import io
