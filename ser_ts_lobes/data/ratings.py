@@ -18,7 +18,7 @@ from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 
 RATINGS_FILE = "ratings.csv"
 
-#: Of an utterance: what its raters said, a sequence of numbers a dimension.
+# Of an utterance: what its raters said, a sequence of numbers a dimension.
 Ratings = tuple[tuple[float, ...], ...]
 
 
