@@ -591,10 +591,24 @@ def test_an_epoch_on_both_is_one_pass_of_the_rated_ones(make_brain, with_unrated
 
 def test_both_can_be_batched_by_length(make_brain, unrated_options):
     brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0)
-    options = hparams["train_dataloader_opts"] | {"by_length": True}
+    options = hparams["train_dataloader_opts"] | {"batches": "by_length"}
     [batch, *_] = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **options)
     assert len(batch.id) == 14 and brain.train_sampler._first._lengths is not None
     assert brain.train_sampler._second._lengths is not None
+
+
+def test_batches_of_a_length_are_of_as_many_seconds(make_brain, manifests):
+    options = {"batches": "by_length", "max_batch_s": 6.0, "trainable_layers": 0}
+    brain, hparams, datasets = make_brain("ft", **options)
+    rows, sizes = manifests["train"].utterances, set()
+    for epoch in (1, 2, 3):
+        loader = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"])
+        brain.train_sampler.set_epoch(epoch)
+        for batch in loader:
+            durations = [rows[utterance]["duration"] for utterance in batch.id]
+            assert 2 * max(durations) <= len(batch.id) * max(durations) <= 6.0
+            sizes.add(len(batch.id))
+    assert len(sizes) > 1  # and not batch_size
 
 
 def test_without_unrated_speech_the_student_is_that_of_the_paper(make_brain, manifests, tmp_path):
@@ -929,9 +943,21 @@ def last_epoch(log):
     return log.read_text().splitlines()[-1]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, unrated_options, tmp_path, system):
+@pytest.mark.parametrize(
+    ("system", "batching"),
+    [
+        *((system, {}) for system in SYSTEMS),
+        ("teacher", {"batches": "by_length"}),
+        ("cts_unrated", {"batches": "by_length"}),
+        ("hubert_base", {"batches": "by_length", "max_batch_s": 6}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value.keys()),
+)
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    make_brain, manifests, unrated_options, tmp_path, system, batching
+):
     brain_class, options = SYSTEMS[system]
+    options = options | batching
     if system == "cts_unrated":
         options = options | unrated_options
     if system == "cts":
@@ -940,7 +966,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, unra
     brain.train(datasets)
     whole = brain.predict(datasets["test1"])
 
-    for steps in (2, 4):  # in the first and in the second epoch, of three batches each
+    for steps in (2, 4):  # in the first and in the second epoch, of about three batches each
         brain, _, datasets = make_brain(system, brain_class, run_opts={"ckpt_interval_steps": 1}, **options)
         kill_after(brain, steps)
         torch.manual_seed(steps)  # what ran before must not matter
