@@ -6,10 +6,8 @@ import numpy as np
 import torch
 
 
-def interleave(calls, repeats, clock=time.perf_counter):
-    """Time calls turn by turn, after a first turn that doesn't count.
-
-    So other programs slow all of them down alike.
+def interleave(calls, repeats, clock=time.perf_counter, warm_up=True):
+    """Time calls turn by turn, so that other programs slow all of them down alike.
 
     Parameters
     ----------
@@ -19,13 +17,15 @@ def interleave(calls, repeats, clock=time.perf_counter):
         Turns that count.
     clock : callable
         Seconds; `time.process_time` counts those on a processor, of which others may want their part.
+    warm_up : bool
+        Whether there is a first turn that doesn't count.
 
     Returns
     -------
     numpy.ndarray
         Seconds, (repeats, calls).
     """
-    seconds = np.empty((repeats + 1, len(calls)))
+    seconds = np.empty((repeats + warm_up, len(calls)))
     for row in seconds:
         for j, call in enumerate(calls):
             started = clock()
@@ -33,4 +33,4 @@ def interleave(calls, repeats, clock=time.perf_counter):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             row[j] = clock() - started
-    return seconds[1:]
+    return seconds[int(warm_up) :]
