@@ -19,6 +19,7 @@ Validation and tests are left out on both sides.
 import argparse
 import gc
 import json
+import sys
 import tempfile
 import time
 from functools import partial
@@ -266,6 +267,9 @@ def measure(folder, sizes, n_clips, repeats):
             stock_s[system], encoding_s[system] = stock_step_s[0] / n_clips, stock.encoding_s / n_clips
         if system == "teacher":
             once_s["targets"] = time_of(partial(tell, ours, loader))[0] / BATCH_SIZE
+        print(
+            f"{system}: {', '.join(describe(system, stock=stock_s, ours=ours_s, once=once_s))}", file=sys.stderr, flush=True
+        )
         del ours, loader, calls
         stock = loader_of_stock = None
         gc.collect()
@@ -273,6 +277,11 @@ def measure(folder, sizes, n_clips, repeats):
     stock_s["teacher"] = stock_s["hubert_large"] + stock_s["bert_base"]
     stock_s["ts"] = stock_s["cts"] = stock_s["ft"] + encoding_s["hubert_large"] + encoding_s["bert_base"]
     return {"stock": stock_s, "ours": ours_s, "once": once_s}
+
+
+def describe(system, **measured):
+    """Say what is known of a system."""
+    return (f"{name} {of[system]:.3f} s an utterance" for name, of in measured.items() if system in of)
 
 
 def total(measured, systems, n_epochs, n_seeds=1):

@@ -922,6 +922,45 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(make_brain, tmp
     assert brain.best["epoch"] == 2
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_in_bfloat16_losses_labels_and_what_is_standardised_stay_in_float32(
+    make_brain, manifests, unrated_options, system
+):
+    brain_class, options = SYSTEMS[system]
+    if system == "cts_unrated":
+        options = options | unrated_options
+    if system == "cts":
+        options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
+    options = options | {"precision": "bf16", "eval_precision": "bf16", "number_of_epochs": 1}
+    brain, hparams, datasets = make_brain(system, brain_class, **options)
+    batch = first_batch(brain, datasets, hparams)
+    brain.modules.eval()  # no dropout
+    exact = brain.encode(batch)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    with brain.training_ctx:
+        inputs = brain.encode(batch)
+        output = brain.modules.model(**inputs)
+        loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    assert output.prediction.dtype == torch.bfloat16  # it is on
+    if system in ("attn", "atmaja"):
+        assert inputs["frames"].dtype == torch.float32 and inputs["frames"].equal(exact["frames"])
+    rated = ~batch.labels.isnan().any(dim=1)
+    labels = brain.modules.label_scale.standardise(batch.labels[rated])
+    assert loss.dtype == labels.dtype == batch.labels.dtype == torch.float32
+    ccc = metrics.ccc(output.prediction[rated].detach().double().numpy(), labels.double().numpy())
+    assert brain.batch_means.take()["ccc_loss"] == pytest.approx(np.mean(1 - np.nan_to_num(ccc)), abs=1e-5)
+    brain.train(datasets)
+    outputs = brain.predict(datasets["valid"])
+    assert outputs.prediction.dtype == np.float64 and np.isfinite(outputs.prediction).all()
+    np.testing.assert_allclose(
+        outputs.label, manifests["valid"].labels()[rows_of(outputs, manifests["valid"])], rtol=1e-6
+    )
+
+
+def rows_of(outputs, manifest):
+    return [list(manifest.utterances).index(utterance) for utterance in outputs.ids]
+
+
 class Killed(Exception):
     pass
 
