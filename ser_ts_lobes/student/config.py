@@ -230,6 +230,17 @@ def _is_test(value: Any) -> bool:
     )
 
 
+def _are_durations(value: Any) -> bool:
+    """Whether it is seconds, the shortest first; or nothing, as of students of before."""
+    names = ("shortest", "median", "longest")
+    return value is None or (
+        isinstance(value, dict)
+        and set(value) == set(names)
+        and all(isinstance(seconds, int | float) and not isinstance(seconds, bool) for seconds in value.values())
+        and 0 < value["shortest"] <= value["median"] <= value["longest"]
+    )
+
+
 # The keys that loading and the page need, and what tells whether they are right; the rest is for people.
 _KEYS = {
     "system": _is_text,
@@ -241,5 +252,6 @@ _KEYS = {
     "label_mean": _is_label_mean,
     "label_std": _is_label_std,
     "label_histogram": _is_label_histogram,
+    "training_durations_s": _are_durations,
     "test": _is_test,
 }

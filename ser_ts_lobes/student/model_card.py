@@ -113,7 +113,7 @@ from ser_ts_lobes.student.inference import EmotionRegressor
 
 student = EmotionRegressor.from_pretrained("SOURCE")  # this folder, or its name on the Hub
 print(student.predict_file("speech.wav"))             # Emotion(activation=..., valence=..., dominance=...)
-timeline = student.predict_timeline("podcast.mp3", window_s=4.0, hop_s=1.0)
+timeline = student.predict_timeline("podcast.mp3", vad=True)
 ```
 
 `from_pretrained` reads `config.json` and `model.safetensors` and runs nothing from the folder. Without the package,
@@ -172,6 +172,13 @@ def _limits(config: dict[str, Any]) -> str:
     mean = ", ".join(
         f"{dimension} {value:.2f}" for dimension, value in zip(DIMENSIONS, config["label_mean"], strict=True)
     )
+    durations = config.get("training_durations_s")
+    lengths = (
+        "Nearly all clips that it was trained on last between {shortest:.1f} and {longest:.1f} s, half of them less "
+        "than {median:.1f} s. Others, and silence around the words, make it less sure (`ser-ts predict --vad` leaves "
+        "the silence out).\n- "
+    )
+    lengths = lengths.format(**durations) if durations else ""
     return f"""## Intended use and limits
 
 For research on how speech *sounds*, and for tools whose users know that they are heard and can object: search in one's
@@ -184,7 +191,7 @@ own recordings, statistics over many recordings, dialogue systems.
   that are rare there, measure it first.
 - {_weakest(config)}
 - Predictions shrink towards the training labels' mean ({mean}); extreme emotions come out too mild.
-- Music, silence and noise get a value, too; it means nothing."""
+- {lengths}Music, silence and noise get a value, too; it means nothing."""
 
 
 def _weakest(config: dict[str, Any]) -> str:
