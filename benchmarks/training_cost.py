@@ -267,9 +267,7 @@ def measure(folder, sizes, n_clips, repeats):
             stock_s[system], encoding_s[system] = stock_step_s[0] / n_clips, stock.encoding_s / n_clips
         if system == "teacher":
             once_s["targets"] = time_of(partial(tell, ours, loader))[0] / BATCH_SIZE
-        print(
-            f"{system}: {', '.join(describe(system, stock=stock_s, ours=ours_s, once=once_s))}", file=sys.stderr, flush=True
-        )
+        print(describe(system, stock=stock_s, ours=ours_s, once=once_s), file=sys.stderr, flush=True)
         del ours, loader, calls
         stock = loader_of_stock = None
         gc.collect()
@@ -281,7 +279,8 @@ def measure(folder, sizes, n_clips, repeats):
 
 def describe(system, **measured):
     """Say what is known of a system."""
-    return (f"{name} {of[system]:.3f} s an utterance" for name, of in measured.items() if system in of)
+    known = (f"{name} {of[system]:.3f} s" for name, of in measured.items() if system in of)
+    return f"{system}, an utterance: {', '.join(known)}"
 
 
 def total(measured, systems, n_epochs, n_seeds=1):
