@@ -56,6 +56,10 @@ _CAME_LATER = {
     "speech_encoder.layers": "last",
     "text_trainable_layers": 0,
     "text_encoder.trainable_layers": 0,
+    "batches": "shuffled",
+    "max_batch_s": None,
+    "train_dataloader_opts.batches": "shuffled",
+    "train_dataloader_opts.max_batch_s": None,
 }
 # Keys that came later for systems in which they have no effect by default.
 _HAD_NO_EFFECT = {"encoder_lr", "soft_label_points"}

@@ -162,15 +162,17 @@ def test_unrated_speech_is_taught_on():
     assert "both leave out" in output
 
 
-@pytest.mark.parametrize("system", ["cts", "cts_unrated"])
-def test_two_processes_train_the_student_that_one_would(tmp_path, system):
+@pytest.mark.parametrize(
+    ("system", "batches"), [("cts", "shuffled"), ("cts_unrated", "shuffled"), ("cts", "by_length")]
+)
+def test_two_processes_train_the_student_that_one_would(tmp_path, system, batches):
     row = ROWS[f"MSP-Podcast-train_student-{system}"]
     run_row(f"MSP-Podcast-train_student-{system}")  # for its teacher
     teacher = ROOT / "tests" / "tmp" / "results" / "teacher" / "1986"
     runs = {}
     for processes in (1, 2):
         # Without dropout, which no two processes share.
-        others = {"teacher_folder": teacher, "trainable_layers": 0}
+        others = {"teacher_folder": teacher, "trainable_layers": 0, "batches": batches}
         flags = flags_elsewhere(row, tmp_path / str(processes), **others)
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"] if processes == 2 else []
         run(*launcher, row["Script_file"], row["Hparam_file"], *flags)

@@ -38,6 +38,8 @@ def test_the_recipes_settings_are_in_range(path):
         ("soft_label_points", 7, "give the points of the labels' scale, two or more"),
         ("taught", "words", "choose one of joint, text, sentence"),
         ("trust", "hard", "choose one of cut, soft, per_dimension"),
+        ("batches", "sorted", "choose one of shuffled, by_length"),
+        ("max_batch_s", 0, "give a number of seconds above 0, or null"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
     ],
 )
@@ -58,6 +60,17 @@ def test_adapters_need_layers():
         check_settings({"lora_rank": 4, "trainable_layers": 0})
     check_settings({"lora_rank": 4, "trainable_layers": 1})
     check_settings({"lora_rank": 0, "trainable_layers": 0})
+
+
+def test_batches_of_a_length_are_by_length_and_of_rated_speech():
+    check_settings(settings := {"max_batch_s": 180, "batches": "by_length", "unrated_manifest": None})
+    with pytest.raises(
+        InputError, match="^max_batch_s is 180, and batches shuffled: give --batches=by_length, or null"
+    ):
+        check_settings(settings | {"batches": "shuffled"})
+    with pytest.raises(InputError, match="^max_batch_s is 180, and a batch has unrated_batch_size utterances of unr"):
+        check_settings(settings | {"unrated_manifest": "train.csv"})
+    check_settings(settings | {"max_batch_s": None, "unrated_manifest": "train.csv"})
 
 
 def test_the_ends_of_the_ranges_are_in_range():

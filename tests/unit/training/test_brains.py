@@ -689,10 +689,24 @@ def test_an_epoch_on_both_is_one_pass_of_the_rated_ones(make_brain, with_unrated
 
 def test_both_can_be_batched_by_length(make_brain, unrated_options):
     brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0)
-    options = hparams["train_dataloader_opts"] | {"by_length": True}
+    options = hparams["train_dataloader_opts"] | {"batches": "by_length"}
     [batch, *_] = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **options)
     assert len(batch.id) == 14 and brain.train_sampler._first._lengths is not None
     assert brain.train_sampler._second._lengths is not None
+
+
+def test_batches_of_a_length_are_of_as_many_seconds(make_brain, manifests):
+    options = {"batches": "by_length", "max_batch_s": 6.0, "trainable_layers": 0}
+    brain, hparams, datasets = make_brain("ft", **options)
+    rows, sizes = manifests["train"].utterances, set()
+    for epoch in (1, 2, 3):
+        loader = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"])
+        brain.train_sampler.set_epoch(epoch)
+        for batch in loader:
+            durations = [rows[utterance]["duration"] for utterance in batch.id]
+            assert 2 * max(durations) <= len(batch.id) * max(durations) <= 6.0
+            sizes.add(len(batch.id))
+    assert len(sizes) > 1  # and not batch_size
 
 
 def test_without_unrated_speech_the_student_is_that_of_the_paper(make_brain, manifests, tmp_path):
@@ -1011,6 +1025,45 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(make_brain, tmp
     assert brain.best["epoch"] == 2
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_in_bfloat16_losses_labels_and_what_is_standardised_stay_in_float32(
+    make_brain, manifests, unrated_options, system
+):
+    brain_class, options = SYSTEMS[system]
+    if system == "cts_unrated":
+        options = options | unrated_options
+    if system == "cts":
+        options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
+    options = options | {"precision": "bf16", "eval_precision": "bf16", "number_of_epochs": 1}
+    brain, hparams, datasets = make_brain(system, brain_class, **options)
+    batch = first_batch(brain, datasets, hparams)
+    brain.modules.eval()  # no dropout
+    exact = brain.encode(batch)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    with brain.training_ctx:
+        inputs = brain.encode(batch)
+        output = brain.modules.model(**inputs)
+        loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    assert output.prediction.dtype == torch.bfloat16  # it is on
+    if system in ("attn", "atmaja"):
+        assert inputs["frames"].dtype == torch.float32 and inputs["frames"].equal(exact["frames"])
+    rated = ~batch.labels.isnan().any(dim=1)
+    labels = brain.modules.label_scale.standardise(batch.labels[rated])
+    assert loss.dtype == labels.dtype == batch.labels.dtype == torch.float32
+    ccc = metrics.ccc(output.prediction[rated].detach().double().numpy(), labels.double().numpy())
+    assert brain.batch_means.take()["ccc_loss"] == pytest.approx(np.mean(1 - np.nan_to_num(ccc)), abs=1e-5)
+    brain.train(datasets)
+    outputs = brain.predict(datasets["valid"])
+    assert outputs.prediction.dtype == np.float64 and np.isfinite(outputs.prediction).all()
+    np.testing.assert_allclose(
+        outputs.label, manifests["valid"].labels()[rows_of(outputs, manifests["valid"])], rtol=1e-6
+    )
+
+
+def rows_of(outputs, manifest):
+    return [list(manifest.utterances).index(utterance) for utterance in outputs.ids]
+
+
 class Killed(Exception):
     pass
 
@@ -1032,11 +1085,21 @@ def last_epoch(log):
     return log.read_text().splitlines()[-1]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    ("system", "batching"),
+    [
+        *((system, {}) for system in SYSTEMS),
+        ("teacher", {"batches": "by_length"}),
+        ("cts_unrated", {"batches": "by_length"}),
+        ("hubert_base", {"batches": "by_length", "max_batch_s": 6}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value.keys()),
+)
 def test_an_interrupted_run_ends_as_one_that_was_not(
-    make_brain, manifests, with_raters, unrated_options, tmp_path, system
+    make_brain, manifests, with_raters, unrated_options, tmp_path, system, batching
 ):
     brain_class, options = SYSTEMS[system]
+    options = options | batching
     if system == "cts_unrated":
         options = options | unrated_options
     if system == "cts":
@@ -1046,7 +1109,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     brain.train(datasets)
     whole = brain.predict(datasets["test1"])
 
-    for steps in (2, 4):  # in the first and in the second epoch, of three batches each
+    for steps in (2, 4):  # in the first and in the second epoch, of about three batches each
         brain, _, datasets = make_brain(system, brain_class, run_opts={"ckpt_interval_steps": 1}, **options)
         kill_after(brain, steps)
         torch.manual_seed(steps)  # what ran before must not matter
