@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     for add_command in (
         _add_transcribe,
         _add_table,
+        _add_report,
         _add_features,
         _add_export,
         _add_push,
@@ -132,6 +133,47 @@ def _table(sweep, **arguments):
     from ser_ts_lobes.tables.report import make_tables
 
     make_tables(sweep=sweep and Sweep.parse(sweep), **arguments)
+
+
+def _add_report(commands):
+    """Add `ser-ts report`."""
+    parser = commands.add_parser(
+        "report",
+        help="write one page on what systems, ours or anybody's, predict of test sets",
+        description="Compare predictions of test sets: CCC, rho, RMSE, bias with intervals over speakers and seeds,\n"
+        "paired tests, by gender, speaker, duration and label, where teaching helps, learning curves. One HTML file.",
+        epilog="examples:\n"
+        "  ser-ts report results/teacher results/ft results/cts --against ft\n"
+        "  ser-ts report results/cts theirs=their.csv --labels Labels/labels_consensus.csv --out compared.html\n"
+        "  ser-ts report msp/results/cts iemocap/results/cts",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "sources",
+        metavar="[NAME=]PATH",
+        nargs="+",
+        help="a run, a folder with runs below it, or a CSV with id, activation, valence, dominance; what has the same "
+        "name is one system",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a manifest or labels_consensus.csv, for CSVs without labels; may be given again",
+    )
+    parser.add_argument("--against", metavar="NAME", help="compare all with this system (default: all with all)")
+    parser.add_argument(
+        "--smallest", metavar="N", type=_positive, default=20, help="fewest utterances of a group shown (default: 20)"
+    )
+    parser.add_argument("--out", metavar="FILE", default="report.html", help="default: report.html")
+    parser.set_defaults(run=_report)
+
+
+def _report(**arguments):
+    from ser_ts_lobes.report.page import make_report
+
+    make_report(**arguments)
 
 
 def _add_features(commands):

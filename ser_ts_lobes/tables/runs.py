@@ -12,11 +12,10 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
-from ser_ts_lobes.settings import difference, flatten
+from ser_ts_lobes.settings import TELLS_RUNS_APART, difference, flatten
 from ser_ts_lobes.tables.plan import TEACHER, in_order
 
 _RUN = re.compile(r"(?:(?P<key>[A-Za-z_]\w*)/(?P<value>[^/]+)/)?(?:fold(?P<fold>\d+)/)?(?P<seed>\d+)")
-_TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
 
 
 @dataclass
@@ -60,18 +59,13 @@ class Run:
 
     @property
     def corpus(self) -> str | None:
-        """Name of the folder of its corpus, as a student's model card has it; None where that isn't known."""
-        folder = self.settings.get("data_folder")
-        return folder and Path(folder).name
+        """Name of the folder of its corpus; None where that isn't known."""
+        return self.run_folder.corpus
 
     def value(self, key: str) -> str:
         """Name the value that a setting has in this run; ``none`` is YAML's null."""
         value = self.settings[key]
         return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-    def made_with(self) -> dict[str, Any]:
-        """Return the settings of the model that was tested, flat; they stand with its numbers."""
-        return self.metrics.get("settings") or flatten(self.settings)  # of an earlier version: beside them
 
     def tested_on(self) -> dict[str, str]:
         """Return the fingerprint of each labelled test set."""
@@ -142,7 +136,7 @@ def _check_alike(runs):
     for run in runs:
         row = (run.system, run.key, run.key and run.value(run.key))
         first = rows.setdefault(row, run)
-        if problem := difference(first.made_with(), run.made_with(), leave_out=_TELLS_RUNS_APART):
+        if problem := difference(first.run_folder.made_with(), run.run_folder.made_with(), TELLS_RUNS_APART):
             raise InputError(
                 f"{first.folder} and {run.folder} are one row of the table, but the first was trained with {problem}: "
                 "delete one, or choose by --seeds and --folds."

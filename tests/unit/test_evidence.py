@@ -38,6 +38,8 @@ def test_with_ten_speakers_the_test_errs_as_often_as_it_says():
     assert of_seeds["jackknife, t"] < 0.08 < of_seeds["one seed of each, jackknife, t"]
 
 
-def test_the_tables_have_a_row_a_method_and_a_world():
-    text = evidence.tables(4)
-    assert text.count("\n") == 21 and "| 10 speakers | 50 speakers | 500 speakers |" in text
+def test_the_tables_have_a_row_a_method_and_a_world(capsys):
+    evidence.main(["--simulations", "4"])
+    text = capsys.readouterr().out
+    assert "4 with 10 speakers, 4 with 50 speakers, 1 with 500 speakers" in text
+    assert text.count("\n| ") == 2 + 2 + 5 + 2 * len(evidence.WORLDS) - 1
