@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         _add_transcribe,
         _add_table,
         _add_report,
+        _add_submit,
         _add_features,
         _add_export,
         _add_push,
@@ -174,6 +175,33 @@ def _report(**arguments):
     from ser_ts_lobes.report.page import make_report
 
     make_report(**arguments)
+
+
+def _add_submit(commands):
+    """Add `ser-ts submit`."""
+    parser = commands.add_parser(
+        "submit",
+        help="write or check the file that a leaderboard of MSP-Podcast's Test3 takes",
+        description="Write predictions of a set whose labels are secret as FileName, EmoAct, EmoVal, EmoDom, and\n"
+        "check the file as a leaderboard would.",
+        epilog="examples:\n"
+        "  ser-ts submit results/cts/1986 --files Audios_Test3/ --out test3.csv\n"
+        "  ser-ts submit their.csv --out test3.csv\n"
+        "  ser-ts submit test3.csv --check --files test3_names.txt",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a run, or a CSV with id, activation, valence, dominance")
+    parser.add_argument("--split", metavar="NAME", default="test3", help="of a run (default: test3)")
+    parser.add_argument("--files", metavar="PATH", help="the recordings of the set: a folder, or a list of their names")
+    parser.add_argument("--out", metavar="FILE", default="submission.csv", help="default: submission.csv")
+    parser.add_argument("--check", action="store_true", help="only check SOURCE, a file to be submitted")
+    parser.set_defaults(run=_submit)
+
+
+def _submit(**arguments):
+    from ser_ts_lobes.report.submission import submit
+
+    submit(**arguments)
 
 
 def _add_features(commands):

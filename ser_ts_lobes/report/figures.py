@@ -274,6 +274,37 @@ def lines(
     return panel(title, f"{title}: {labels[1]} by {labels[0]}", draw)
 
 
+def confusion(title: str, shares: np.ndarray, names: Sequence[str]) -> str:
+    """Draw which class is taken for which.
+
+    Parameters
+    ----------
+    title
+        Of the panel.
+    shares
+        (C, C): of each class (row), the share that is taken for each (column).
+    names
+        Of the C classes.
+    """
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Rectangle
+
+    def draw(axes: Any) -> None:
+        for (row, column), share in np.ndenumerate(shares):
+            square = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=(*to_rgb(_INK), 0.55 * share), lw=0)
+            axes.add_patch(square)
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
+        places = range(len(names))
+        axes.set_xticks(places, names)
+        axes.set_yticks(places, names)
+        axes.tick_params(length=0)
+        ends = (-0.5, len(names) - 0.5)
+        axes.set(xlim=ends, ylim=ends[::-1], aspect="equal", xlabel="nearest class", ylabel="class")
+
+    right = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(names, np.diag(shares), strict=True))
+    return panel(title, f"{title}: share of each class that is nearest to it: {right}", draw, 4.0)
+
+
 def _look(system: int) -> tuple[str, str]:
     """Give the colour and the marker of a system; the ninth has the colour of the first."""
     return _SERIES[system % len(_SERIES)], _MARKERS[system % len(_MARKERS)]

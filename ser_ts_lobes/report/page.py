@@ -8,7 +8,7 @@ import numpy as np
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER, __version__
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
-from ser_ts_lobes.report import figures, html, parts, scores, teaching
+from ser_ts_lobes.report import categories, figures, html, parts, scores, teaching
 from ser_ts_lobes.report.html import Cell, ends, number
 from ser_ts_lobes.report.sources import TestSet, read_test_sets
 from ser_ts_lobes.report.view import View, count, measure
@@ -22,6 +22,7 @@ _SECTIONS = (
     parts.by_duration,
     parts.by_label,
     parts.by_speaker,
+    categories.by_category,
     teaching.where_it_helps,
     teaching.learning_curves,
 )

@@ -10,7 +10,6 @@ from ser_ts_lobes.report.sources import System, TestSet
 from ser_ts_lobes.report.view import View, count, estimate_cell, measure
 from ser_ts_lobes.results import metrics
 
-
 _SHOWN = {"bias": "bias", "rmse": "RMSE"}
 
 

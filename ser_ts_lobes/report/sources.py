@@ -315,6 +315,6 @@ def _ask_manifests(parts: list[_Part]) -> tuple[dict[str, Facts], tuple[float, f
             continue
         label_range = manifest.label_range or label_range
         for id, row in manifest.utterances.items():
-            said = (row[name] or None for name in ("gender", "duration", "emotion"))
-            known[id] = Facts(None, row["spk_id"], *said, part.split)
+            gender, duration, emotion = (row[name] or None for name in ("gender", "duration", "emotion"))
+            known[id] = Facts(None, row["spk_id"], gender, duration, emotion, part.split)
     return known, label_range, notes

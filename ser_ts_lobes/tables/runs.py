@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
@@ -189,14 +189,18 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
             _bootstrap([runs[row, seed, fold] for row, seed in whole], split, number)
             for number, fold in enumerate(folds)
         ]
-        counts, resampled = [fold[0] for fold in per_fold], per_fold[0][1]
+        counts, n_speakers = [fold[0] for fold in per_fold], min(fold[1] for fold in per_fold)
         ccc, samples = (np.mean([fold[part] for fold in per_fold], axis=0) for part in (2, 3))
         means = {}
         for row, report in summary.items():
             mine = [index for index, (name, _) in enumerate(whole) if name == row]
             means[row] = samples[:, mine].mean(1)
             interval = metrics.percentile_interval(means[row])
-            report["test"][split] = {"utterances": sum(counts), "resampled": resampled}
+            report["test"][split] = {
+                "utterances": sum(counts),
+                "resampled": "speakers" if n_speakers else "utterances",
+                "speakers": n_speakers,
+            }
             for j, dimension in enumerate(DIMENSIONS):
                 score = {"ccc": float(ccc[mine, j].mean()), "ccc_95": interval[:, j].tolist()}
                 if len(mine) > 1:
@@ -237,7 +241,8 @@ def _bootstrap(runs, split, seed) -> tuple:
     Returns
     -------
     tuple
-        Utterances; what was resampled; CCCs, (runs, 3); resampled CCCs, (resamples, runs, 3).
+        Utterances; how many speakers were resampled, 0 if utterances were; CCCs, (runs, 3); resampled CCCs,
+        (resamples, runs, 3).
     """
     tested = [run.run_folder.predictions(split) for run in runs]
     groups = metrics.resampling_groups(tested[0].speakers)
@@ -245,4 +250,4 @@ def _bootstrap(runs, split, seed) -> tuple:
     labels = np.tile(tested[0].label, len(runs))
     ccc = metrics.ccc(predictions, labels).reshape(len(runs), -1)
     samples = metrics.resample(predictions, labels, groups, seed=seed)
-    return len(labels), "utterances" if groups is None else "speakers", ccc, samples.reshape(-1, *ccc.shape)
+    return len(labels), len({*(groups or ())} - {UNKNOWN_SPEAKER}), ccc, samples.reshape(-1, *ccc.shape)
