@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     for add_command in (
         _add_transcribe,
         _add_table,
+        _add_report,
+        _add_submit,
         _add_features,
         _add_export,
         _add_push,
@@ -133,6 +135,74 @@ def _table(sweep, **arguments):
     from ser_ts_lobes.tables.report import make_tables
 
     make_tables(sweep=sweep and Sweep.parse(sweep), **arguments)
+
+
+def _add_report(commands):
+    """Add `ser-ts report`."""
+    parser = commands.add_parser(
+        "report",
+        help="write one page on what systems, ours or anybody's, predict of test sets",
+        description="Compare predictions of test sets: CCC, rho, RMSE, bias with intervals over speakers and seeds,\n"
+        "paired tests, by gender, speaker, duration and label, where teaching helps, learning curves. One HTML file.",
+        epilog="examples:\n"
+        "  ser-ts report results/teacher results/ft results/cts --against ft\n"
+        "  ser-ts report results/cts theirs=their.csv --labels Labels/labels_consensus.csv --out compared.html\n"
+        "  ser-ts report msp/results/cts iemocap/results/cts",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "sources",
+        metavar="[NAME=]PATH",
+        nargs="+",
+        help="a run, a folder with runs below it, or a CSV with id, activation, valence, dominance; what has the same "
+        "name is one system",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a manifest or labels_consensus.csv, for CSVs without labels; may be given again",
+    )
+    parser.add_argument("--against", metavar="NAME", help="compare all with this system (default: all with all)")
+    parser.add_argument(
+        "--smallest", metavar="N", type=_positive, default=20, help="fewest utterances of a group shown (default: 20)"
+    )
+    parser.add_argument("--out", metavar="FILE", default="report.html", help="default: report.html")
+    parser.set_defaults(run=_report)
+
+
+def _report(**arguments):
+    from ser_ts_lobes.report.page import make_report
+
+    make_report(**arguments)
+
+
+def _add_submit(commands):
+    """Add `ser-ts submit`."""
+    parser = commands.add_parser(
+        "submit",
+        help="write or check the file that a leaderboard of MSP-Podcast's Test3 takes",
+        description="Write predictions of a set whose labels are secret as FileName, EmoAct, EmoVal, EmoDom, and\n"
+        "check the file as a leaderboard would.",
+        epilog="examples:\n"
+        "  ser-ts submit results/cts/1986 --files Audios_Test3/ --out test3.csv\n"
+        "  ser-ts submit their.csv --out test3.csv\n"
+        "  ser-ts submit test3.csv --check --files test3_names.txt",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a run, or a CSV with id, activation, valence, dominance")
+    parser.add_argument("--split", metavar="NAME", default="test3", help="of a run (default: test3)")
+    parser.add_argument("--files", metavar="PATH", help="the recordings of the set: a folder, or a list of their names")
+    parser.add_argument("--out", metavar="FILE", default="submission.csv", help="default: submission.csv")
+    parser.add_argument("--check", action="store_true", help="only check SOURCE, a file to be submitted")
+    parser.set_defaults(run=_submit)
+
+
+def _submit(**arguments):
+    from ser_ts_lobes.report.submission import submit
+
+    submit(**arguments)
 
 
 def _add_features(commands):

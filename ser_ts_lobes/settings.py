@@ -40,6 +40,9 @@ _NO_MATTER = {
     "test_dataloader_opts",
 }
 
+#: Keys in which runs of one system may differ.
+TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
+
 # Keys that came later, with what runs did before: one that lacks the key is no other than one that has this value.
 _CAME_LATER = {
     "distance": "norm",
