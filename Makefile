@@ -31,7 +31,7 @@ test: .venv/.ready
 
 # Files and folders of tests/unit that train, encode much or start programs, wherever they lie.
 SLOW := student test_brains.py test_cli.py test_encoder.py test_evidence.py test_features.py test_iemocap_prepare.py \
-    test_make_demo_corpus.py test_mini_hubert.py test_mutants.py test_pretraining.py test_report.py \
+    test_lesson_speech.py test_make_demo_corpus.py test_mini_hubert.py test_mutants.py test_pretraining.py test_report.py \
     test_reproducible.py test_runner.py test_set_up.py test_training_cost.py
 
 test-fast: .venv/.ready
