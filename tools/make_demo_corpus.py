@@ -166,6 +166,7 @@ class ESpeak:
 
     _SYNCHRONOUS, _UTF8, _IPA_WITH_UNDERSCORES = 2, 1, 0x02 | ord("_") << 8
     _VOLUME = 40  # of 200: no voice clips
+    _OPTIONS = 0
     _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "pitch_range": 4}
 
     def __init__(self):
@@ -174,7 +175,9 @@ class ESpeak:
             self._library = ctypes.CDLL(shutil.copy(loader.get_library_path(), folder))
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._library.espeak_TextToPhonemes.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-        self.sample_rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, loader.get_data_path().encode(), 0)
+        self.sample_rate = self._library.espeak_Initialize(
+            self._SYNCHRONOUS, 0, loader.get_data_path().encode(), self._OPTIONS
+        )
         if self.sample_rate <= 0:
             raise RuntimeError(f"eSpeak NG can't be started with the data in {loader.get_data_path()}")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # it starts with the clock, for breath noise

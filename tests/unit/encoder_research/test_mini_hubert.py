@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors.torch import load_file
 from transformers import HubertModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
@@ -15,6 +14,7 @@ import ser_ts_lobes
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.speech import SpeechEncoder
 from tests.tiny_models import save_tiny_whisper
+from tools.encoder_research import lesson_speech
 from tools.encoder_research import train_mini_hubert as tool
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +34,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def speaker():
-    return tool.Speaker()
+    return lesson_speech.Speaker()
 
 
 @pytest.fixture
@@ -42,8 +42,10 @@ def short_batches(monkeypatch):
     """Let a run of the tool take seconds: little speech, and one thread, for two would mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(tool, "CLIP_S", (0.5, 0.7))
-    monkeypatch.setattr(tool, "BATCH_S", 2)
+    monkeypatch.setattr(lesson_speech, "CLIP_S", (0.5, 0.7))
+    monkeypatch.setattr(lesson_speech, "UTTERANCE_S", (1.0, 1.2))
+    monkeypatch.setattr(lesson_speech, "BATCH_S", 2)
+    monkeypatch.setattr(lesson_speech, "BESIDE_WORDS_S", 1)
     monkeypatch.setattr(tool, "STATISTICS_BATCHES", 4)
     monkeypatch.setattr(tool, "VALIDATION_BATCHES", 2)
     yield
@@ -126,58 +128,6 @@ def test_targets_are_of_the_same_moment(teacher, frame):
     assert taught[0].norm(dim=1).argmax() == frame
 
 
-# ------------------------------------------------------------------------------------------------- the speech
-
-
-def test_batches_hold_the_promised_speech(speaker):
-    batches = [speaker.batch(np.random.default_rng([1, index])) for index in range(3)]
-    for wavs in batches:
-        assert wavs.dtype == torch.float32 and wavs.isfinite().all() and wavs.abs().max() <= 1
-        assert wavs.numel() / 16000 == pytest.approx(tool.BATCH_S, rel=0.07)
-        level_db = 20 * wavs.square().mean(dim=1).sqrt().log10()
-        assert (level_db > -43).all() and (level_db < -11).all()
-        assert level_db.std() > 3
-
-
-def test_texts_follow_the_seed_and_vary(speaker):
-    texts = [speaker.text(np.random.default_rng(seed), 8) for seed in range(50)]
-    assert texts[7] == speaker.text(np.random.default_rng(7), 8)
-    assert len({word.strip(",.?!") for text in texts for word in text.split()}) > 150
-
-
-def test_recordings_are_heard_on_in_their_folder(tmp_path):
-    for folder, hz in (("low", 500), ("high", 3000)):
-        (tmp_path / folder).mkdir()
-        for name, seconds, sample_rate in (("a.wav", 0.7, 8000), ("b.wav", 0.9, 44100), ("empty.wav", 0, 16000)):
-            tone = 0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * sample_rate)) / sample_rate)
-            soundfile.write(tmp_path / folder / name, tone, sample_rate)
-    speaker = tool.Speaker([tmp_path])
-    assert [file.name for file in speaker.recordings] == ["a.wav", "b.wav"] * 2
-    heard = {}
-    for seed in range(20):
-        samples = speaker.recorded(np.random.default_rng(seed), length_s=1)
-        loudest_hz = np.abs(np.fft.rfft(samples)).argmax() * 16000 / len(samples)
-        heard[len(samples) / 16000, round(loudest_hz, -2)] = True
-    assert set(heard) == {(1.6, 500), (0.9, 500), (1.6, 3000), (0.9, 3000)}
-
-
-def test_a_folder_without_recordings_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no speech")
-    with pytest.raises(InputError, match="holds no .wav, .ogg or .flac files; name a folder"):
-        tool.Speaker([tmp_path])
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_voices_are_acted_and_recorded_at_the_right_rate(seed):
-    tone = np.sin(2 * np.pi * 440 * np.arange(44100) / 22050)
-    acted = tool.act(tone, 22050, np.random.default_rng(seed))
-    assert np.mean(acted**2) == pytest.approx(1, rel=1e-6)
-    assert 0.4 < len(acted) / 32000 < 2.5
-    recorded = tool.record(acted, np.random.default_rng(seed))
-    assert recorded.shape == acted.shape and recorded.dtype == np.float32
-    np.testing.assert_array_equal(recorded, tool.record(acted, np.random.default_rng(seed)))
-
-
 # ------------------------------------------------------------------------------------------- the distillation
 
 
@@ -211,27 +161,32 @@ def test_loss_agrees_with_the_formulas(teacher, speaker, short_batches):
     np.testing.assert_allclose(found, expected / len(tool.PAIRS), rtol=1e-3)
 
 
-def test_training_lowers_the_validation_loss(teacher, tmp_path, short_batches):
+def test_training_lowers_the_validation_losses(teacher, tiny_bert, tmp_path, short_batches):
     lines = []
-    tool.train(teacher, tmp_path / "out", tmp_path / "run.ckpt", steps=12, report_every=4, log=lines.append)
-    losses = [float(line.split(" = ")[1].split(",")[0]) for line in lines]
-    assert len(losses) == 3 and losses[2] < losses[0]
+    settings = {"steps": 12, "distil_steps": 4, "report_every": 4}
+    tool.train(teacher, tiny_bert, tmp_path / "out", tmp_path / "run.ckpt", **settings, log=lines.append)
+    parts = [line.split("validation ")[1].split(" = ")[0].split(" + ") for line in lines]
+    losses = [np.array(part, float) for part in parts]
+    assert [len(loss) for loss in losses] == [3, 6, 6]
+    assert losses[2][:3].sum() < losses[0].sum() and losses[2][3] < losses[1][3]  # of Whisper; of sounds
+    assert "of the words right" in lines[1] and "right" not in lines[0]
 
 
-def test_an_interrupted_run_goes_on(teacher, tmp_path, short_batches):
-    settings = {"steps": 4, "report_every": 2}
-    tool.train(teacher, tmp_path / "whole", tmp_path / "whole.ckpt", **settings, log=lambda line: None)
+def test_an_interrupted_run_goes_on(teacher, tiny_bert, tmp_path, short_batches):
+    settings = {"steps": 6, "distil_steps": 2, "report_every": 3}
+    tool.train(teacher, tiny_bert, tmp_path / "whole", tmp_path / "whole.ckpt", **settings, log=lambda line: None)
 
     def interrupt(line):
-        raise KeyboardInterrupt
+        if line.startswith("step 3/"):
+            raise KeyboardInterrupt
 
     lines = []
-    parts = teacher, tmp_path / "parts", tmp_path / "parts.ckpt"
+    parts = teacher, tiny_bert, tmp_path / "parts", tmp_path / "parts.ckpt"
     with pytest.raises(KeyboardInterrupt):
         tool.train(*parts, **settings, log=interrupt)
     half = load_file(tmp_path / "parts" / "model.safetensors")
     tool.train(*parts, **settings, log=lines.append)
-    assert lines[0] == "going on after step 2" and lines[1].startswith("step 4/4")
+    assert lines[0] == "going on after step 3" and lines[1].startswith("step 6/6")
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     name = "encoder.layers.5.feed_forward.output_dense.weight"
     step = (half[name].float() - whole[name].float()).norm()
