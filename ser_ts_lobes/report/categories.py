@@ -10,6 +10,7 @@ from ser_ts_lobes.results.intervals import mean_interval
 
 #: What stands in corpora (MSP-Podcast, IEMOCAP) for "raters did not agree" and for "another emotion".
 _NO_CLASS = {"x", "o", "xxx", "oth", "unknown"}
+_FOLDS = 10
 _THE_LABELS = "the labels themselves"
 
 
@@ -27,14 +28,14 @@ def by_category(test_set: TestSet, view: View) -> str:
         return ""
     rows = np.isin(known.astype(str), names)
     true = np.array([names.index(name) for name in known[rows]])
-    label = test_set.label[rows]
-    guessed = {_THE_LABELS: nearest(label, label, true)[None]} | {
-        name: np.array([nearest(seed[rows], label, true) for seed in system.prediction])
+    label, groups = test_set.label[rows], groups_of(test_set, rows)
+    fold = (np.arange(len(label)) if groups is None else np.unique(groups, return_inverse=True)[1]) % _FOLDS
+    guessed = {_THE_LABELS: nearest(label, label, true, fold)[None]} | {
+        name: np.array([nearest(seed[rows], label, true, fold) for seed in system.prediction])
         for name, system in test_set.systems.items()
     }
     confusions = {name: np.mean([confusion(true, seed) for seed in seeds], axis=0) for name, seeds in guessed.items()}
     panels = [figures.confusion(name, of, names) for name, of in confusions.items()]
-    groups = groups_of(test_set, rows)
     table: list[html.Row] = []
     for name, seeds in guessed.items():
         recall = np.diag(confusions[name])
@@ -61,31 +62,40 @@ def by_category(test_set: TestSet, view: View) -> str:
     )
 
 
-def nearest(points: np.ndarray, label: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Return the class whose mean label is nearest to each point.
+def nearest(points: np.ndarray, label: np.ndarray, true: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return the class whose mean label is nearest to each point, in standard deviations of the labels.
+
+    Means are of the other folds' utterances: a mean lies near those that it is made of, which would flatter.
 
     Parameters
     ----------
-    points
-        (M, D).
-    label, true
-        (N, D), and each utterance's class, (N,), from 0.
+    points, label
+        (N, D).
+    true
+        Each utterance's class, (N,), from 0.
+    fold
+        (N,).
 
     Returns
     -------
     numpy.ndarray
-        (M,).
+        (N,).
 
     Example
     -------
     >>> label = np.array([[1.0], [2.0], [6.0], [7.0]])
-    >>> nearest(np.array([[3.9], [4.1]]), label, np.array([0, 0, 1, 1])).tolist()
-    [0, 1]
+    >>> nearest(np.array([[3.9], [4.6], [4.6], [3.9]]), label, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])).tolist()
+    [0, 1, 1, 1]
     """
     scale = label.std(axis=0)
-    centres = np.array([label[true == place].mean(axis=0) for place in range(true.max() + 1)])
-    distance = (((points[:, None] - centres) / np.where(scale > 0, scale, 1)) ** 2).sum(axis=2)
-    found: np.ndarray = distance.argmin(axis=1)
+    found = np.empty(len(points), dtype=int)
+    for left_out in np.unique(fold):
+        mine = fold == left_out
+        centres = np.full((true.max() + 1, label.shape[1]), np.inf)
+        for place in np.unique(true[~mine]):
+            centres[place] = label[~mine & (true == place)].mean(axis=0)
+        distance = (((points[mine, None] - centres) / np.where(scale > 0, scale, 1)) ** 2).sum(axis=2)
+        found[mine] = distance.argmin(axis=1)
     return found
 
 

@@ -23,12 +23,24 @@ def make(emotions):
     return test_set
 
 
-def test_the_nearest_is_that_of_a_loop():
-    true = RANDOM.integers(3, size=50)
-    label, points = RANDOM.normal(size=(50, 3)) * (1, 5, 0.2), RANDOM.normal(size=(20, 3))
-    for point, found in zip(points, nearest(points, label, true), strict=True):
-        distances = [np.linalg.norm((point - label[true == c].mean(axis=0)) / label.std(axis=0)) for c in range(3)]
-        assert found == np.argmin(distances)
+def test_the_nearest_is_that_of_a_loop_and_of_other_folds():
+    true, fold = RANDOM.integers(3, size=50), RANDOM.integers(4, size=50)
+    label, points = (RANDOM.normal(size=(50, 3)) * (1, 5, 0.2) for _ in range(2))
+    for row, found in enumerate(nearest(points, label, true, fold)):
+        others = fold != fold[row]
+        centres = [label[others & (true == c)].mean(axis=0) for c in range(3)]
+        assert found == np.argmin([np.linalg.norm((points[row] - centre) / label.std(axis=0)) for centre in centres])
+
+
+def test_classes_that_labels_do_not_tell_apart_are_told_by_chance():
+    label, true = RANDOM.normal(size=(4000, 3)), RANDOM.integers(4, size=4000)
+    shares = [np.mean(nearest(label[:n], label[:n], true[:n], np.arange(n) % 10) == true[:n]) for n in (400, 4000)]
+    assert shares == pytest.approx([0.25, 0.25], abs=0.05)
+
+
+def test_a_class_that_no_other_fold_has_is_nobodys():
+    label = np.array([[1.0], [1.0], [2.0]])
+    assert nearest(label, label, np.array([0, 0, 1]), np.array([0, 1, 2])).tolist() == [0, 0, 0]
 
 
 def test_classes_without_agreement_or_with_few_are_left_out():
@@ -44,7 +56,7 @@ def test_recalls_are_those_of_a_count_and_their_interval_that_of_the_classes():
     rows = [re.findall(r"\d\.\d+", row) for row in re.findall(r"<tr><th.*?</tr>", html)]
     true, label = np.array([0] * 40 + [1] * 80), LABEL[:120]
     for row, points in ((rows[1], label[None]), (rows[2], test_set.systems["ft"].prediction[:, :120])):
-        hits = np.mean([nearest(seed, label, true) == true for seed in points], axis=0)
+        hits = np.mean([nearest(seed, label, true, np.arange(120) % 10) == true for seed in points], axis=0)
         recall = [hits[true == c].mean() for c in (0, 1)]
         mean, low, high, *of_classes = map(float, row)
         assert [mean, *of_classes] == pytest.approx([np.mean(recall), *recall], abs=6e-3)

@@ -253,3 +253,36 @@ def test_a_pretraining_has_no_test_to_report(tmp_path):
     run.write_report({"system": "cpc", "valid_loss": 1.0})
     with pytest.raises(InputError, match="is a pretraining, which tests nothing: name a run like results/cts/1986"):
         run.report()
+
+
+# ------------------------------------------------------------------ how it was trained
+
+
+def test_the_learning_curve_is_that_of_the_log(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.learning_curve() == {}
+    ccc = "valid ccc_activation: {0:.2e}, valid ccc_valence: -1.00e-02, valid ccc_dominance: 0.5"
+    run.train_log_file.write_text(
+        f"epoch: 1, lr: 5.00e-04 - train loss: 1.00 - valid loss: 9.0e-01, {ccc.format(0.1)}\n"
+        f"epoch: 2, lr: 5.00e-04 - train loss: 1.00 - valid loss: 9.0e-01, {ccc.format(0.2)}\n"
+        f"epoch: 2, lr: 5.00e-04 - train loss: 1.00 - valid loss: 9.0e-01, {ccc.format(0.3)}\n"  # after an interruption
+        "epoch: 3, lr: 5.00e-04 - train loss: 1.00\n"
+        "Epoch loaded: 2 - test ccc_activation: 7.00e-01\n"
+    )
+    assert run.learning_curve() == {1: (0.1, -0.01, 0.5), 2: (0.3, -0.01, 0.5)}
+
+
+def test_a_run_says_its_corpus_and_where_its_manifests_were(tmp_path, monkeypatch):
+    folder = write_run(
+        tmp_path,
+        "cts",
+        1,
+        data_folder="/corpora/mine",
+        manifest_folder="results/manifests",
+        output_folder="results/cts/1",
+    )
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(folder)
+    assert run.corpus == "mine"
+    assert run.manifest_path("test1") == tmp_path / "results" / "manifests" / "test1.csv"
+    assert run.made_with()["batch_size"] == 32

@@ -273,6 +273,13 @@ def test_folds_and_missing_rows_are_said(tmp_path, capsys):
     assert "p against" not in text.split("\n| ")[1]  # ft is no row
 
 
+@pytest.mark.parametrize(("n_speakers", "said"), [(20, "With 20 speakers such intervals are too narrow"), (4, None)])
+def test_the_caption_says_where_intervals_are_too_narrow(tmp_path, recipe, n_speakers, said):
+    write_run(tmp_path, "cts", 1, n_speakers=n_speakers)
+    text = (report(recipe, tmp_path) / "table.md").read_text()
+    assert said in text if said else "too narrow" not in text
+
+
 @pytest.fixture
 def recipe(tmp_path):
     """Give a recipe with the paper's figures of a corpus of 80 + 20 + 40 utterances, or two folds of 40 + 10 + 20."""
