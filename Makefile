@@ -1,8 +1,10 @@
 ## make demo      a small study from audio to predictions (DEMO_ARGS: options of tools.demo)
 ## make test      lint, types, unit and integration tests, the examples of the docstrings (PYTEST_ARGS: pytest's options)
 ## make test-fast lint and the unit tests but the slow ones, within 90 s on 2 cores
+## make bench     what can be timed without a corpus, within 20 minutes on 2 cores (docs/speed.md)
 ## make docs      this documentation as HTML in build/docs, with a reference from the docstrings; warnings are errors
 ## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
+## make evidence  simulate how often intervals hold and tests err: the tables of docs/report.md (EVIDENCE_ARGS)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make format    lay out the code and mend what ruff can mend
 ## make clean     delete .venv, caches and the demo's output (never results/)
@@ -13,7 +15,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast docs mutants hparams format clean
+.PHONY: help demo test test-fast bench docs mutants evidence hparams format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -28,14 +30,20 @@ test: .venv/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Files and folders of tests/unit that train, encode much or start programs, wherever they lie.
-SLOW := student test_brains.py test_cli.py test_encoder.py test_features.py test_iemocap_prepare.py \
-    test_lesson_speech.py test_make_demo_corpus.py test_mini_hubert.py test_mutants.py test_pretraining.py \
-    test_report.py test_reproducible.py test_runner.py test_set_up.py
+SLOW := student test_brains.py test_cli.py test_encoder.py test_evidence.py test_features.py test_iemocap_prepare.py \
+    test_lesson_speech.py test_make_demo_corpus.py test_mini_hubert.py test_mutants.py test_pretraining.py test_report.py \
+    test_reproducible.py test_runner.py test_set_up.py test_training_cost.py
 
 test-fast: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit $(SLOW:%=--ignore-glob='*/%') $(PYTEST_ARGS)
+
+# The others need a corpus, trained networks or packages that are not in .venv.
+BENCH := gru mini_hubert speech_encoder prepare_msp_podcast inference training_cost
+
+bench: .venv/.ready
+	set -e; for name in $(BENCH); do echo; echo "$$name"; $(BIN)/python -m benchmarks.$$name; done
 
 docs: .venv/.ready
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
@@ -43,6 +51,9 @@ docs: .venv/.ready
 
 mutants: .venv/.ready
 	$(BIN)/python -m tools.mutants $(MUTANTS_ARGS)
+
+evidence: .venv/.ready
+	$(BIN)/python -m tools.evidence $(EVIDENCE_ARGS)
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py

@@ -73,6 +73,18 @@ def student(student_folder):
     return EmotionRegressor.from_pretrained(student_folder)
 
 
+@pytest.fixture(scope="session")
+def spoken():
+    """Give a sentence that eSpeak NG says: (N,) float32 at 16 kHz, full scale -1 to 1."""
+    from scipy.signal import resample_poly
+
+    from tools.make_demo_corpus import ESpeak
+
+    espeak = ESpeak()
+    said = espeak.speak("the quick brown fox jumps over the lazy dog", "en-us", 160, 50, 50)
+    return resample_poly(said, 320, espeak.sample_rate // 50).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Give a browser without a window, driven by selenium."""

@@ -44,6 +44,7 @@ setup(
         "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
         "slurm": ["submitit>=1.5"],
+        "vad": ["silero-vad>=6"],
     },
     entry_points={"console_scripts": ["ser-ts = ser_ts_lobes.cli:main"]},
     classifiers=[

@@ -13,7 +13,6 @@ import multiprocessing
 import resource
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 import ser_ts_lobes
 from benchmarks.speech_encoder import SECONDS
+from benchmarks.timing import interleave
 from ser_ts_lobes.lobes.emotion import EmotionModel, LabelScale
 from ser_ts_lobes.lobes.pooling import GRUPooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, SpeechEncoder
@@ -102,19 +102,6 @@ def peak_memory_mb(name, source, device):
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # KiB on Linux
-
-
-def interleave(calls, repeats):
-    """Time calls turn by turn, after a first turn that doesn't count: seconds, (repeats, calls)."""
-    seconds = np.empty((repeats + 1, len(calls)))
-    for row in seconds:
-        for j, call in enumerate(calls):
-            started = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            row[j] = time.perf_counter() - started
-    return seconds[1:]
 
 
 def compare_systems(source, device, repeats):

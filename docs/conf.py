@@ -58,6 +58,7 @@ CONTENTS = """
 docs/demo
 docs/corpora
 docs/tables
+docs/report
 docs/beyond-the-paper
 docs/students
 docs/speed

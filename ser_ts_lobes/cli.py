@@ -40,10 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     for add_command in (
         _add_transcribe,
         _add_table,
+        _add_report,
+        _add_submit,
         _add_features,
         _add_export,
         _add_push,
         _add_predict,
+        _add_evaluate,
         _add_demo_app,
     ):
         add_command(commands)
@@ -132,6 +135,74 @@ def _table(sweep, **arguments):
     from ser_ts_lobes.tables.report import make_tables
 
     make_tables(sweep=sweep and Sweep.parse(sweep), **arguments)
+
+
+def _add_report(commands):
+    """Add `ser-ts report`."""
+    parser = commands.add_parser(
+        "report",
+        help="write one page on what systems, ours or anybody's, predict of test sets",
+        description="Compare predictions of test sets: CCC, rho, RMSE, bias with intervals over speakers and seeds,\n"
+        "paired tests, by gender, speaker, duration and label, where teaching helps, learning curves. One HTML file.",
+        epilog="examples:\n"
+        "  ser-ts report results/teacher results/ft results/cts --against ft\n"
+        "  ser-ts report results/cts theirs=their.csv --labels Labels/labels_consensus.csv --out compared.html\n"
+        "  ser-ts report msp/results/cts iemocap/results/cts",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "sources",
+        metavar="[NAME=]PATH",
+        nargs="+",
+        help="a run, a folder with runs below it, or a CSV with id, activation, valence, dominance; what has the same "
+        "name is one system",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a manifest or labels_consensus.csv, for CSVs without labels; may be given again",
+    )
+    parser.add_argument("--against", metavar="NAME", help="compare all with this system (default: all with all)")
+    parser.add_argument(
+        "--smallest", metavar="N", type=_positive, default=20, help="fewest utterances of a group shown (default: 20)"
+    )
+    parser.add_argument("--out", metavar="FILE", default="report.html", help="default: report.html")
+    parser.set_defaults(run=_report)
+
+
+def _report(**arguments):
+    from ser_ts_lobes.report.page import make_report
+
+    make_report(**arguments)
+
+
+def _add_submit(commands):
+    """Add `ser-ts submit`."""
+    parser = commands.add_parser(
+        "submit",
+        help="write or check the file that a leaderboard of MSP-Podcast's Test3 takes",
+        description="Write predictions of a set whose labels are secret as FileName, EmoAct, EmoVal, EmoDom, and\n"
+        "check the file as a leaderboard would.",
+        epilog="examples:\n"
+        "  ser-ts submit results/cts/1986 --files Audios_Test3/ --out test3.csv\n"
+        "  ser-ts submit their.csv --out test3.csv\n"
+        "  ser-ts submit test3.csv --check --files test3_names.txt",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a run, or a CSV with id, activation, valence, dominance")
+    parser.add_argument("--split", metavar="NAME", default="test3", help="of a run (default: test3)")
+    parser.add_argument("--files", metavar="PATH", help="the recordings of the set: a folder, or a list of their names")
+    parser.add_argument("--out", metavar="FILE", default="submission.csv", help="default: submission.csv")
+    parser.add_argument("--check", action="store_true", help="only check SOURCE, a file to be submitted")
+    parser.set_defaults(run=_submit)
+
+
+def _submit(**arguments):
+    from ser_ts_lobes.report.submission import submit
+
+    submit(**arguments)
 
 
 def _add_features(commands):
@@ -234,18 +305,36 @@ def _add_predict(commands):
         "examples:\n"
         "  ser-ts predict my-student *.wav\n"
         "  ser-ts predict my-student recordings/ --format csv > emotions.csv\n"
+        "  ser-ts predict seed-1 seed-2 seed-3 recordings/\n"
         "  ser-ts predict user/name podcast.mp3 --timeline --window 4 --hop 1\n"
+        "  ser-ts predict my-student interview.wav --segments turns.csv\n"
         "  ser-ts predict my-student podcast.mp3 --plot podcast.png\n"
         "  ffmpeg -v error -i film.mkv -f wav - | ser-ts predict my-student - --timeline --format json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a folder by `ser-ts export`, or a name on the Hugging Face Hub")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a folder by `ser-ts export`, or a name on the Hugging Face Hub; with further folders, the mean and the "
+        "standard deviation of all students",
+    )
     parser.add_argument(
         "audio", metavar="AUDIO", nargs="+", help="a file, a folder (with all below it), or - for stdin"
     )
     parser.add_argument("--timeline", action="store_true", help="window by window, for recordings of any length")
-    parser.add_argument("--window", metavar="S", type=float, help="seconds a window (default: 4)")
-    parser.add_argument("--hop", metavar="S", type=float, help="seconds to the next window (default: 1)")
+    parser.add_argument(
+        "--window", metavar="S", type=float, help="seconds a window (default: as half of the training clips)"
+    )
+    parser.add_argument("--hop", metavar="S", type=float, help="seconds to the next window (default: a quarter of one)")
+    parser.add_argument(
+        "--segments", metavar="CSV", help="parts to hear: start_s and end_s, and path if there are several recordings"
+    )
+    parser.add_argument(
+        "--vad",
+        action=argparse.BooleanOptionalAction,
+        help="leave out silence, by Silero's voice activity detector (default: of timelines, where it is installed)",
+    )
+    parser.add_argument("--embeddings", metavar="FILE", help="also write the recordings' embeddings (.npz)")
     parser.add_argument("--plot", metavar="FILE", help="draw the timeline of one recording (.png, .svg, .pdf)")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     parser.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="clips at a time (default: 8)")
@@ -264,6 +353,44 @@ def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1 on")
     return int(text)
+
+
+def _add_evaluate(commands):
+    """Add `ser-ts evaluate`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="say how well a student does on any labelled recordings",
+        description="Hear labelled recordings, of whatever corpus, and print CCC with intervals, correlation, error\n"
+        "and bias: of all, of groups, and of the recordings changed in ways that leave the emotion as it was.",
+        epilog="examples:\n"
+        "  ser-ts evaluate my-student results/manifests/test1.csv --audio /path/to/corpus --by gender,spk_id\n"
+        "  ser-ts evaluate my-student labels.csv --columns wav=file,activation=arousal --scale 1,5 --robustness",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="an exported student's folder, or its name on the Hub")
+    parser.add_argument("table", metavar="TABLE", help="a manifest, or a CSV of files and labels")
+    parser.add_argument("--audio", metavar="DIR", help="the folder of the recordings (default: that of TABLE)")
+    parser.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        type=_pairs,
+        help="what wav, spk_id, gender, activation, valence and dominance are called in TABLE",
+    )
+    parser.add_argument("--scale", metavar="LOW,HIGH", type=_range, help="of TABLE's labels (default: the student's)")
+    parser.add_argument("--by", metavar="COLUMN,...", type=_names, default=(), help="scores by gender, spk_id, ...")
+    parser.add_argument("--vad", action="store_true", help="leave out silence around the words")
+    parser.add_argument("--robustness", action="store_true", help="also with silence, noise, other levels and formats")
+    parser.add_argument("--out", metavar="CSV", help="write the predictions")
+    parser.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="clips at a time (default: 8)")
+    parser.add_argument("--device", default="cpu", help="such as cuda:0 (default: cpu)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a model on the Hub")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(**arguments):
+    from ser_ts_lobes.student.evaluation import evaluate
+
+    evaluate(**arguments)
 
 
 def _add_demo_app(commands):
@@ -305,6 +432,14 @@ def _numbers(text):
     if not all(name.isdecimal() for name in _names(text)):
         raise argparse.ArgumentTypeError(f"{text!r} should be whole numbers with commas between")
     return [int(name) for name in _names(text)]
+
+
+def _range(text):
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} should be LOW,HIGH, such as 1,5") from None
+    return low, high
 
 
 def _pairs(text):

@@ -12,10 +12,12 @@ from ser_ts_lobes.errors import InputError
 
 #: What ``pooling`` may name (`ser_ts_lobes.lobes.pooling.make_pooling` makes them).
 POOLINGS = ("gru", "transformer", "attention")
+#: What ``taught`` may name of `ser_ts_lobes.training.targets.TeacherTargets`, and how it is called.
+TAUGHT = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = ("float16", "bfloat16", "float32")
-_TAUGHT = ("joint", "text", "sentence")
+_BATCHES = ("shuffled", "by_length")
 _TRUST = ("cut", "soft", "per_dimension")
 # Options of SpeechBrain's that its Brain takes, and the Brains here can't, with what to do instead.
 _REFUSED = {
@@ -43,6 +45,10 @@ def _is_whole(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _are_points(value):
+    return isinstance(value, list) and len(value) > 1 and all(map(_is_number, value)) and sorted(set(value)) == value
+
+
 def _from(least):
     return _Rule(lambda value: _is_whole(value) and value >= least, f"give a whole number from {least} on")
 
@@ -56,15 +62,21 @@ _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a nu
 _RULES = {
     **dict.fromkeys(("batch_size", "number_of_epochs", "grad_accumulation_factor"), _from(1)),
     **dict.fromkeys(("num_workers", "trainable_layers", "lora_rank", "seed"), _from(0)),
-    **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
+    "soft_label_points": _Rule(_are_points, "give the points of the labels' scale, two or more, as [1, 2, 3]"),
     "feature_dtype": _one_of(_DTYPES),
     "pooling": _one_of(POOLINGS),
-    "taught": _one_of(_TAUGHT),
+    "batches": _one_of(_BATCHES),
+    "taught": _one_of(TAUGHT),
     "trust": _one_of(_TRUST),
     "max_grad_norm": _Rule(
         lambda value: value is None or (_is_number(value) and value > 0),
         "give a number above 0, or null to clip nothing",
+    ),
+    "max_batch_s": _Rule(
+        lambda value: value is None or (_is_number(value) and value > 0),
+        "give a number of seconds above 0, or null for batches of batch_size",
     ),
     "residual_threshold": _Rule(
         lambda value: value is None or (_is_number(value) and value >= 0),
@@ -102,12 +114,26 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"lora_rank is {settings['lora_rank']}, and trainable_layers 0: say by --trainable_layers how many of the "
             "top layers get adapters, or give --lora_rank 0."
         )
+    if settings.get("max_batch_s") is not None:
+        _check_batch_length(settings)
     _check_teaching(settings)
     factor = settings.get("grad_accumulation_factor", 1)
     if "ccc_weights" in settings and factor > 1:
         raise InputError(
             f"grad_accumulation_factor is {factor}, and the CCC of a batch is not the mean of its parts' CCCs: for "
             "less memory take a smaller --batch_size, --precision=bf16, or torchrun, which shares a batch out."
+        )
+
+
+def _check_batch_length(settings: Mapping[str, Any]) -> None:
+    """Refuse batches of so many seconds where they have no effect, or none that was meant."""
+    limit, batches = settings["max_batch_s"], settings["batches"]
+    if batches != "by_length":
+        raise InputError(f"max_batch_s is {limit}, and batches {batches}: give --batches=by_length, or null.")
+    if settings.get("unrated_manifest") is not None:
+        raise InputError(
+            f"max_batch_s is {limit}, and a batch has unrated_batch_size utterances of unrated_manifest besides: leave "
+            "one of the two out."
         )
 
 

@@ -40,6 +40,9 @@ _NO_MATTER = {
     "test_dataloader_opts",
 }
 
+#: Keys in which runs of one system may differ.
+TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
+
 # Keys that came later, with what runs did before: one that lacks the key is no other than one that has this value.
 _CAME_LATER = {
     "distance": "norm",
@@ -49,15 +52,20 @@ _CAME_LATER = {
     "trust": "cut",
     "unrated_batch_size": 32,
     "unrated_keep": None,
+    "soft_label_weight": 0.0,
     "layers": "last",
     "lora_rank": 0,
     "speech_encoder.lora_rank": 0,
     "speech_encoder.layers": "last",
     "text_trainable_layers": 0,
     "text_encoder.trainable_layers": 0,
+    "batches": "shuffled",
+    "max_batch_s": None,
+    "train_dataloader_opts.batches": "shuffled",
+    "train_dataloader_opts.max_batch_s": None,
 }
 # Keys that came later for systems in which they have no effect by default.
-_HAD_NO_EFFECT = {"encoder_lr"}
+_HAD_NO_EFFECT = {"encoder_lr", "soft_label_points"}
 
 
 class MissingKey(InputError, AttributeError):

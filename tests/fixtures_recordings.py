@@ -7,7 +7,7 @@ from tests.fixtures_msp import write_msp_tree
 _LABELS = {"activation": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
 
 
-def write_recordings(folder, count=40, **columns):
+def write_recordings(folder, count=40, raters=0, **columns):
     """Write a folder of recordings with ``recordings.csv``, four a speaker.
 
     Parameters
@@ -16,6 +16,8 @@ def write_recordings(folder, count=40, **columns):
         Made when it does not exist.
     count : int
         Of the recordings.
+    raters : int
+        Of each recording, whose answers differ by one from rater to rater; none: there is no ``ratings.csv``.
     **columns : callable
         Further columns of the table: each gives the cell of a recording by its place.
 
@@ -32,8 +34,19 @@ def write_recordings(folder, count=40, **columns):
             cells = {"file": f"Audios/{row['FileName']}", "speaker": row["SpkrID"], "transcript": text}
             cells |= {ours: row[theirs] for ours, theirs in _LABELS.items()}
             rows.append(cells | {name: cell(place) for name, cell in columns.items()})
-    with open(folder / "recordings.csv", "w", newline="") as file:
+    _write_table(folder / "recordings.csv", rows)
+    if raters:
+        answers = [
+            {"file": row["file"]} | {name: min(7, max(1, round(float(row[name])) + rater % 3 - 1)) for name in _LABELS}
+            for row in rows
+            for rater in range(raters)
+        ]
+        _write_table(folder / "ratings.csv", answers)
+    return folder / "recordings.csv"
+
+
+def _write_table(path, rows):
+    with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    return folder / "recordings.csv"

@@ -79,7 +79,7 @@ def pip_steps(torch_index_url=None):
     ['--no-deps', '--index-url', 'address/of/a/CPU/index', 'torch', 'torchaudio']
     """
     index = ["--index-url", torch_index_url] if torch_index_url else []
-    return [["--no-deps", *index, "torch", "torchaudio"], ["-e", ".[app,attn,demo,dev,docs,onnx,slurm]"]]
+    return [["--no-deps", *index, "torch", "torchaudio"], ["-e", ".[app,attn,demo,dev,docs,onnx,slurm,vad]"]]
 
 
 def pip_install(python, *arguments):

@@ -8,8 +8,8 @@ DATA_FOLDER is the unpacked IEMOCAP_full_release, with Session1 to Session5:
     Session1/dialog/transcriptions/<dialogue>.txt    what was said, by hand
     Session1/sentences/wav/<dialogue>/<id>.wav
 
-MANIFEST_FOLDER gets raters.csv (how far the raters agreed), excluded.csv, converted.csv, and a folder a fold,
-fold1 to fold5: session k tests fold k, the next one (1 after 5) validates, the other three train.
+MANIFEST_FOLDER gets raters.csv (how far the raters agreed), ratings.csv (what each said), excluded.csv, converted.csv,
+and a folder a fold, fold1 to fold5: session k tests fold k, the next one (1 after 5) validates, the other three train.
 
 The training scripts call `prepare_iemocap` themselves; run this one to see what a copy of the corpus holds before
 training.
@@ -28,6 +28,7 @@ from speechbrain.utils.logger import get_logger
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.preparation import inspect_files, list_utterances, warn_contradicted
+from ser_ts_lobes.data.ratings import RATINGS_FILE, write_ratings
 from ser_ts_lobes.errors import InputError, first_few, plain_errors
 from ser_ts_lobes.files import make_folder
 from ser_ts_lobes.fingerprint import fingerprint_files
@@ -189,10 +190,14 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     paths = [data_folder / evaluation.wav for evaluation in evaluations]
     audio = inspect_files(paths)
     make_folder(manifest_folder)
-    side_files = [manifest_folder / name for name in ("raters.csv", "excluded.csv", "converted.csv")]
+    side_files = [manifest_folder / name for name in ("raters.csv", "excluded.csv", "converted.csv", RATINGS_FILE)]
     write_csv(side_files[0], RATER_COLUMNS, map(rater_statistics, evaluations))
     report_excluded(evaluations, audio, side_files[1])
     report_converted(evaluations, audio, side_files[2])
+    write_ratings(
+        manifest_folder,
+        ((evaluation.id, by_dimension(split_self_reports(evaluation.ratings)[0])) for evaluation in evaluations),
+    )
 
     sessions = {session: [] for session in SESSIONS}
     for evaluation, wav, info in zip(evaluations, paths, audio, strict=True):

@@ -27,7 +27,12 @@ if __name__ == "__main__":
         sb.create_experiment_directory(settings["output_folder"], hparams_file, overrides)
 
         sb.utils.distributed.run_on_main(prepare_iemocap, kwargs=settings["prepare_opts"])
-        manifests = load_manifests(settings["manifest_folder"], settings["data_folder"], needs_text=True)
+        manifests = load_manifests(
+            settings["manifest_folder"],
+            settings["data_folder"],
+            needs_text=True,
+            needs_ratings=settings["soft_label_weight"] > 0,
+        )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.
         hparams = load_experiment(hparams_file, run_opts, overrides)

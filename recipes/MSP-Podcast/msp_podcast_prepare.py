@@ -6,7 +6,8 @@ DATA_FOLDER is the unpacked corpus, of release 1.6, 1.8, 1.11, 1.12 or 2.0:
 
     Labels/labels_consensus.csv   FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set, in any order and
                                   with any others; or labels_consensus.json, by file name; or labels.txt
-    Labels/labels.txt             each rater's answers, for raters.csv, where there is one
+    Labels/labels.txt             each rater's answers, for raters.csv and ratings.csv, where there is one; or
+                                  labels_detailed.csv (a line a rater) or labels_detailed.json (by file name and rater)
     Partitions.txt                "Train; <id>.wav": the splits, Test3 among them, which has no labels
     Speaker_ids.txt               speakers and genders, where the label file has none
     Audios/<id>.wav               (or Audio/)
@@ -23,7 +24,6 @@ import math
 import os
 import re
 import reprlib
-from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ import numpy as np
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data import manifests, preparation
 from ser_ts_lobes.data.preparation import inspect_files, list_utterances, spelt_otherwise, warn_contradicted
+from ser_ts_lobes.data.ratings import RATINGS_FILE, write_ratings
 from ser_ts_lobes.errors import InputError, first_few, plain_errors
 from ser_ts_lobes.files import make_folder, map_files
 from ser_ts_lobes.fingerprint import fingerprint_files
@@ -73,6 +74,8 @@ LABEL_FILES = (
     "labels.txt",
 )
 RATING_FILE = "labels.txt"
+# Of these only what each rater said of the dimensions is read.
+RATING_FILES = (RATING_FILE, "labels_detailed.csv", "labels_detailed.json")
 PARTITION_FILES = ("Partitions.txt", "Partition.txt")
 SPEAKER_FILE = "Speaker_ids.txt"
 AUDIO_FOLDERS = ("Audios", "Audio")
@@ -141,7 +144,7 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
     Test3 is unlabelled: ``test3.csv`` can be predicted, not scored. Utterances without label, split or usable
     audio are left out, with a warning and a row in ``excluded.csv``; those that are not 16 kHz mono are kept
     (loading mixes down and resamples), with a warning and a row in ``converted.csv``. Where the corpus has each
-    rater's answers, ``raters.csv`` has their number, mean and standard deviation.
+    rater's answers, ``raters.csv`` has their number, mean and standard deviation, and ``ratings.csv`` all of them.
 
     Parameters
     ----------
@@ -198,12 +201,13 @@ def prepare_msp_podcast(data_folder, manifest_folder, transcripts=None, release=
     kept = exclude(entries, audio, files.audio, manifest_folder)
     report_converted(kept, manifest_folder)
     side_files = [manifest_folder / "excluded.csv", manifest_folder / "converted.csv"]
-    raters_file = manifest_folder / "raters.csv"
+    rater_files = [manifest_folder / name for name in ("raters.csv", RATINGS_FILE)]
     if files.ratings:
-        write_raters(files.ratings, raters_file, {entry.id: entry.labels for entry in entries if entry.labels})
-        side_files.append(raters_file)
+        write_raters(files.ratings, manifest_folder, {entry.id: entry.labels for entry in entries if entry.labels})
+        side_files += rater_files
     else:
-        raters_file.unlink(missing_ok=True)  # an earlier preparation's
+        for file in rater_files:  # an earlier preparation's
+            file.unlink(missing_ok=True)
 
     splits = {}
     for entry, info in kept:
@@ -263,7 +267,7 @@ def find_files(data_folder):
             raise InputError(f"{audio} has no *.wav files, but folders: {named}. Move their files up into it.")
     return CorpusFiles(
         labels=first([Path(folder, name) for folder in LABEL_FOLDERS for name in LABEL_FILES], "label file"),
-        ratings=first([Path(folder, RATING_FILE) for folder in LABEL_FOLDERS]),
+        ratings=first([Path(folder, name) for folder in LABEL_FOLDERS for name in RATING_FILES]),
         partitions=first(PARTITION_FILES),
         speakers=first([SPEAKER_FILE]),
         audio=audio,
@@ -719,32 +723,85 @@ def report_converted(kept, manifest_folder):
     )
 
 
-def write_raters(ratings, file, labels):
-    """Write how many raters each utterance had, and the mean and standard deviation of their labels.
+def read_raters(path):
+    """Read what each rater said of each utterance.
+
+    Parameters
+    ----------
+    path : Path
+        One of `RATING_FILES`. Of the last two, a rater's line without three numbers on the scale is left out, with a
+        warning: no label depends on it.
+
+    Returns
+    -------
+    list of tuple of str and list of tuple of float
+        File names and, of each, three labels a rater in the order of `DIMENSIONS`.
+    """
+    if path.name == RATING_FILE:
+        return [(block.file_name, block.ratings) for block in read_blocks(path)]
+    ratings, unread = {}, []
+    for where, name, row in read_detailed(path):
+        said = ratings.setdefault(name, [])
+        try:
+            said.append(tuple(parse_label(str(row.get(column, "")), column, where) for column in LABEL_COLUMNS))
+        except InputError as error:
+            unread.append(str(error))
+    if unread:
+        logger.warning(f"Left out {len(unread)} answers of raters: {first_few(unread)}")
+    return list(ratings.items())
+
+
+def read_detailed(path):
+    """Read the raters' lines of labels_detailed.csv, or labels_detailed.json: file name → rater → column → value.
+
+    Parameters
+    ----------
+    path : Path
+        Either.
+
+    Yields
+    ------
+    tuple of str, str and dict
+        Where the line is, for error messages; the file name; the rater's answers by column.
+    """
+    if path.suffix == ".csv":
+        for line, row in read_rows(path, ("FileName", *LABEL_COLUMNS)):
+            yield f"{path}, line {line}:", row["FileName"].strip(), row
+        return
+    content = parse_json("".join(text for _, text in read_lines(path)), path)
+    if not isinstance(content, dict) or not all(isinstance(raters, dict) for raters in content.values()):
+        raise InputError(f"{path}: not a JSON object that has for each file name an object with a key for each rater.")
+    for name, raters in content.items():
+        for rater, row in raters.items():
+            yield f"{path}: {name}, {rater}", name.strip(), row if isinstance(row, dict) else {}
+
+
+def write_raters(ratings, folder, labels):
+    """Write what the raters of each utterance said, how many they were, and mean and standard deviation of it.
 
     Parameters
     ----------
     ratings : Path
-        ``labels.txt``.
-    file : Path
-        ``raters.csv``. A standard deviation is empty where there are fewer than two raters, a mean where there is none.
+        One of `RATING_FILES`.
+    folder : Path
+        Where ``raters.csv`` and ``ratings.csv`` go. Of the former, a standard deviation is empty where there are fewer
+        than two raters, a mean where there is none.
     labels : dict of str to tuple of float
         By id, the labels that are used; those that are not the mean of their raters' are named in a warning.
     """
-    ids, counts, answers = [], [], array("d")
-    for block in read_blocks(ratings):
-        ids.append(stem(block.file_name))
-        counts.append(len(block.ratings))
-        for rating in block.ratings:
-            answers.extend(rating)
-    means, deviations = rater_statistics(np.array(answers).reshape(-1, len(DIMENSIONS)), np.array(counts, dtype=int))
+    raters = read_raters(ratings)
+    ids, counts = [stem(file_name) for file_name, _ in raters], [len(said) for _, said in raters]
+    dimensions = range(len(DIMENSIONS))
+    write_ratings(folder, ((stem(name), ([rating[j] for rating in said] for j in dimensions)) for name, said in raters))
+    by_rater = np.array([rating for _, said in raters for rating in said]).reshape(-1, len(DIMENSIONS))
+    means, deviations = rater_statistics(by_rater, np.array(counts, dtype=int))
     columns = [f"{dimension}_{statistic}" for dimension in DIMENSIONS for statistic in ("mean", "sd")]
     statistics = np.stack([means, deviations], axis=2).reshape(len(ids), len(columns))
     rows = (
         (id, count, *(None if math.isnan(value) else value for value in row.tolist()))
         for id, count, row in zip(ids, counts, statistics, strict=True)
     )
-    write_csv(file, ("ID", "raters", *columns), rows)
+    write_csv(folder / "raters.csv", ("ID", "raters", *columns), rows)
     unlabelled = (math.nan,) * len(DIMENSIONS)
     used = np.array([labels.get(id) or unlabelled for id in ids]).reshape(means.shape)
     # labels.txt prints six decimals; other forms, from which zeros at the end are gone, may print fewer.

@@ -7,9 +7,9 @@ To run this recipe, with the options that the teacher was trained with::
 
 Into ``results/teacher/<seed>/targets`` go the teacher's embedding, prediction and residual of each utterance, for
 the students ``ts`` and ``cts``; the paper's Table 1 is printed and written to ``table1.md``; ``residuals.png`` and
-``predictions_<split>.png`` show where the teacher can be trusted, and
-``uncertainty.json`` tells whether it knows. With ``--unrated_manifest <CSV>`` it also says what it knows of transcribed
-speech that nobody rated.
+``predictions_<split>.png`` show where the teacher can be trusted.
+With ``--unrated_manifest <CSV>`` it also says what it knows of transcribed speech that nobody rated, and
+``uncertainty.json`` tells whether it knows where it errs.
 """
 
 import sys
@@ -35,7 +35,11 @@ if __name__ == "__main__":
 
         prepare_msp_podcast(**settings["prepare_opts"])
         manifests = load_manifests(
-            settings["manifest_folder"], settings["data_folder"], needs_text=True, unrated=settings["unrated_manifest"]
+            settings["manifest_folder"],
+            settings["data_folder"],
+            needs_text=True,
+            unrated=settings["unrated_manifest"],
+            needs_ratings=settings["soft_label_weight"] > 0,
         )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.

@@ -10,6 +10,8 @@ DATA_FOLDER has ``recordings.csv``, with the columns
 
 and, if there are any, ``transcript`` (an empty one is nobody's yet: `ser-ts transcribe MANIFEST_FOLDER` makes it),
 ``gender`` and ``split`` (train, valid, test). Without ``split``, a fifth of the speakers validates and a fifth tests.
+If what each rater said is to be learnt (soft_label_weight), it is in ``ratings.csv``: ``file, activation, valence,
+dominance``, a line a rater and recording; a number that a rater has not given is left empty.
 
 The training scripts call `prepare_template` themselves. For a corpus of another form, copy this folder and change what
 is here.
@@ -22,6 +24,7 @@ from pathlib import Path
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data import manifests
 from ser_ts_lobes.data.preparation import divide_speakers, inspect_files, list_utterances, read_transcripts
+from ser_ts_lobes.data.ratings import RATINGS_FILE, write_ratings
 from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.files import make_folder
 from ser_ts_lobes.fingerprint import fingerprint_files
@@ -60,8 +63,9 @@ def prepare_template(data_folder, manifest_folder, label_range=LABEL_RANGE, skip
     if skip_prep:
         return manifests.find_manifests(manifest_folder)
     table, transcripts = data_folder / "recordings.csv", manifest_folder / "transcripts.csv"
+    raters = data_folder / RATINGS_FILE
     # This script is among the inputs: another reading of the table must not pass for an up-to-date one.
-    inputs = [__file__, table, data_folder, *([transcripts] if transcripts.is_file() else [])]
+    inputs = [__file__, table, data_folder, *(file for file in (transcripts, raters) if file.is_file())]
     fingerprint = fingerprint_files(inputs, data_folder=str(data_folder), label_range=list(label_range))
     if manifests.is_prepared(manifest_folder, fingerprint):
         return manifests.find_manifests(manifest_folder)
@@ -78,9 +82,13 @@ def prepare_template(data_folder, manifest_folder, label_range=LABEL_RANGE, skip
         utterance = manifests.Utterance(row["file"], info.duration, path, *who, row["labels"], text, emotion="")
         splits[row["split"]].append(utterance)
     make_folder(manifest_folder)
-    side_file = manifest_folder / "excluded.csv"
-    list_utterances(side_file, ("ID", "reason"), excluded, f"Left out {len(excluded)} recordings that can't be used")
-    return manifests.write_manifests(manifest_folder, splits, data_folder, fingerprint, label_range, [side_file])
+    side_files = [manifest_folder / "excluded.csv"]
+    what = f"Left out {len(excluded)} recordings that can't be used"
+    list_utterances(side_files[0], ("ID", "reason"), excluded, what)
+    if raters.is_file():
+        ratings = read_raters(raters, {row["file"] for row in recordings}, label_range)
+        side_files.append(write_ratings(manifest_folder, ratings.items()))
+    return manifests.write_manifests(manifest_folder, splits, data_folder, fingerprint, label_range, side_files)
 
 
 def read_recordings(table):
@@ -101,6 +109,24 @@ def read_recordings(table):
         split_of = divide_speakers({row["speaker"] for row in recordings}, table)
         recordings = [row | {"split": split_of[row["speaker"]]} for row in recordings]
     return recordings
+
+
+def read_raters(table, files, label_range):
+    """Read what each rater said: by file, the numbers of each dimension."""
+    low, high = label_range
+    ratings = {}
+    for line, row in read_rows(table, ("file", *DIMENSIONS)):
+        if row["file"] not in files:
+            raise InputError(f"{table}, line {line}: {row['file']} is no file of recordings.csv; correct the name.")
+        said = ratings.setdefault(row["file"], [[] for _ in DIMENSIONS])
+        for dimension, numbers in zip(DIMENSIONS, said, strict=True):
+            if text := row[dimension].strip():
+                number = parse_number(text)
+                if number is None or not low <= number <= high:
+                    problem = f"{dimension} of {row['file']} is {text!r}; give a number from {low:g} to {high:g}."
+                    raise InputError(f"{table}, line {line}: {problem}")
+                numbers.append(number)
+    return ratings
 
 
 if __name__ == "__main__":

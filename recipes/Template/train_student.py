@@ -29,7 +29,10 @@ if __name__ == "__main__":
 
         sb.utils.distributed.run_on_main(prepare_template, kwargs=settings["prepare_opts"])
         manifests = load_manifests(
-            settings["manifest_folder"], settings["data_folder"], unrated=settings.get("unrated_manifest")
+            settings["manifest_folder"],
+            settings["data_folder"],
+            unrated=settings.get("unrated_manifest"),
+            needs_ratings=settings["soft_label_weight"] > 0,
         )
         targets = load_teacher(manifests, settings)
 

@@ -110,6 +110,8 @@ class Manifest:
         The lowest and the highest label on the corpus's scale; None for a CSV that no prepare script wrote.
     data_root
         What ``$data_root`` in the CSV stands for.
+    ratings
+        By id, what each rater said (`ser_ts_lobes.data.ratings.read_ratings`); None where nobody has asked for it.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Manifest:
     missing_transcripts: frozenset[str]
     label_range: tuple[float, float] | None
     data_root: str | None
+    ratings: dict[str, Any] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -138,7 +141,11 @@ class Manifest:
     def fingerprints(self, reads: bool) -> dict[str, str]:
         """Return what a system sees of this split by name; transcripts only count for one that reads."""
         seen = {self.name: self.audio_fingerprint}
-        return seen | {f"{self.name}_transcripts": self.text_fingerprint} if reads else seen
+        if reads:
+            seen[f"{self.name}_transcripts"] = self.text_fingerprint
+        if self.ratings is not None:
+            seen[f"{self.name}_ratings"] = hashlib.sha256(json.dumps(self.ratings).encode()).hexdigest()
+        return seen
 
     def _digest(self, *columns):
         root = self.data_root or ""  # a corpus that has moved is the same
@@ -375,6 +382,39 @@ def find_manifests(folder: str | Path) -> dict[str, Path]:
             f"script first: `python <corpus>_prepare.py DATA_FOLDER {folder}`."
         )
     return {path.stem: path for path in sorted(paths, key=lambda path: _split_order(path.stem))}
+
+
+def find_side_file(folder: str | Path, name: str) -> Path | None:
+    """Find what a preparation has written beside the manifests.
+
+    Parameters
+    ----------
+    folder
+        Of the manifests.
+    name
+        Of the file.
+
+    Returns
+    -------
+    Path or None
+        Where it is, in this folder or, for one of several folds, above; None if the preparation has not written it.
+
+    Raises
+    ------
+    InputError
+        If it was edited or removed after preparation.
+    """
+    sidecar = _read_sidecar(Path(folder))
+    if not sidecar:  # manifests of a person's own
+        path = Path(folder) / name
+        return path if path.is_file() else None
+    for file, sha256 in sidecar.get("side_files", {}).items():
+        if Path(file).name == name:
+            path = Path(folder) / file
+            if not path.is_file() or fingerprint_file(path) != sha256:
+                raise InputError(f"{path} was edited or removed after preparation. Prepare the corpus again.")
+            return path
+    return None
 
 
 def is_prepared(folder: str | Path, inputs_fingerprint: str) -> bool:

@@ -217,6 +217,7 @@ class ChunkAttention(torch.nn.Module):
             raise InputError(f"aggregation is {aggregation!r}; choose one of {', '.join(_AGGREGATIONS)}.")
         self.n_chunks = n_chunks
         self.chunk_size = chunk_size
+        self.embedding_size = len(DIMENSIONS) * input_size
         self.networks = torch.nn.ModuleList(ChunkNetwork(input_size, aggregation, dropout) for _ in DIMENSIONS)
 
     def forward(self, frames: torch.Tensor, frame_lens: torch.Tensor) -> EmotionOutput:
@@ -284,7 +285,8 @@ class SpeechTextLSTM(torch.nn.Module):
             torch.nn.Linear(lstm_size + 64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32), torch.nn.ReLU()
         )
         self.joint_dropout = torch.nn.Dropout(joint_dropout)
-        self.output = torch.nn.Linear(32, len(DIMENSIONS))
+        self.embedding_size = 32
+        self.output = torch.nn.Linear(self.embedding_size, len(DIMENSIONS))
 
     def forward(
         self, frames: torch.Tensor, frame_lens: torch.Tensor, tokens: torch.Tensor, token_lens: torch.Tensor

@@ -183,7 +183,7 @@ class CPCEncoder(Encoder):
         self._sha256 = sha256
         super().__init__(source, trainable_layers)
 
-    def _load(self, source):
+    def _load(self, source, config):
         return load_cpc(source, self._sha256)
 
     @property

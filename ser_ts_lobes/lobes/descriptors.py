@@ -36,7 +36,7 @@ class DescriptorEncoder(Encoder):
         self._config = PretrainedConfig(hidden_size=output_size, **settings)
         super().__init__(type(self).__name__, trainable_layers)
 
-    def _load(self, source):
+    def _load(self, source, config):
         model = torch.nn.Module()
         model.config = self._config
         return model
@@ -162,10 +162,10 @@ class LowLevelDescriptors(DescriptorEncoder):
         self._set_frames(config / "is09-13" / "IS13_ComParE_core.lld.conf.inc")
         self._smile = opensmile.Smile(str(config / "is09-13" / "IS13_ComParE.conf"), "lld;lld_de")
 
-    def _load(self, source):
+    def _load(self, source, config):
         # Not in the model, whose buffers count as frozen.
         self.scale = FrameScale(self._config.hidden_size, limit=3.0)
-        return super()._load(source)
+        return super()._load(source, config)
 
     @property
     def layers(self) -> torch.nn.ModuleList:

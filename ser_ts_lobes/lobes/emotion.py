@@ -65,6 +65,7 @@ class EmotionModel(torch.nn.Module):
         poolings = [pooling for pooling in (speech_pooling, text_pooling) if pooling is not None]
         if not poolings:
             raise ValueError("An EmotionModel needs a speech_pooling, a text_pooling or both.")
+        self.embedding_size = embedding_size
         self.projection = torch.nn.Linear(sum(pooling.output_size for pooling in poolings), embedding_size)
         self.output = torch.nn.Linear(embedding_size, len(DIMENSIONS))
 

@@ -1,7 +1,7 @@
 """What speech and text encoders have in common: a frozen part, a trainable part, a checkpoint."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,8 @@ class Encoder(torch.nn.Module):
     lora_rank
         0: they learn as they are. Above: they stay as they are, and adapters of this rank learn in their attention
         (`ser_ts_lobes.lobes.adapters`).
+    config
+        From `read_model_config`, of an encoder that is a model of `transformers`.
     """
 
     #: Whether the frozen part is computed on the CPU, utterance by utterance, wherever the inputs are.
@@ -180,7 +182,12 @@ class Encoder(torch.nn.Module):
     mixes_own_layers = True
 
     def __init__(
-        self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last", lora_rank: int = 0
+        self,
+        source: str | Path | dict[str, Any],
+        trainable_layers: int = 0,
+        layers: str = "last",
+        lora_rank: int = 0,
+        config: PreTrainedConfig | None = None,
     ) -> None:
         super().__init__()
         if isinstance(source, dict):
@@ -188,9 +195,11 @@ class Encoder(torch.nn.Module):
         if layers not in ("last", "weighted"):
             raise InputError(f"layers is {layers!r}; choose last or weighted.")
         self.source = source
-        self.model = self._load(source)
+        if config is not None:  # before weights are fetched
+            _refuse_more_layers(trainable_layers, config.num_hidden_layers, source)
+        self.model = self._load(source, config)
         n_layers = len(self.layers)
-        refuse_more_layers(trainable_layers, n_layers, source)
+        _refuse_more_layers(trainable_layers, n_layers, source)
         self.n_frozen = n_layers - trainable_layers
         self.output_size = self.model.config.hidden_size
         self.model.requires_grad_(False)
@@ -202,10 +211,10 @@ class Encoder(torch.nn.Module):
         self.mix = LayerMix(self._n_mixed()) if layers == "weighted" else None
         self._frozen_weights: str | None = None
 
-    def _load(self, source: Any) -> Any:
+    def _load(self, source: Any, config: PreTrainedConfig | None) -> Any:
         if isinstance(source, dict):
-            return AutoModel.from_config(model_config(source), trust_remote_code=False)
-        return load_pretrained(AutoModel, source, dtype=torch.float32)
+            return AutoModel.from_config(config, trust_remote_code=False)
+        return load_pretrained(AutoModel, source, config=config, dtype=torch.float32)
 
     def configuration(self) -> dict[str, Any]:
         """All but the weights: what an encoder of this architecture is made from, without a download.
@@ -442,23 +451,8 @@ class Encoder(torch.nn.Module):
         learning.load_state_dict({**frozen, **saved["layers"]})
 
 
-def refuse_more_layers(trainable_layers: int, n_layers: int, source: Any) -> None:
-    """Refuse to train more layers than there are.
-
-    Parameters
-    ----------
-    trainable_layers
-        How many are to learn.
-    n_layers
-        How many there are.
-    source
-        Of the encoder, for the message.
-
-    Raises
-    ------
-    InputError
-        If they are too many, or fewer than none.
-    """
+def _refuse_more_layers(trainable_layers: int, n_layers: int, source: Any) -> None:
+    """Refuse to train more layers than there are, or fewer than none."""
     if not 0 <= trainable_layers <= n_layers:
         name = "the encoder described" if isinstance(source, dict) else repr(source)
         raise InputError(
@@ -467,37 +461,35 @@ def refuse_more_layers(trainable_layers: int, n_layers: int, source: Any) -> Non
         )
 
 
-def count_layers(source: str | Path | dict[str, Any]) -> int:
-    """Tell how many transformer layers a pretrained model has, without its weights.
+def read_model_config(
+    source: str | Path | dict[str, Any], architectures: Sequence[str], expected: str
+) -> PreTrainedConfig:
+    """Read the configuration of a `transformers` model, without its weights.
 
     Parameters
     ----------
     source
         Hub name, local folder or `Encoder.configuration`.
+    architectures
+        That it may be of, by their names in `transformers` (``hubert``, ``whisper``, ``bert``, ...).
+    expected
+        What it has to be, for the message.
 
     Returns
     -------
-    int
+    transformers.PreTrainedConfig
+
+    Raises
+    ------
+    InputError
+        If it can't be had, or is of another architecture; of a configuration also as of `model_config`.
     """
-    config = model_config(source) if isinstance(source, dict) else load_pretrained(AutoConfig, source)
-    return config.num_hidden_layers
-
-
-def model_type(source: str | Path | dict[str, Any]) -> str:
-    """Architecture name of a pretrained model (``hubert``, ``whisper``, ``bert``, ...).
-
-    Parameters
-    ----------
-    source
-        Hub name, local folder or `Encoder.configuration`.
-
-    Returns
-    -------
-    str
-    """
-    if isinstance(source, dict):
-        return source["model"].get("model_type")
-    return load_pretrained(AutoConfig, source).model_type
+    config = source if isinstance(source, dict) else load_pretrained(AutoConfig, source)
+    kind = config["model"].get("model_type") if isinstance(config, dict) else config.model_type
+    if kind not in architectures:
+        name = "The encoder described" if isinstance(source, dict) else repr(source)
+        raise InputError(f"{name} is a {kind!r} model; {expected}.")
+    return model_config(config) if isinstance(config, dict) else config
 
 
 def model_config(configuration: dict[str, Any]) -> PreTrainedConfig:

@@ -7,6 +7,7 @@ import torch
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.encoder import n_valid, valid_mask
+from ser_ts_lobes.lobes.gru import last_states
 from ser_ts_lobes.options import POOLINGS
 
 
@@ -90,11 +91,13 @@ class GRUPooling(torch.nn.Module):
         torch.Tensor
             (B, hidden_size).
         """
-        # A GRU does not look ahead, so padding behind the last valid frame is harmless: no need to pack, which
-        # makes training on a CPU 1.7 times slower and waits for the lengths on a GPU.
+        lengths = n_valid(lens, frames.shape[1])
+        if self.training and frames.device.type == "cpu":
+            return last_states(self.gru, frames, lengths)
+        # A GRU does not look ahead, so padding behind the last valid frame is harmless: no need to pack, which waits
+        # for the lengths on a GPU.
         outputs, _ = self.gru(frames)
-        last = n_valid(lens, frames.shape[1]) - 1
-        return outputs[torch.arange(outputs.shape[0], device=outputs.device), last]
+        return outputs[torch.arange(outputs.shape[0], device=outputs.device), lengths - 1]
 
 
 class TransformerPooling(torch.nn.Module):

@@ -16,17 +16,7 @@ from transformers import AutoFeatureExtractor, PreTrainedConfig
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.fingerprint import fingerprint_tensors
-from ser_ts_lobes.lobes.encoder import (
-    Encoder,
-    count_layers,
-    load_pretrained,
-    model_config,
-    model_type,
-    n_valid,
-    refuse_more_layers,
-    run_masked,
-    valid_mask,
-)
+from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, n_valid, read_model_config, run_masked, valid_mask
 from ser_ts_lobes.lobes.listener import (
     Listener,
     describe_listener,
@@ -79,8 +69,15 @@ def load_speech_encoder(
                 "--lora_rank 0, or another speech_source."
             )
         return ListenerEncoder(source, trainable_layers, layers)
-    encoder_class = WhisperEncoder if model_type(source) == "whisper" else SpeechEncoder
-    return encoder_class(source, trainable_layers, layers, lora_rank)
+    config = _read_speech_config(source, (*SpeechEncoder.architectures, *WhisperEncoder.architectures))
+    encoder_class = WhisperEncoder if config.model_type in WhisperEncoder.architectures else SpeechEncoder
+    return encoder_class(source, trainable_layers, layers, lora_rank, config)
+
+
+def _read_speech_config(source, architectures):
+    return read_model_config(
+        source, architectures, "a speech encoder must be a hubert, wav2vec2, wavlm or whisper model"
+    )
 
 
 class SpeechEncoder(Encoder):
@@ -98,25 +95,25 @@ class SpeechEncoder(Encoder):
         How many transformer layers, counted from the top, learn (paper, section 4.2: 6).
     layers
         ``last``, the paper's, or ``weighted``, see `Encoder`.
-    lora_rank
-        As of `Encoder`.
+    lora_rank, config
+        As of `Encoder`; a configuration that has been read already is not read again.
     """
 
     #: Longest clip that can be encoded, in seconds.
     max_duration_s = math.inf
+    #: What it can be, by the names that `transformers` has for it.
+    architectures = ("hubert", "wav2vec2", "wavlm")
 
     def __init__(
-        self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last", lora_rank: int = 0
+        self,
+        source: str | Path | dict[str, Any],
+        trainable_layers: int = 0,
+        layers: str = "last",
+        lora_rank: int = 0,
+        config: PreTrainedConfig | None = None,
     ) -> None:
-        self.model_type = model_type(source)
-        if self.model_type not in ("hubert", "wav2vec2", "wavlm"):
-            name = "The encoder described" if isinstance(source, dict) else repr(source)
-            raise InputError(
-                f"{name} is a {self.model_type!r} model; a speech encoder must be a hubert, wav2vec2, wavlm or "
-                "whisper model."
-            )
-        refuse_more_layers(trainable_layers, count_layers(source), source)
-        super().__init__(source, trainable_layers, layers, lora_rank)
+        config = config or _read_speech_config(source, self.architectures)
+        super().__init__(source, trainable_layers, layers, lora_rank, config)
         if getattr(self.model.config, "add_adapter", False):
             raise InputError(f"{source!r} has an adapter on top, which is not supported.")
         if isinstance(source, dict):
@@ -167,7 +164,7 @@ class SpeechEncoder(Encoder):
         return hidden, n_valid_frames
 
     def _run_layers(self, hidden, lens, layers):
-        if self.model_type != "wavlm":
+        if self.model.config.model_type != "wavlm":
             return run_masked(layers, self.model.config, hidden, lens)
         mask, bias = valid_mask(lens, hidden.shape[1]), self._wavlm_position_bias(hidden)
         for layer in layers:
@@ -199,20 +196,27 @@ class WhisperEncoder(Encoder):
         How many transformer layers, counted from the top, learn.
     layers
         ``last`` or ``weighted``, see `Encoder`.
-    lora_rank
-        As of `Encoder`.
+    lora_rank, config
+        As of `Encoder`; a configuration that has been read already is not read again.
     """
 
     mel_filters: torch.Tensor
     window: torch.Tensor
+    #: What it can be, by the names that `transformers` has for it.
+    architectures = ("whisper",)
 
     def __init__(
-        self, source: str | Path | dict[str, Any], trainable_layers: int = 0, layers: str = "last", lora_rank: int = 0
+        self,
+        source: str | Path | dict[str, Any],
+        trainable_layers: int = 0,
+        layers: str = "last",
+        lora_rank: int = 0,
+        config: PreTrainedConfig | None = None,
     ) -> None:
         from transformers import WhisperFeatureExtractor
 
-        refuse_more_layers(trainable_layers, count_layers(source), source)
-        super().__init__(source, trainable_layers, layers, lora_rank)
+        config = config or _read_speech_config(source, self.architectures)
+        super().__init__(source, trainable_layers, layers, lora_rank, config)
         if isinstance(source, dict):
             extractor = WhisperFeatureExtractor(**source["feature_extractor"])
         else:
@@ -223,13 +227,13 @@ class WhisperEncoder(Encoder):
         self.register_buffer("mel_filters", mel_filters, False)
         self.register_buffer("window", torch.hann_window(self.n_fft, device="cpu"), False)
 
-    def _load(self, source):
+    def _load(self, source, config):
         from transformers import WhisperModel
         from transformers.models.whisper import modeling_whisper
 
         if isinstance(source, dict):
-            return modeling_whisper.WhisperEncoder(model_config(source))
-        return load_pretrained(WhisperModel, source, dtype=torch.float32).encoder
+            return modeling_whisper.WhisperEncoder(config)
+        return load_pretrained(WhisperModel, source, config=config, dtype=torch.float32).encoder
 
     def configuration(self) -> dict[str, Any]:
         """All but the weights; see `Encoder.configuration`."""
@@ -327,7 +331,7 @@ class ListenerEncoder(Encoder):
 
     mixes_own_layers = False
 
-    def _load(self, source):
+    def _load(self, source, config):
         config = source if isinstance(source, dict) else read_listener_config(source)
         sizes = {name: value for name, value in config["model"].items() if name != "model_type"}
         model: Any = torch.nn.Module()

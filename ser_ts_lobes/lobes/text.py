@@ -10,15 +10,7 @@ from transformers import AutoTokenizer
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import make_folder
 from ser_ts_lobes.fingerprint import fingerprint
-from ser_ts_lobes.lobes.encoder import (
-    Encoder,
-    count_layers,
-    load_pretrained,
-    model_type,
-    refuse_more_layers,
-    run_masked,
-    valid_mask,
-)
+from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, read_model_config, run_masked, valid_mask
 
 
 class TextEncoder(Encoder):
@@ -41,17 +33,15 @@ class TextEncoder(Encoder):
     """
 
     def __init__(self, source: str | Path, trainable_layers: int = 0) -> None:
-        kind = model_type(source)
-        if kind not in ("bert", "roberta", "xlm-roberta", "deberta-v2"):
-            raise InputError(f"{source!r} is a {kind!r} model; a text encoder must be a BERT, RoBERTa or DeBERTa.")
-        refuse_more_layers(trainable_layers, count_layers(source), source)
-        super().__init__(source, trainable_layers)
+        architectures = ("bert", "roberta", "xlm-roberta", "deberta-v2")
+        config = read_model_config(source, architectures, "a text encoder must be a BERT, RoBERTa or DeBERTa")
+        super().__init__(source, trainable_layers, config=config)
         if getattr(self.model.encoder, "conv", None) is not None:
             raise InputError(f"{source!r} has a convolution among its layers, which is not supported.")
         self.tokenizer = load_pretrained(AutoTokenizer, source)
         self._tokenizer_fingerprint = _fingerprint_tokenizer(self.tokenizer)
         self.max_tokens = self.model.config.max_position_embeddings
-        if kind.endswith("roberta"):
+        if config.model_type.endswith("roberta"):
             self.max_tokens -= self.model.config.pad_token_id + 1  # its positions start behind the padding's
 
     @property

@@ -58,7 +58,7 @@ class WordEncoder(Encoder):
         self._id_of: dict[str, int] = {}
         super().__init__(source, trainable_layers=1)
 
-    def _load(self, source):
+    def _load(self, source, config):
         model = torch.nn.Module()
         model.config = PretrainedConfig(hidden_size=self._size)
         model.embedding = torch.nn.Embedding(1, self._size, padding_idx=_PADDING)

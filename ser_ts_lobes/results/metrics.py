@@ -210,7 +210,7 @@ def resample(
     if n_resamples < 1:
         raise InputError(f"n_resamples is {n_resamples}; draw at least 1.")
     predictions, targets = _pairs(predictions, targets)
-    sums, origin = _group_sums(predictions, targets, groups)
+    sums, origin = group_sums(predictions, targets, groups)
     n_groups = len(sums)
     if n_groups < 2:
         raise InputError("All utterances are in one group; a bootstrap over groups needs at least 2.")
@@ -224,7 +224,7 @@ def resample(
         for row in counts:
             row[:] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
         np.matmul(counts, sums, out=out)
-    return of_moments(_moments_from_sums(resampled_sums, origin))
+    return of_moments(moments_from_sums(resampled_sums, origin))
 
 
 def resampling_groups(speakers: Sequence[str]) -> Sequence[str] | None:
@@ -271,6 +271,67 @@ def percentile_interval(resampled: np.ndarray, confidence: float = 0.95) -> np.n
         raise InputError(f"confidence is {confidence}; it has to lie between 0 and 1, as 0.95 does.")
     interval: np.ndarray = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return interval
+
+
+def group_sums(
+    predictions: np.ndarray, targets: np.ndarray, groups: Sequence[Any] | None
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return what every moment of any set of whole groups follows from.
+
+    Values are centred on the mean of the whole set first, which keeps the one-pass variances accurate.
+
+    Parameters
+    ----------
+    predictions, targets
+        Shape (N, D) or (N,).
+    groups
+        As in `bootstrap_ci`; None makes each utterance a group.
+
+    Returns
+    -------
+    tuple
+        Each group's n and sums of p, y, pp, yy, py, shape (G, 1 + 5 D); the origin of p and y, two (D,).
+    """
+    n = len(predictions)
+    mean_p, p = _centre(predictions.reshape(n, -1))
+    mean_y, y = _centre(targets.reshape(n, -1))
+    rows = np.hstack([np.ones((n, 1)), p, y, p * p, y * y, p * y])
+    return sum_groups(rows, groups), (mean_p, mean_y)
+
+
+def sum_groups(rows: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray:
+    """Add up the rows of each group.
+
+    Parameters
+    ----------
+    rows
+        Shape (N, M).
+    groups
+        As in `bootstrap_ci`; None makes each row a group.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (G, M).
+
+    Example
+    -------
+    >>> sum_groups(np.array([[1.0], [2.0], [3.0], [4.0]]), ["b", "a", "b", "Unknown"]).ravel().tolist()
+    [2.0, 4.0, 4.0]
+    """
+    if groups is None:
+        return rows
+    index = _group_index(groups, len(rows))
+    sums = np.zeros((index.max() + 1, rows.shape[1]))
+    np.add.at(sums, index, rows)
+    return sums
+
+
+def moments_from_sums(sums: np.ndarray, origin: tuple[np.ndarray, np.ndarray]) -> Moments:
+    """Return the moments of sets of groups, from the sums of `group_sums` over each set, shape (..., 1 + 5 D)."""
+    n = sums[..., :1]
+    p, y, pp, yy, py = np.split(sums[..., 1:] / n, 5, axis=-1)
+    return Moments(origin[0] + p, origin[1] + y, _variance_from_means(p, pp), _variance_from_means(y, yy), py - p * y)
 
 
 class PairedBootstrap(NamedTuple):
@@ -349,6 +410,12 @@ def two_sided_p(differences: np.ndarray) -> np.ndarray:
     return p_value
 
 
+def divide(numerator: np.ndarray, denominator: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Divide where that is allowed, and give NaN elsewhere; a scalar for scalars."""
+    quotient: np.ndarray = np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=where)[()]
+    return quotient
+
+
 def finite_array(values: ArrayLike, name: str) -> np.ndarray:
     """Return `values` as a float64 array of utterances by dimensions, shape (N, D) or (N,).
 
@@ -397,45 +464,24 @@ def _centre(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _ccc(m: Moments) -> np.ndarray:
     denominator = m.var_p + m.var_y + (m.mean_p - m.mean_y) ** 2
-    return _divide(2 * m.cov, denominator, where=(m.var_p > 0) & (m.var_y > 0))
+    return divide(2 * m.cov, denominator, where=(m.var_p > 0) & (m.var_y > 0))
 
 
 def _pearson(m: Moments) -> np.ndarray:
     # Rounding may carry a perfect correlation past 1.
     scale = np.sqrt(m.var_p) * np.sqrt(m.var_y)
-    clipped: np.ndarray = np.clip(_divide(m.cov, scale, where=scale > 0), -1, 1)
+    clipped: np.ndarray = np.clip(divide(m.cov, scale, where=scale > 0), -1, 1)
     return clipped
 
 
+#: By name: what is computed of moments, one value a column.
+STATISTICS: dict[str, Callable[[Moments], np.ndarray]] = {"ccc": _ccc, "pearson": _pearson}
+
+
 def _statistic(name: str) -> Callable[[Moments], np.ndarray]:
-    functions = {"ccc": _ccc, "pearson": _pearson}
-    if name not in functions:
-        raise InputError(f"statistic is {name!r}; choose one of {', '.join(functions)}.")
-    return functions[name]
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray, where: np.ndarray) -> np.ndarray:
-    quotient: np.ndarray = np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=where)[()]
-    return quotient
-
-
-def _group_sums(
-    predictions: np.ndarray, targets: np.ndarray, groups: Sequence[Any] | None
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Return each group's n and sums of p, y, pp, yy, py, shape (G, 1 + 5 D), and the origin of p and y.
-
-    Values are centred on the mean of the whole set first, which keeps the one-pass variances accurate.
-    """
-    n = len(predictions)
-    mean_p, p = _centre(predictions.reshape(n, -1))
-    mean_y, y = _centre(targets.reshape(n, -1))
-    rows = np.hstack([np.ones((n, 1)), p, y, p * p, y * y, p * y])
-    if groups is not None:
-        index = _group_index(groups, n)
-        sums = np.zeros((index.max() + 1, rows.shape[1]))
-        np.add.at(sums, index, rows)
-        rows = sums
-    return rows, (mean_p, mean_y)
+    if name not in STATISTICS:
+        raise InputError(f"statistic is {name!r}; choose one of {', '.join(STATISTICS)}.")
+    return STATISTICS[name]
 
 
 def _group_index(groups: Sequence[Any], n_utterances: int) -> np.ndarray:
@@ -446,12 +492,6 @@ def _group_index(groups: Sequence[Any], n_utterances: int) -> np.ndarray:
     unknown = group_of == UNKNOWN_SPEAKER
     index[unknown] = len(names) + np.arange(unknown.sum())
     return np.unique(index, return_inverse=True)[1]  # the id of "Unknown" itself is no longer in use
-
-
-def _moments_from_sums(sums: np.ndarray, origin: tuple[np.ndarray, np.ndarray]) -> Moments:
-    n = sums[:, :1]
-    p, y, pp, yy, py = np.split(sums[:, 1:] / n, 5, axis=1)
-    return Moments(origin[0] + p, origin[1] + y, _variance_from_means(p, pp), _variance_from_means(y, yy), py - p * y)
 
 
 def _variance_from_means(mean: np.ndarray, mean_square: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from ser_ts_lobes.files import replacing, walk_files
 from ser_ts_lobes.provenance import SCORES_FILE, SETTINGS_FILE
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.text_tables import ccc_table
-from ser_ts_lobes.settings import read_settings
+from ser_ts_lobes.settings import flatten, read_settings
 from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _COLUMNS = ("ID", "split", "spk_id", *DIMENSIONS, *_LABELS)
 # Predictions are written with six decimals.
 _TOLERANCE = 1e-4
 _PACKAGES = ("speechbrain", "torch", "transformers", "numpy")
+_LOGGED = re.compile(r"([a-z][\w ]*): ([-+.\w]+)")
 _LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - (.*)")
 
 
@@ -210,6 +211,38 @@ class RunFolder:
         if not written.is_absolute() and here.parts[-len(written.parts) :] == written.parts:
             return here.parents[len(written.parts) - 1]
         return Path.cwd()
+
+    @property
+    def corpus(self) -> str | None:
+        """Name of the folder of its corpus, as a student's model card has it; None where that isn't known."""
+        folder = self.settings.get("data_folder")
+        return folder and Path(folder).name
+
+    def manifest_path(self, split: str) -> Path:
+        """Return where the manifest of a split was when it was run."""
+        return Path(self.working_folder, self.settings["manifest_folder"], f"{split}.csv")
+
+    def made_with(self) -> dict[str, Any]:
+        """Return the settings of the model that was tested, flat; they stand with its numbers."""
+        return self.report().get("settings") or flatten(self.settings)  # of an earlier version: beside them
+
+    def learning_curve(self) -> dict[int, tuple[float, ...]]:
+        """Read how well it did on the validation set.
+
+        Returns
+        -------
+        dict
+            By epoch, the CCCs in the order of `ser_ts_lobes.DIMENSIONS`; of an epoch that was trained twice, after an
+            interruption, the last. Empty without a log.
+        """
+        if not self.started:
+            return {}
+        curve = {}
+        for line in self.train_log_file.read_text(encoding="utf-8").splitlines():
+            values = dict(_LOGGED.findall(line))
+            if line.startswith("epoch: ") and all(f"valid ccc_{name}" in values for name in DIMENSIONS):
+                curve[int(values["epoch"])] = tuple(float(values[f"valid ccc_{name}"]) for name in DIMENSIONS)
+        return curve
 
     @property
     def fingerprint(self) -> str:

@@ -131,6 +131,27 @@ def reads_what_it_hears(config: dict[str, Any]) -> bool:
     return "reader" in config["encoder"]
 
 
+def say_what_it_reads(config: dict[str, Any]) -> str:
+    """Say what a student reads, to people.
+
+    Parameters
+    ----------
+    config
+        From `read_config`.
+
+    Returns
+    -------
+    str
+        What follows "the student".
+
+    Example
+    -------
+    >>> say_what_it_reads({"encoder": {"model": {"model_type": "hubert"}}})
+    'does not read'
+    """
+    return "reads only the words that it hears itself" if reads_what_it_hears(config) else "does not read"
+
+
 def _check_value(path: Path, name: str, value: Any, most: int, depth: int = 1) -> None:
     """Refuse a value that no student's configuration holds, whatever it stands for, and all that is in it."""
     if isinstance(value, dict | list):
@@ -230,6 +251,17 @@ def _is_test(value: Any) -> bool:
     )
 
 
+def _are_durations(value: Any) -> bool:
+    """Whether it is seconds, the shortest first; or nothing, as of students of before."""
+    names = ("shortest", "median", "longest")
+    return value is None or (
+        isinstance(value, dict)
+        and set(value) == set(names)
+        and all(isinstance(seconds, int | float) and not isinstance(seconds, bool) for seconds in value.values())
+        and 0 < value["shortest"] <= value["median"] <= value["longest"]
+    )
+
+
 # The keys that loading and the page need, and what tells whether they are right; the rest is for people.
 _KEYS = {
     "system": _is_text,
@@ -241,5 +273,6 @@ _KEYS = {
     "label_mean": _is_label_mean,
     "label_std": _is_label_std,
     "label_histogram": _is_label_histogram,
+    "training_durations_s": _are_durations,
     "test": _is_test,
 }

@@ -139,6 +139,7 @@ def export(
         "label_mean": network.label_scale.mean.tolist(),
         "label_std": network.label_scale.std.tolist(),
         "label_histogram": _histogram(manifest.labels(), manifest.label_range),
+        "training_durations_s": _durations(manifest),
         "test": _without_nan(report["test"]),
         "training": {key: hparams[key] for key in _TRAINING_KEYS if key in hparams},
         "best": report["best"],
@@ -271,6 +272,12 @@ def _histogram(labels: np.ndarray, label_range: tuple[float, float]) -> dict[str
         "activation_edges": edges.tolist(),
         "counts": counts.astype(int).tolist(),
     }
+
+
+def _durations(manifest: Manifest) -> dict[str, float]:
+    """Say how long clips are, but for the hundredth of them at either end."""
+    seconds = [row["duration"] for row in manifest.utterances.values()]
+    return dict(zip(("shortest", "median", "longest"), np.percentile(seconds, [1, 50, 99]).tolist(), strict=True))
 
 
 def _without_nan(value: Any) -> Any:

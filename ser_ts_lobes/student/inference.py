@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +15,10 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 from tqdm import tqdm
 
 from ser_ts_lobes.data.audio import read_header, stream_audio
+from ser_ts_lobes.data.voice_activity import trim_silence
 from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.lobes.emotion import EmotionOutput
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE
 from ser_ts_lobes.student.config import (
@@ -25,12 +27,15 @@ from ser_ts_lobes.student.config import (
     find_weakest,
     is_hub_name,
     read_config,
-    reads_what_it_hears,
+    say_what_it_reads,
 )
 from ser_ts_lobes.student.network import load_network
 
 if TYPE_CHECKING:
     from ser_ts_lobes.student.network import StudentNetwork
+
+# Of a student of before, which does not tell what it was trained on.
+_WINDOW_S = 4.0
 
 
 class Emotion(NamedTuple):
@@ -42,17 +47,23 @@ class Emotion(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What became of one file of many: an emotion, or the sentence that says why there is none."""
+    """What became of one file of many: an emotion, or the sentence that says why there is none.
+
+    ``duration_s`` is of what was heard of it; ``embedding``, (E,) float32, what the emotion was read from.
+    """
 
     path: str
     emotion: Emotion | None
     error: str | None
+    duration_s: float | None = None
+    embedding: np.ndarray | None = None
 
 
 class Timeline(NamedTuple):
     """Emotion over time: window i lasts from ``start_s[i]`` to ``end_s[i]`` and sounds like ``values[i]``.
 
-    ``start_s`` and ``end_s``: (N,) float64, seconds; ``values``: (N, 3) float64, activation, valence, dominance.
+    ``start_s`` and ``end_s``: (N,) float64, seconds; ``values``: (N, 3) float64, activation, valence, dominance, NaN
+    where nobody speaks.
     """
 
     start_s: np.ndarray
@@ -122,11 +133,15 @@ class EmotionRegressor(Pretrained):
     config : dict
         ``config.json``: system, corpus, encoder, pooling, ``label_range``, ``label_mean``, ``label_std``,
         ``label_histogram`` (counts of training labels: ``counts[v][a]`` for ``valence_edges`` and
-        ``activation_edges``), ``test`` (the run's scores with their intervals).
+        ``activation_edges``), ``training_durations_s`` (``shortest``, ``median``, ``longest``: 1st, 50th and 99th
+        percentile; not of students of before), ``test`` (the run's scores with their intervals).
     network : ser_ts_lobes.student.network.StudentNetwork
         Waveforms and relative lengths to embedding and prediction.
     max_clip_s : float
         Longest clip, in seconds, that is heard at once; 60, or what the encoder hears if that is less.
+    window_s : float
+        Length of a timeline's windows unless another is asked for: half of the training clips were shorter. 4 for a
+        student that does not tell.
     """
 
     def __init__(
@@ -143,6 +158,8 @@ class EmotionRegressor(Pretrained):
         super().__init__({**(modules or {}), "network": network}, hparams, run_opts, freeze_params)
         self.config = config
         self.max_clip_s = min(60.0, network.speech_encoder.max_duration_s)
+        durations = config.get("training_durations_s")
+        self.window_s = min(round(durations["median"], 1) if durations else _WINDOW_S, self.max_clip_s)
 
     @classmethod
     def from_pretrained(
@@ -201,9 +218,25 @@ class EmotionRegressor(Pretrained):
         return find_weakest(self.config)
 
     @property
-    def reads(self) -> bool:
-        """Whether it reads the words that it hears; a transcript it never gets."""
-        return reads_what_it_hears(self.config)
+    def what_it_reads(self) -> str:
+        """Whether it reads the words that it hears, in words that follow "the student"; a transcript it never gets."""
+        return say_what_it_reads(self.config)
+
+    def is_unusual(self, duration_s: float) -> bool:
+        """Say whether a clip is shorter or longer than nearly all that it was trained on, and heard less well.
+
+        Parameters
+        ----------
+        duration_s
+            Of the clip, in seconds.
+
+        Returns
+        -------
+        bool
+            False for a student that does not tell what it was trained on.
+        """
+        durations = self.config.get("training_durations_s")
+        return durations is not None and not durations["shortest"] <= duration_s <= durations["longest"]
 
     @property
     def network(self) -> "StudentNetwork":
@@ -231,21 +264,40 @@ class EmotionRegressor(Pretrained):
         torch.Tensor
             (B, 3): activation, valence, dominance on the corpus's scale.
         """
-        wavs = torch.as_tensor(wavs, dtype=torch.float32)
-        if wavs.dim() != 2 or wavs.numel() == 0 or not wavs.isfinite().all():
-            raise InputError(f"wavs of shape {tuple(wavs.shape)} aren't a batch (B, N) of finite samples.")
-        wav_lens = torch.ones(len(wavs)) if wav_lens is None else torch.as_tensor(wav_lens)
-        frozen = compute_frozen(self.network.speech_encoder, wavs.to(self.device), wav_lens.to(self.device))
-        prediction: torch.Tensor = self.network(*frozen).prediction
+        prediction: torch.Tensor = self._hear(wavs, wav_lens).prediction
         return prediction
 
-    def predict_file(self, path: str | Path) -> Emotion:
+    @torch.inference_mode()
+    def encode_batch(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None, normalize: bool = False
+    ) -> torch.Tensor:
+        """Embed a padded batch, as SpeechBrain's `EncoderClassifier` does.
+
+        Parameters
+        ----------
+        wavs, wav_lens
+            As of `predict_batch`.
+        normalize
+            Whether to scale each embedding to unit length.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, 1, E): what the emotion is read from, e_a in the paper.
+        """
+        embedding: torch.Tensor = self._hear(wavs, wav_lens).embedding
+        return (torch.nn.functional.normalize(embedding, dim=1) if normalize else embedding).unsqueeze(1)
+
+    def predict_file(self, path: str | Path, vad: bool = False) -> Emotion:
         """Predict one audio file.
 
         Parameters
         ----------
         path
             Any format, sampling rate and number of channels that libsndfile reads.
+        vad
+            Whether to leave out what comes before the first word and behind the last, by Silero's voice activity
+            detector. Where it hears nobody, the whole clip is heard.
 
         Returns
         -------
@@ -256,11 +308,10 @@ class EmotionRegressor(Pretrained):
         InputError
             If the file can't be used, or is longer than `max_clip_s`.
         """
-        [emotion] = self._predict([self._read_clip(path)])
-        return emotion
+        return Emotion(*self._hear_clips([self._read_clip(path, vad)]).prediction[0].tolist())
 
     def predict_files(
-        self, paths: Iterable[str | Path], batch_size: int = 8, progress: bool = False
+        self, paths: Iterable[str | Path], batch_size: int = 8, progress: bool = False, vad: bool = False
     ) -> list[Prediction]:
         """Predict many audio files, in batches of similar length; a bad file does not stop the others.
 
@@ -272,6 +323,8 @@ class EmotionRegressor(Pretrained):
             Files at a time.
         progress
             Whether to show a progress bar.
+        vad
+            As of `predict_file`.
 
         Returns
         -------
@@ -294,21 +347,30 @@ class EmotionRegressor(Pretrained):
                 clips = {}
                 for i in batch:
                     try:
-                        clips[i] = self._read_clip(paths[i])
+                        clips[i] = self._read_clip(paths[i], vad)
                     except InputError as error:
                         predictions[i] = Prediction(str(paths[i]), None, str(error))
-                for i, emotion in zip(clips, self._predict(list(clips.values())), strict=True):
-                    predictions[i] = Prediction(str(paths[i]), emotion, None)
+                if clips:
+                    heard = self._hear_clips(list(clips.values()))
+                    for i, values, embedding in zip(clips, heard.prediction, heard.embedding, strict=True):
+                        predictions[i] = Prediction(
+                            str(paths[i]),
+                            Emotion(*values.tolist()),
+                            error=None,
+                            duration_s=len(clips[i]) / SAMPLE_RATE,
+                            embedding=embedding.cpu().numpy(),
+                        )
                 bar.update(len(batch))
         return [predictions[i] for i in range(len(paths))]
 
     def predict_timeline(
         self,
         path: str | Path,
-        window_s: float = 4.0,
-        hop_s: float = 1.0,
+        window_s: float | None = None,
+        hop_s: float | None = None,
         batch_size: int = 8,
         progress: bool = False,
+        vad: bool = False,
     ) -> Timeline:
         """Predict a recording of any length window by window, in memory that does not depend on its length.
 
@@ -320,13 +382,16 @@ class EmotionRegressor(Pretrained):
         path
             Audio file, as for `predict_file`.
         window_s
-            Length of a window, in seconds; at most `max_clip_s`.
+            Length of a window, in seconds; at most `max_clip_s`. None for the student's own `window_s`.
         hop_s
-            From the beginning of a window to the next, in seconds; at most `window_s`.
+            From the beginning of a window to the next, in seconds; at most a window. None for a quarter of one.
         batch_size
             Windows at a time.
         progress
             Whether to show a progress bar.
+        vad
+            Whether to hear of a window only what is between its first and its last word, as `predict_file` does; one
+            in which nobody speaks has no values.
 
         Returns
         -------
@@ -338,23 +403,87 @@ class EmotionRegressor(Pretrained):
             If the file, the lengths or the batch size can't be used.
         """
         _check_batch_size(batch_size)
+        window_s = self.window_s if window_s is None else window_s
+        hop_s = window_s / 4 if hop_s is None else hop_s
         if not 1 / SAMPLE_RATE <= hop_s <= window_s <= self.max_clip_s:
             raise InputError(
                 f"Windows of {window_s:g} s, one each {hop_s:g} s, can't be used: a window is at most "
                 f"{self.max_clip_s:g} s long, and a hop is above 0 and at most a window."
             )
-        starts, ends, emotions = [], [], []
         windows = _windows(stream_audio(path), round(window_s * SAMPLE_RATE), round(hop_s * SAMPLE_RATE))
         n_windows = 1 + max(0, math.ceil((read_header(path).duration - window_s) / hop_s))
+        return self._predict_windows(windows, n_windows, batch_size, progress, vad)
+
+    def predict_segments(
+        self,
+        path: str | Path,
+        segments: Sequence[tuple[float, float]],
+        batch_size: int = 8,
+        progress: bool = False,
+        vad: bool = False,
+    ) -> Timeline:
+        """Predict parts of a recording, such as somebody's turns, in memory that does not depend on its length.
+
+        Parameters
+        ----------
+        path
+            Audio file, as for `predict_file`.
+        segments
+            Begin and end of each, in seconds; they may overlap.
+        batch_size, progress, vad
+            As of `predict_timeline`.
+
+        Returns
+        -------
+        Timeline
+            A window for each segment, in their order.
+
+        Raises
+        ------
+        InputError
+            If the file or the batch size can't be used, or a segment is empty, longer than `max_clip_s`, or not within
+            the recording.
+        """
+        _check_batch_size(batch_size)
+        for start_s, end_s in segments:
+            if not 0 <= start_s <= end_s - 1 / SAMPLE_RATE <= start_s + self.max_clip_s:
+                raise InputError(
+                    f"{path}: a segment from {start_s:g} to {end_s:g} s can't be heard: it begins at 0 or later and "
+                    f"lasts between 0 and {self.max_clip_s:g} s."
+                )
+        spans = [(round(start_s * SAMPLE_RATE), round(end_s * SAMPLE_RATE)) for start_s, end_s in segments]
+        by_start = sorted(range(len(spans)), key=spans.__getitem__)
+        parts = _cut(path, stream_audio(path), [spans[i] for i in by_start])
+        heard = self._predict_windows(parts, len(spans), batch_size, progress, vad)
+        order = np.argsort(by_start)
+        return Timeline(*(column[order] for column in heard))
+
+    def _predict_windows(
+        self,
+        windows: Iterator[tuple[int, torch.Tensor]],
+        n_windows: int,
+        batch_size: int,
+        progress: bool,
+        vad: bool,
+    ) -> Timeline:
+        """Predict windows, of which each comes with the sample at which it begins."""
+        starts: list[float] = []
+        ends: list[float] = []
+        values: list[np.ndarray] = []
         with tqdm(total=n_windows, unit="window", disable=not progress) as bar:
             while batch := list(itertools.islice(windows, batch_size)):
                 starts += [start / SAMPLE_RATE for start, _ in batch]
                 ends += [(start + len(clip)) / SAMPLE_RATE for start, clip in batch]
-                emotions += self._predict([clip for _, clip in batch])
+                rows = np.full((len(batch), len(Emotion._fields)), np.nan)
+                spoken = [trim_silence(clip) if vad else clip for _, clip in batch]
+                heard = [i for i, clip in enumerate(spoken) if clip is not None]
+                if heard:
+                    rows[heard] = self._hear_clips([clip for clip in spoken if clip is not None]).prediction.cpu()
+                values += list(rows)
                 bar.update(len(batch))
-        return Timeline(np.array(starts), np.array(ends), np.array(emotions))
+        return Timeline(np.array(starts), np.array(ends), np.array(values).reshape(-1, len(Emotion._fields)))
 
-    def _read_clip(self, path: str | Path) -> torch.Tensor:
+    def _read_clip(self, path: str | Path, vad: bool) -> torch.Tensor:
         """Read a file of at most `max_clip_s`, and no more of it than that."""
         blocks = []
         for block in stream_audio(path):
@@ -364,15 +493,26 @@ class EmotionRegressor(Pretrained):
                     f"The audio file {path} is longer than {self.max_clip_s:g} s, the most that is heard at once: "
                     "cut it, or ask for its emotion over time (predict_timeline, `ser-ts predict --timeline`)."
                 )
-        return torch.cat(blocks)
+        clip = torch.cat(blocks)
+        spoken = trim_silence(clip) if vad else None
+        return clip if spoken is None else spoken
 
-    def _predict(self, clips: list[torch.Tensor]) -> list[Emotion]:
-        """Predict waveforms of any lengths, each (N,)."""
-        if not clips:
-            return []
+    @torch.inference_mode()
+    def _hear_clips(self, clips: list[torch.Tensor]) -> EmotionOutput:
+        """Hear waveforms of any lengths, each (N,)."""
         lengths = torch.tensor([len(clip) for clip in clips])
         wavs = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-        return [Emotion(*row) for row in self.predict_batch(wavs, lengths / lengths.max()).tolist()]
+        return self._hear(wavs, lengths / lengths.max())
+
+    def _hear(self, wavs: torch.Tensor, wav_lens: torch.Tensor | None) -> EmotionOutput:
+        """Hear a padded batch, as `predict_batch` takes it."""
+        wavs = torch.as_tensor(wavs, dtype=torch.float32)
+        if wavs.dim() != 2 or wavs.numel() == 0 or not wavs.isfinite().all():
+            raise InputError(f"wavs of shape {tuple(wavs.shape)} aren't a batch (B, N) of finite samples.")
+        wav_lens = torch.ones(len(wavs)) if wav_lens is None else torch.as_tensor(wav_lens)
+        frozen = compute_frozen(self.network.speech_encoder, wavs.to(self.device), wav_lens.to(self.device))
+        output: EmotionOutput = self.network(*frozen)
+        return output
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -393,3 +533,24 @@ def _windows(blocks: Iterable[torch.Tensor], window: int, hop: int) -> Iterator[
         yield 0, held
     elif len(held) > window:
         yield start + len(held) - window, held[-window:]
+
+
+def _cut(
+    path: str | Path, blocks: Iterable[torch.Tensor], spans: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Cut a stream of samples at spans, sorted by their start; yield where each begins, and its samples."""
+    blocks = iter(blocks)
+    held, first = torch.empty(0), 0  # the samples that are still needed, and the number of the first of them
+    for start, end in spans:
+        while first + len(held) < end:
+            block = next(blocks, None)
+            if block is None:
+                raise InputError(
+                    f"{path} ends at {(first + len(held)) / SAMPLE_RATE:.2f} s, and a segment at "
+                    f"{end / SAMPLE_RATE:.2f} s: correct the segments."
+                )
+            held = torch.cat([held, block])
+            passed = min(max(start - first, 0), len(held))
+            held, first = held[passed:], first + passed
+        held, first = held[start - first :], start
+        yield start, held[: end - start]

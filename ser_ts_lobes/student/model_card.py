@@ -7,9 +7,10 @@ from typing import Any
 import huggingface_hub
 
 from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes.options import TAUGHT
 from ser_ts_lobes.results.text_tables import ccc_table
 from ser_ts_lobes.student import space
-from ser_ts_lobes.student.config import find_weakest, reads_what_it_hears
+from ser_ts_lobes.student.config import find_weakest, say_what_it_reads
 from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, cost_table
 
 #: The file in the exported folder with the plot of the teacher's residuals.
@@ -80,14 +81,10 @@ def _eval_results(config: dict[str, Any]) -> Iterator[huggingface_hub.EvalResult
                 )
 
 
-# By what the ``taught`` key names.
-_EMBEDDINGS = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
-
-
 def _what(config: dict[str, Any], name: str) -> str:
     low, high = config["label_range"]
     training = config["training"]
-    learnt = [_EMBEDDINGS[training.get("taught", "joint")]] if training.get("ts_weight") else []
+    learnt = [TAUGHT[training.get("taught", "joint")]] if training.get("ts_weight") else []
     learnt += ["predictions"] if training.get("prediction_weight") else []
     if learnt:
         where = "everywhere" if training.get("residual_threshold") is None else "where the teacher can be trusted"
@@ -113,7 +110,7 @@ from ser_ts_lobes.student.inference import EmotionRegressor
 
 student = EmotionRegressor.from_pretrained("SOURCE")  # this folder, or its name on the Hub
 print(student.predict_file("speech.wav"))             # Emotion(activation=..., valence=..., dominance=...)
-timeline = student.predict_timeline("podcast.mp3", window_s=4.0, hop_s=1.0)
+timeline = student.predict_timeline("podcast.mp3", vad=True)
 ```
 
 `from_pretrained` reads `config.json` and `model.safetensors` and runs nothing from the folder. Without the package,
@@ -172,6 +169,13 @@ def _limits(config: dict[str, Any]) -> str:
     mean = ", ".join(
         f"{dimension} {value:.2f}" for dimension, value in zip(DIMENSIONS, config["label_mean"], strict=True)
     )
+    durations = config.get("training_durations_s")
+    lengths = (
+        "Nearly all clips that it was trained on last between {shortest:.1f} and {longest:.1f} s, half of them less "
+        "than {median:.1f} s. Others, and silence around the words, make it less sure (`ser-ts predict --vad` leaves "
+        "the silence out).\n- "
+    )
+    lengths = lengths.format(**durations) if durations else ""
     return f"""## Intended use and limits
 
 For research on how speech *sounds*, and for tools whose users know that they are heard and can object: search in one's
@@ -184,12 +188,11 @@ own recordings, statistics over many recordings, dialogue systems.
   that are rare there, measure it first.
 - {_weakest(config)}
 - Predictions shrink towards the training labels' mean ({mean}); extreme emotions come out too mild.
-- Music, silence and noise get a value, too; it means nothing."""
+- {lengths}Music, silence and noise get a value, too; it means nothing."""
 
 
 def _weakest(config: dict[str, Any]) -> str:
-    reads = "reads only the words that it hears itself" if reads_what_it_hears(config) else "does not read"
-    words = f"Valence lives in words more than in sound, and this student {reads}"
+    words = f"Valence lives in words more than in sound, and this student {say_what_it_reads(config)}"
     weakest = find_weakest(config)
     if weakest == "valence":
         return f"{words}: trust it least there, where its CCC is lowest."

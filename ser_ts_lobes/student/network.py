@@ -22,7 +22,7 @@ import torch
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.emotion import EmotionModel, EmotionOutput, LabelScale
-from ser_ts_lobes.lobes.encoder import model_config, model_type
+from ser_ts_lobes.lobes.encoder import model_config
 from ser_ts_lobes.lobes.listener import is_listener
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling, make_pooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
@@ -225,7 +225,7 @@ def _check_encoder(encoder: dict[str, Any]) -> None:
         if "reader" in encoder:
             _check_reader(encoder["reader"])
         return _check_encoder(encoder["speech"])
-    kind = model_type(encoder)
+    kind = encoder["model"].get("model_type")
     features: Any = encoder.get("feature_extractor")
     if kind == "whisper":
         model = model_config(encoder)

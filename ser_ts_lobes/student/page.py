@@ -4,6 +4,7 @@
 the page there, and a Space on the Hugging Face Hub that holds the folder shows it.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -22,8 +23,9 @@ try:
 except ModuleNotFoundError:  # in an exported folder, on a machine without the package
     from custom_interface import EmotionRegressor, InputError  # type: ignore[no-redef]
 
-WINDOW_S, HOP_S = 4.0, 1.0
 MAX_UPLOAD = "100mb"
+# Where Silero's voice activity detector is installed, a timeline has gaps where nobody speaks.
+_VAD = importlib.util.find_spec("silero_vad") is not None
 
 # In the order of predictions: name, and what its low and its high end sound like.
 _DIMENSIONS = (
@@ -183,12 +185,15 @@ def render(
 
 def _ask(student: EmotionRegressor, path: str) -> "tuple[Emotion | np.ndarray, Timeline, str]":
     """Give emotion, timeline and what to say of them."""
-    timeline = student.predict_timeline(path, WINDOW_S, HOP_S)
+    timeline = student.predict_timeline(path, vad=_VAD)
     duration_s = timeline.end_s[-1]
     if duration_s <= student.max_clip_s:
         return student.predict_file(path), timeline, f"The whole recording, {duration_s:.1f} s."
+    spoken = np.isfinite(timeline.values[:, 0])
+    if not spoken.any():
+        raise InputError(f"Nobody speaks in {path}: give a recording of a voice.")
     note = f"{duration_s:.0f} s are more than are heard at once: the mean of the timeline below."
-    return timeline.values.mean(axis=0), timeline, note
+    return timeline.values[spoken].mean(axis=0), timeline, note
 
 
 def _limits(student: EmotionRegressor) -> str:
@@ -202,14 +207,13 @@ def _limits(student: EmotionRegressor) -> str:
             scores.append(f"{split} {', '.join(known)}")
     weakest = student.weakest_dimension
     least = f" Trust {weakest} least, where that is lowest." if weakest else ""
-    reads = "reads only the words that it hears itself" if student.reads else "does not read"
     return (
         f"### What the values mean, and what they do not\n"
         f"The student `{config['system']}` was trained on {config['corpus']}, whose listeners rated each utterance "
         f"from {low:g} to {high:g}: **activation** from calm to excited, **valence** from negative to positive, "
         f"**dominance** from yielding to dominant. It predicts such ratings, not what a person feels.\n\n"
         f"- How well (CCC on its test sets; 1 is perfect, 0 is chance): {'; '.join(scores) or 'not measured'}.{least} "
-        f"Valence lives in the words, and the student {reads}.\n"
+        f"Valence lives in the words, and the student {student.what_it_reads}.\n"
         f"- Predictions keep close to the mean of the training labels; other languages, rooms and microphones than "
         f"the corpus's shift them. Silence, noise and music get values too, which mean nothing.\n"
         f"- Not for decisions about people.\n"
@@ -306,9 +310,14 @@ def _timeline(config: dict[str, Any], timeline: "Timeline | None") -> str:
     """Draw emotion over time."""
     heading = "<h2>Over time</h2>"
     if timeline is None:
-        return heading + f"<p>For recordings longer than {WINDOW_S:g} s.</p>"
+        return heading + "<p>For recordings longer than the clips that it was trained on.</p>"
+    window_s = timeline.end_s[0] - timeline.start_s[0]
     if len(timeline.values) < 2:
-        return heading + f"<p>The recording is no longer than one window of {WINDOW_S:g} s.</p>"
+        return heading + f"<p>The recording is no longer than one window, {window_s:.1f} s.</p>"
+    spoken = np.flatnonzero(np.isfinite(timeline.values[:, 0]))
+    if not len(spoken):
+        return heading + "<p>Nobody speaks in it.</p>"
+    turns = np.split(spoken, np.flatnonzero(np.diff(spoken) > 1) + 1)
     low, high = config["label_range"]
     left, right, top, bottom = 26, 382, 8, 224
     middle_s, end_s = (timeline.start_s + timeline.end_s) / 2, timeline.end_s[-1]
@@ -325,18 +334,23 @@ def _timeline(config: dict[str, Any], timeline: "Timeline | None") -> str:
         place = left + (right - left) * seconds / end_s
         marks.append(_text(place, bottom + 17, f"{seconds:g} s"))
     # Names stand where the lines end, a line's height apart.
-    places = down(timeline.values[-1])
+    places = down(timeline.values[spoken[-1]])
     order = np.argsort(places)
     for above, below in zip(order, order[1:], strict=False):
         places[below] = max(places[below], places[above] + 14)
     for j, (name, *_) in enumerate(_DIMENSIONS):
-        points = " ".join(f"{px:.1f},{py:.1f}" for px, py in zip(x, down(timeline.values[:, j]), strict=True))
-        marks.append(f'<polyline points="{points}" fill="none" style="stroke: var(--{name})" stroke-width="2.5"/>')
+        points = np.array([f"{px:.1f},{py:.1f}" for px, py in zip(x, down(timeline.values[:, j]), strict=True)])
+        for turn in turns:
+            line = " ".join(points[turn]) if len(turn) > 1 else f"{points[turn[0]]} {points[turn[0]]}"  # a dot
+            marks.append(
+                f'<polyline points="{line}" fill="none" style="stroke: var(--{name})" stroke-width="2.5" '
+                'stroke-linecap="round"/>'
+            )
         marks.append(_text(right + 6, places[j] + 4, name, "start", style=f"fill: var(--{name})"))
     return (
         f'{heading}<svg viewBox="0 0 460 250" role="img" aria-label="Activation, valence and dominance over '
-        f'{end_s:.0f} s">{"".join(marks)}</svg><p>One value for each window of {WINDOW_S:g} s, at its middle; a window '
-        f"begins each {HOP_S:g} s.</p>"
+        f'{end_s:.0f} s">{"".join(marks)}</svg><p>One value for each window of {window_s:.3g} s, at its middle; a '
+        f"window begins each {timeline.start_s[1] - timeline.start_s[0]:.3g} s.</p>"
     )
 
 

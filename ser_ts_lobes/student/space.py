@@ -14,6 +14,7 @@ gradio>=6
 huggingface_hub>=1.0
 numpy>=1.26
 safetensors>=0.4.3
+silero-vad>=6
 soundfile>=0.12.1
 speechbrain>=1.1,<1.2
 torch>=2.7.1

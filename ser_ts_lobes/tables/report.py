@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ser_ts_lobes.tables.runs import Run
 
 _REFERENCE = "ft"
+#: Of fewer, percentile intervals hold in less than 92 of 100 cases (docs/report.md).
+_ENOUGH_SPEAKERS = 50
 #: The dimension that lives in the words, in which a teacher who reads is ahead.
 _GAP = "valence"
 
@@ -229,13 +231,18 @@ def _caption(report, split, corpus, against, has_gap, paper, recipe):
         f"deviation (n − 1) where there are several, [95 % bootstrap interval of that mean over {scored['resampled']}, "
         "drawn alike for all seeds and systems]."
     ]
+    if 0 < scored["speakers"] < _ENOUGH_SPEAKERS:
+        sentences.append(
+            f"With {scored['speakers']} speakers such intervals are too narrow and p-values too small; those of ser-ts "
+            "report hold."
+        )
     if folds != [None]:
         names = ", ".join(map(str, folds))
         sentences.append(f"Folds: the mean of the CCCs of folds {names}, each drawn from by itself.")
     if against:
         sentences.append(
             f"p: two-sided paired bootstrap of the difference from {against}, activation / valence / dominance, not "
-            "corrected for the number of comparisons."
+            "corrected for the number of comparisons, of these trainings: the variance over seeds is not in it."
         )
     if has_gap:
         sentences.append(

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ser_ts_lobes import DIMENSIONS
+from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
-from ser_ts_lobes.settings import difference, flatten
+from ser_ts_lobes.settings import TELLS_RUNS_APART, difference, flatten
 from ser_ts_lobes.tables.plan import TEACHER, in_order
 
 _RUN = re.compile(r"(?:(?P<key>[A-Za-z_]\w*)/(?P<value>[^/]+)/)?(?:fold(?P<fold>\d+)/)?(?P<seed>\d+)")
-_TELLS_RUNS_APART = {"seed", "__set_seed", "run", "fold"}
 
 
 @dataclass
@@ -60,18 +59,13 @@ class Run:
 
     @property
     def corpus(self) -> str | None:
-        """Name of the folder of its corpus, as a student's model card has it; None where that isn't known."""
-        folder = self.settings.get("data_folder")
-        return folder and Path(folder).name
+        """Name of the folder of its corpus; None where that isn't known."""
+        return self.run_folder.corpus
 
     def value(self, key: str) -> str:
         """Name the value that a setting has in this run; ``none`` is YAML's null."""
         value = self.settings[key]
         return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-    def made_with(self) -> dict[str, Any]:
-        """Return the settings of the model that was tested, flat; they stand with its numbers."""
-        return self.metrics.get("settings") or flatten(self.settings)  # of an earlier version: beside them
 
     def tested_on(self) -> dict[str, str]:
         """Return the fingerprint of each labelled test set."""
@@ -142,7 +136,7 @@ def _check_alike(runs):
     for run in runs:
         row = (run.system, run.key, run.key and run.value(run.key))
         first = rows.setdefault(row, run)
-        if problem := difference(first.made_with(), run.made_with(), leave_out=_TELLS_RUNS_APART):
+        if problem := difference(first.run_folder.made_with(), run.run_folder.made_with(), TELLS_RUNS_APART):
             raise InputError(
                 f"{first.folder} and {run.folder} are one row of the table, but the first was trained with {problem}: "
                 "delete one, or choose by --seeds and --folds."
@@ -195,14 +189,18 @@ def summarise(rows: dict[str, list[Run]], against: str | None = None) -> dict[st
             _bootstrap([runs[row, seed, fold] for row, seed in whole], split, number)
             for number, fold in enumerate(folds)
         ]
-        counts, resampled = [fold[0] for fold in per_fold], per_fold[0][1]
+        counts, n_speakers = [fold[0] for fold in per_fold], min(fold[1] for fold in per_fold)
         ccc, samples = (np.mean([fold[part] for fold in per_fold], axis=0) for part in (2, 3))
         means = {}
         for row, report in summary.items():
             mine = [index for index, (name, _) in enumerate(whole) if name == row]
             means[row] = samples[:, mine].mean(1)
             interval = metrics.percentile_interval(means[row])
-            report["test"][split] = {"utterances": sum(counts), "resampled": resampled}
+            report["test"][split] = {
+                "utterances": sum(counts),
+                "resampled": "speakers" if n_speakers else "utterances",
+                "speakers": n_speakers,
+            }
             for j, dimension in enumerate(DIMENSIONS):
                 score = {"ccc": float(ccc[mine, j].mean()), "ccc_95": interval[:, j].tolist()}
                 if len(mine) > 1:
@@ -243,7 +241,8 @@ def _bootstrap(runs, split, seed) -> tuple:
     Returns
     -------
     tuple
-        Utterances; what was resampled; CCCs, (runs, 3); resampled CCCs, (resamples, runs, 3).
+        Utterances; how many speakers were resampled, 0 if utterances were; CCCs, (runs, 3); resampled CCCs,
+        (resamples, runs, 3).
     """
     tested = [run.run_folder.predictions(split) for run in runs]
     groups = metrics.resampling_groups(tested[0].speakers)
@@ -251,4 +250,4 @@ def _bootstrap(runs, split, seed) -> tuple:
     labels = np.tile(tested[0].label, len(runs))
     ccc = metrics.ccc(predictions, labels).reshape(len(runs), -1)
     samples = metrics.resample(predictions, labels, groups, seed=seed)
-    return len(labels), "utterances" if groups is None else "speakers", ccc, samples.reshape(-1, *ccc.shape)
+    return len(labels), len({*(groups or ())} - {UNKNOWN_SPEAKER}), ccc, samples.reshape(-1, *ccc.shape)

@@ -1,5 +1,6 @@
 """Brains: how teachers and students are trained, chosen and tested."""
 
+import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.datasets import MixedDataset
 from ser_ts_lobes.training.distributed import MixedBatches, gather_batch
-from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss
+from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss, soft_label_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain, keep_epochs, make_batches
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -54,7 +55,9 @@ class EmotionBrain(ReproducibleBrain):
         As in the recipes' YAML files and for `ReproducibleBrain`. ``modules`` holds ``model``
         (`ser_ts_lobes.lobes.emotion.EmotionModel` or one of `ser_ts_lobes.lobes.baselines`), ``label_scale`` and, as
         the model needs them, ``speech_encoder`` and ``text_encoder``; ``ccc_weights`` are those of
-        `ser_ts_lobes.training.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are.
+        `ser_ts_lobes.training.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are. Where
+        ``soft_label_weight`` is not 0, that times the divergence from the raters' distributions
+        (`ser_ts_lobes.training.losses.soft_label_loss`) is added to the training loss.
     run_opts
         From `speechbrain.parse_arguments`.
     manifests
@@ -66,7 +69,25 @@ class EmotionBrain(ReproducibleBrain):
     ) -> None:
         self.manifests = manifests
         self.reads = "text_encoder" in hparams["modules"]
+        layers = self.make_layers(hparams)
+        hparams = copy.copy(hparams)
+        hparams["modules"] = {**hparams["modules"], **layers}
         super().__init__(hparams, run_opts, **self.made_from())
+        for name, layer in layers.items():
+            self.checkpointer.add_recoverable(name, layer)
+
+    def make_layers(self, hparams: dict[str, Any]) -> dict[str, torch.nn.Linear]:
+        """Make what learns for the losses alone, from the embedding: it is in the checkpoints, and not exported.
+
+        Returns
+        -------
+        dict[str, torch.nn.Linear]
+            By its name among the modules.
+        """
+        if not hparams["soft_label_weight"]:
+            return {}
+        size = len(DIMENSIONS) * len(hparams["soft_label_points"])
+        return {"soft_labels": _make_layer(hparams["modules"]["model"].embedding_size, size, hparams["seed"], 3)}
 
     def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees.
@@ -138,12 +159,17 @@ class EmotionBrain(ReproducibleBrain):
         return inputs
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
-        """Compute L_CCC; outside training, also remember what was said."""
+        """Compute L_CCC and, where wanted, how far the raters are; outside training, also remember what was said."""
         rated = self._rated(batch, stage)
         labels = self.modules.label_scale.standardise(batch.labels[rated])
         loss = ccc_loss(output.prediction[rated], labels, self.hparams.ccc_weights)
         if stage == sb.Stage.TRAIN:
             self.batch_means.add(ccc_loss=loss)
+            if self.hparams.soft_label_weight:
+                logits = self.modules.soft_labels(output.embedding).unflatten(1, batch.soft_labels.shape[1:])
+                divergence = soft_label_loss(logits, batch.soft_labels, self.hparams.ccc_weights)
+                self.batch_means.add(soft_label_loss=divergence)
+                loss = loss + self.hparams.soft_label_weight * divergence
         else:
             self._collected.append(
                 (
@@ -305,6 +331,7 @@ class TeacherBrain(EmotionBrain):
     ) -> None:
         self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
         self._told: list[dict[str, torch.Tensor]] | None = None  # of the batches so far, while targets are made
+        self._tells_spread = False  # which takes most of their time
         super().__init__(hparams, run_opts, manifests)
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
@@ -317,7 +344,7 @@ class TeacherBrain(EmotionBrain):
     def _tell(self, inputs, utterances):
         """Give what targets hold of a batch besides the model's output, by their names."""
         model = self.hparams.modules["model"]
-        told = {"spread": self.spread.of(model, inputs, utterances)}
+        told = {"spread": self.spread.of(model, inputs, utterances)} if self._tells_spread else {}
         if isinstance(model, EmotionModel) and model.text_pooling is not None:
             read = inputs["tokens"], inputs["token_lens"]
             told |= {"text": model.text_pooling(*read).float(), "sentence": embed_tokens(*read).float()}
@@ -331,9 +358,10 @@ class TeacherBrain(EmotionBrain):
             sb.utils.distributed.run_on_main(encoder.save, [RunFolder(self.hparams.output_folder).text_encoder_folder])
 
     def make_targets(self, datasets: "dict[str, DynamicItemDataset]") -> dict[str, TeacherTargets]:
-        """Compute embeddings, prediction, spread and residual (paper, Eq. 8) of each utterance.
+        """Compute embeddings, prediction and residual (paper, Eq. 8) of each utterance.
 
-        The line from prediction to label is fitted on the training set alone.
+        The line from prediction to label is fitted on the training set alone. Where there is speech that nobody rated,
+        its spread is computed, too, and that of the training set, to which it is compared.
 
         Parameters
         ----------
@@ -357,6 +385,7 @@ class TeacherBrain(EmotionBrain):
         outputs, told = {}, {}
         for name, dataset in taught.items():
             self._told = []
+            self._tells_spread = UNRATED in taught and name in ("train", UNRATED)
             outputs[name] = self.predict(dataset)
             told[name] = {key: torch.cat([batch[key] for batch in self._told]).numpy() for key in self._told[0]}
         self._told = None
@@ -372,9 +401,9 @@ class TeacherBrain(EmotionBrain):
                 made_from={
                     "manifest": self.manifests[name].fingerprint,
                     "teacher": teacher,
-                    "spread": str(self.spread),
+                    **({"spread": str(self.spread)} if "spread" in told[name] else {}),
                 },
-                spread=told[name]["spread"],
+                spread=told[name].get("spread"),
                 text=told[name].get("text"),
                 sentence=told[name].get("sentence"),
             )
@@ -412,13 +441,15 @@ class StudentBrain(EmotionBrain):
         self.targets = targets or {}
         if self.targets:
             self.distance_loss = make_distance_loss(hparams["distance"], hparams["distance_temperature"])
-            if hparams["taught"] != "joint":
-                size = self.targets["train"].taught(hparams["taught"]).shape[1]
-                projector = _make_projector(hparams["modules"]["model"].output.in_features, size, hparams["seed"])
-                hparams = {**hparams, "modules": {**hparams["modules"], "projector": projector}}
         super().__init__(hparams, run_opts, manifests)
-        if "projector" in self.modules:
-            self.checkpointer.add_recoverable("projector", self.hparams.modules["projector"])
+
+    def make_layers(self, hparams: dict[str, Any]) -> dict[str, torch.nn.Linear]:
+        """Make what learns for the losses alone; also what maps to another embedding of the teacher than the joint."""
+        layers = super().make_layers(hparams)
+        if self.targets and hparams["taught"] != "joint":
+            size = self.targets["train"].taught(hparams["taught"]).shape[1]
+            layers["projector"] = _make_layer(hparams["modules"]["model"].embedding_size, size, hparams["seed"], 2)
+        return layers
 
     def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees, the teacher included, and what it has read of unrated speech.
@@ -471,8 +502,8 @@ class StudentBrain(EmotionBrain):
         return loss
 
 
-def _make_projector(input_size: int, output_size: int, seed: int) -> torch.nn.Linear:
-    """Make the layer that maps a student's embedding to the teacher's; it is the seed's, whatever was random before."""
+def _make_layer(input_size: int, output_size: int, seed: int, number: int) -> torch.nn.Linear:
+    """Make a layer whose weights are the seed's and its number's alone, whatever was random before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, 2))  # as nothing else
+        torch.manual_seed(derive_seed(seed, number))
         return torch.nn.Linear(input_size, output_size)

@@ -1,6 +1,7 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from speechbrain.utils.logger import get_logger
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
+from ser_ts_lobes.data.ratings import read_ratings, soft_labels
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.results.run_folder import RunFolder
@@ -34,6 +36,7 @@ def load_manifests(
     data_root: str | Path | None = None,
     needs_text: bool = False,
     unrated: str | Path | None = None,
+    needs_ratings: bool = False,
 ) -> "dict[str, Manifest]":
     """Read all manifests of a folder and check that they can train and test a system.
 
@@ -47,6 +50,8 @@ def load_manifests(
         Whether each utterance must have been transcribed.
     unrated
         A manifest of speech that nobody rated, to be taught on; None for none.
+    needs_ratings
+        Whether to read what each rater said of the training set.
 
     Returns
     -------
@@ -57,7 +62,7 @@ def load_manifests(
     ------
     InputError
         If a split that training needs is missing, or a transcript; or as of
-        `ser_ts_lobes.data.manifests.read_unrated`.
+        `ser_ts_lobes.data.manifests.read_unrated` and `ser_ts_lobes.data.ratings.read_ratings`.
     """
     manifests = {name: read_manifest(path, data_root) for name, path in find_manifests(folder).items()}
     for name in ("train", "valid"):
@@ -65,6 +70,8 @@ def load_manifests(
             raise InputError(f"{folder} has no utterances for {name}.csv: training needs it.")
     if unrated is not None:
         manifests[UNRATED] = read_unrated(unrated, list(manifests.values()))
+    if needs_ratings:
+        manifests["train"].ratings = read_ratings(folder, manifests["train"].utterances)
     if needs_text:
         for manifest in manifests.values():
             manifest.require_transcripts()
@@ -249,8 +256,8 @@ def make_datasets(
         From `load_manifests`.
     hparams
         ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
-        ``batch_size``, ``num_workers`` and, with a teacher, ``taught``, ``trust`` and ``residual_threshold``; for
-        unrated speech ``unrated_keep``.
+        ``batch_size``, ``num_workers``, ``soft_label_weight``, ``soft_label_points`` and, with a teacher, ``taught``,
+        ``trust`` and ``residual_threshold``; for unrated speech ``unrated_keep``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
     targets
@@ -269,6 +276,9 @@ def make_datasets(
         else make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
         for name, manifest in manifests.items()
     }
+    if hparams["soft_label_weight"]:
+        for name in datasets.keys() & {"train", UNRATED}:
+            use_raters(datasets[name], manifests[name], hparams["soft_label_points"])
     if targets:
         trust = _trust_rated(targets["train"], hparams, hparams["trust"])
         use_teacher(datasets["train"], manifests["train"], targets["train"], trust, hparams["taught"])
@@ -328,6 +338,28 @@ def make_training_dataset(
 def device_of(run_opts: dict[str, Any]) -> str:
     """Name the device that a run computes on: the one that was asked for, or the best that is there."""
     return str(run_opts["device"] or infer_device())
+
+
+def use_raters(dataset: DynamicItemDataset, manifest: "Manifest", points: Sequence[float]) -> None:
+    """Add the distribution of each utterance's raters over the scale.
+
+    Parameters
+    ----------
+    dataset
+        To be trained on; it gets the item ``soft_labels``, (3, K) float32, as of
+        `ser_ts_lobes.data.ratings.soft_labels`.
+    manifest
+        The manifest that it was made from, with ``ratings``; without, nobody has rated anything.
+    points
+        K of the corpus's scale.
+    """
+    rows = {utterance: row for row, utterance in enumerate(manifest.utterances)}
+    ratings = manifest.ratings or {}
+    labels = soft_labels([ratings.get(utterance, ()) for utterance in rows], points)
+    _add_rows(dataset, "soft_labels", torch.from_numpy(labels), rows)
+    dataset.set_output_keys([*dataset.pipeline.output_mapping, "soft_labels"])
+    if ratings:
+        logger.info(f"Raters' distributions are learnt of {len(ratings)} of {len(rows)} {manifest.name} utterances.")
 
 
 def use_teacher(

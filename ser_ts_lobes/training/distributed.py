@@ -1,6 +1,7 @@
 """The global batch of a distributed run."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -68,7 +69,9 @@ class GlobalBatches(torch.utils.data.Sampler):
     So a run has the same batches on any number of processes. Their order is the seed's own, anew in each epoch.
 
     With ``lengths``, items of about the same length share a batch, so that little is padded: as many items as fill
-    fifty batches are sorted, as they come, before they are cut into batches; then the batches are shuffled.
+    fifty batches are sorted, as they come, before they are cut into batches; then the batches are shuffled. With
+    ``max_length``, too, a batch has as many of them as that allows, and not ``batch_size``. (SpeechBrain's
+    ``DynamicBatchSampler`` gives each process batches of its own.)
 
     Parameters
     ----------
@@ -84,6 +87,9 @@ class GlobalBatches(torch.utils.data.Sampler):
         Of the run.
     lengths
         Of the items, in any unit; needs `shuffle`.
+    max_length
+        Of all items of a global batch together, padding included; needs `lengths` and `drop_last`: the last batch, of
+        whatever size, is left out.
     set_name, option
         What the items are called, and the key of the batch size, in what users are told.
 
@@ -108,55 +114,102 @@ class GlobalBatches(torch.utils.data.Sampler):
         drop_last: bool = False,
         seed: int = 0,
         lengths: Sequence[float] | None = None,
+        max_length: float | None = None,
         set_name: str = "training set",
         option: str = "batch_size",
     ) -> None:
         assert shuffle or lengths is None
+        assert max_length is None or (lengths is not None and drop_last)
         if batch_size < 1:
             raise InputError(f"--{option} is {batch_size}: give a whole number from 1 on.")
-        if n_items < batch_size:
-            raise InputError(
-                f"The {set_name} has {n_items} recordings, fewer than one batch of {batch_size}: choose a smaller "
-                f"--{option}."
-            )
         self._rank, self._n_ranks = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-        last = 0 if drop_last else n_items % batch_size
-        if (last or batch_size) < self._n_ranks:
-            raise InputError(
-                f"A batch of {last or batch_size} recordings can't be shared out among {self._n_ranks} processes: "
-                f"--{option} is of all processes together; choose a larger one."
-            )
         items = range(n_items)
         self._order = (
             ReproducibleRandomSampler(items, derive_seed(seed))
             if shuffle
             else torch.utils.data.SequentialSampler(items)
         )
-        self._batches = torch.utils.data.BatchSampler(self._order, batch_size, drop_last)
-        self._seed, self._epoch, self._lengths = seed, 0, lengths
+        self._size, self._drop_last, self._seed = batch_size, drop_last, seed
+        self._lengths, self._max_length = lengths, max_length
+        self._check_size(n_items, set_name, option)
+        if max_length is not None:
+            self._check_length(max_length, lengths, set_name)
+        self.set_epoch(0)
+
+    def _check_size(self, n_items, set_name, option):
+        if n_items < self._size:
+            raise InputError(
+                f"The {set_name} has {n_items} recordings, fewer than one batch of {self._size}: choose a smaller "
+                f"--{option}."
+            )
+        last = 0 if self._drop_last else n_items % self._size
+        if (last or self._size) < self._n_ranks:
+            raise InputError(
+                f"A batch of {last or self._size} recordings can't be shared out among {self._n_ranks} processes: "
+                f"--{option} is of all processes together; choose a larger one."
+            )
+
+    def _check_length(self, max_length, lengths, set_name):
+        longest, least = max(lengths), max(2, self._n_ranks)  # one alone has no CCC
+        if max_length < least * longest:
+            raise InputError(
+                f"max_batch_s is {max_length}, and a batch of the {set_name} needs room for {least} recordings of up "
+                f"to {longest:g} s: give {math.ceil(least * longest)} or more."
+            )
+        if max_length >= len(lengths) * longest:
+            raise InputError(
+                f"max_batch_s is {max_length}, and the {set_name} has {len(lengths)} recordings of up to {longest:g} "
+                "s, which is less than one batch: choose a smaller one."
+            )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch."""
-        self._epoch = epoch
+        """Choose the batches of an epoch."""
         if isinstance(self._order, ReproducibleRandomSampler):
             self._order.set_epoch(epoch)
+        order = list(self._order)
+        if self._lengths is None:
+            self._batches = list(torch.utils.data.BatchSampler(order, self._size, self._drop_last))
+            return
+        if self._drop_last and self._max_length is None:  # before they are sorted, or it would be the longest ones
+            order = order[: len(order) // self._size * self._size]
+        order = _sort(order, self._lengths, _POOL * self._size, first_down=epoch % 2 == 1)
+        if self._max_length is None:
+            batches = list(torch.utils.data.BatchSampler(order, self._size, drop_last=False))
+        else:
+            *batches, _ = _cut(order, self._lengths, self._max_length)
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
+        self._batches = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
 
     def __iter__(self):
-        batches = self._batches if self._lengths is None else self._sort(self._lengths)
-        for batch in batches:
+        for batch in self._batches:
             yield batch[self._rank :: self._n_ranks]
-
-    def _sort(self, lengths):
-        order, size = list(self._order), self._batches.batch_size
-        pool = _POOL * size
-        for start in range(0, len(order), pool):
-            order[start : start + pool] = sorted(order[start : start + pool], key=lengths.__getitem__)
-        batches = [order[start : start + size] for start in range(0, len(self) * size, size)]
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
-        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
 
     def __len__(self):
         return len(self._batches)
+
+
+def _sort(order, lengths, pool, first_down):
+    """Sort pools of items, up and down in turns: a pool ends with items as long as those that the next begins with.
+
+    Where there are few pools, what comes last, and may be left out, is short in one epoch and long in the next.
+    """
+    items = []
+    for number, start in enumerate(range(0, len(order), pool)):
+        items += sorted(order[start : start + pool], key=lengths.__getitem__, reverse=(number + first_down) % 2 == 1)
+    return items
+
+
+def _cut(order, lengths, max_length):
+    """Cut items into batches that are, padded, no longer than that; only the last has room for more."""
+    batch: list[int] = []
+    longest = 0.0
+    for item in order:
+        longest = max(longest, lengths[item])
+        if longest * (len(batch) + 1) > max_length:
+            yield batch
+            batch, longest = [], lengths[item]
+        batch.append(item)
+    yield batch
 
 
 class MixedBatches(torch.utils.data.Sampler):

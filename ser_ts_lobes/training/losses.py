@@ -69,11 +69,7 @@ def ccc_loss(
     columns = [_at_least_float32(tensor) for tensor in (predictions, targets, trust) if tensor is not None]
     rows = gather_batch(torch.cat(columns, dim=1))
     predictions, targets, *trusts = torch.split(rows, n_dimensions, dim=1)
-    alpha = torch.as_tensor(
-        [1 / n_dimensions] * n_dimensions if weights is None else weights, dtype=rows.dtype, device=rows.device
-    )
-    if alpha.shape != (n_dimensions,):
-        raise ValueError(f"ccc_loss needs {n_dimensions} weights, one a dimension, not shape {tuple(alpha.shape)}.")
+    alpha = _alpha(weights, n_dimensions, rows)
 
     # CCC ignores a common shift. This one makes constant labels exactly 0, so that the rounding of their mean
     # can't pass for variance.
@@ -94,6 +90,61 @@ def ccc_loss(
     # torch.where outside the division would still send 0 * inf = NaN back through it.
     ccc = 2 * covariance / torch.where(denominator > 0, denominator, 1)
     return (alpha * (1 - ccc)).sum()
+
+
+def _alpha(weights: Sequence[float | torch.Tensor] | None, n_dimensions: int, like: torch.Tensor) -> torch.Tensor:
+    """Give the weights alpha_j of the dimensions, (D,); by default they are equal."""
+    equal = [1 / n_dimensions] * n_dimensions
+    alpha = torch.as_tensor(equal if weights is None else weights, dtype=like.dtype, device=like.device)
+    if alpha.shape != (n_dimensions,):
+        raise ValueError(f"A loss needs {n_dimensions} weights, one a dimension, not shape {tuple(alpha.shape)}.")
+    return alpha
+
+
+def soft_label_loss(
+    logits: torch.Tensor, soft_labels: torch.Tensor, weights: Sequence[float | torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Return how far predicted distributions are from the raters', the sum over dimensions of alpha_j mean KL_j.
+
+    KL = sum over points k of p_k (log p_k - log q_k), where p is the raters' distribution over the points of the scale
+    and q the softmax of the logits; the mean is over the utterances that somebody rated in the dimension.
+
+    Parameters
+    ----------
+    logits
+        Shape (B, D, K), any floating dtype.
+    soft_labels
+        Shape (B, D, K), shares that add up to 1 (`ser_ts_lobes.data.ratings.soft_labels`); NaN where nobody rated.
+    weights
+        alpha_j, as in `ccc_loss`.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar >= 0 in nats, the same on every rank; 0 with a gradient of 0 when nobody rated anything.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or aren't (B, D, K), or there isn't one weight a dimension.
+
+    Example
+    -------
+    >>> loss = soft_label_loss(torch.zeros(1, 1, 2), torch.tensor([[[1.0, 0.0]]]))
+    >>> f"{loss.item():.4f}"  # log 2
+    '0.6931'
+    """
+    if logits.shape != soft_labels.shape or logits.dim() != 3:
+        raise ValueError(
+            f"soft_label_loss needs logits and soft labels of one shape (batch, dimensions, points), "
+            f"not {tuple(logits.shape)} and {tuple(soft_labels.shape)}."
+        )
+    log_q = _at_least_float32(logits).log_softmax(dim=2)
+    rated = ~soft_labels.isnan().any(dim=2)
+    p = soft_labels.to(log_q.dtype).masked_fill(~rated.unsqueeze(2), 0)
+    divergence = gather_batch((torch.special.xlogy(p, p) - p * log_q).sum(dim=2))
+    n_rated = gather_batch(rated.to(log_q.dtype)).sum(dim=0)
+    return (_alpha(weights, logits.shape[1], log_q) * divergence.sum(dim=0) / n_rated.clamp(min=1)).sum()
 
 
 def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+# Of train_dataloader_opts, what says which items share a batch.
+_BATCHING = ("batch_size", "shuffle", "drop_last", "batches", "max_batch_s")
 _EPOCH = re.compile(r"epoch: (\d+)")
 
 
@@ -82,8 +84,8 @@ class ReproducibleBrain(sb.Brain):
     def _train_loader_specifics(self, dataset, loader_kwargs):
         """Share the batches out among the processes; SpeechBrain's own way multiplies the batch by their number."""
         rest = dict(loader_kwargs)
-        batching = {name: rest.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in rest}
-        self.train_sampler = self._make_sampler(dataset, by_length=rest.pop("by_length", False), **batching)
+        batching = {name: rest.pop(name) for name in _BATCHING if name in rest}
+        self.train_sampler = self._make_sampler(dataset, **batching)
         n_batches, factor = len(self.train_sampler), self.grad_accumulation_factor
         if n_batches < factor:  # SpeechBrain forgets at the end of an epoch what is accumulated
             raise InputError(
@@ -187,15 +189,19 @@ class ReproducibleBrain(sb.Brain):
         return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
 
 
-def make_batches(dataset: "DynamicItemDataset", *, by_length: bool, **options: Any) -> GlobalBatches:
+def make_batches(
+    dataset: "DynamicItemDataset", *, batches: str = "shuffled", max_batch_s: float | None = None, **options: Any
+) -> GlobalBatches:
     """Make the batches of a dataset.
 
     Parameters
     ----------
     dataset
-        With a ``duration`` of each item.
-    by_length
-        Whether items of about the same length share a batch.
+        With a ``duration`` in seconds of each item, if batches are made by it.
+    batches
+        ``shuffled``, or ``by_length``: items of about the same length share a batch.
+    max_batch_s
+        Seconds that a batch by length has at most, padding included, in place of ``batch_size``; None: ``batch_size``.
     **options
         Of `ser_ts_lobes.training.distributed.GlobalBatches`.
 
@@ -203,9 +209,9 @@ def make_batches(dataset: "DynamicItemDataset", *, by_length: bool, **options: A
     -------
     ser_ts_lobes.training.distributed.GlobalBatches
     """
-    if by_length:
+    if batches == "by_length":
         options["lengths"] = [dataset.data[utterance]["duration"] for utterance in dataset.data_ids]
-    return GlobalBatches(len(dataset), **options)
+    return GlobalBatches(len(dataset), **options, max_length=max_batch_s)
 
 
 def keep_epochs(train_log: str | Path, last: float = math.inf) -> None:

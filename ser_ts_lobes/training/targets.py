@@ -14,6 +14,7 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
+from ser_ts_lobes.options import TAUGHT
 from ser_ts_lobes.results.run_folder import RunFolder
 
 _DTYPES = {
@@ -25,8 +26,11 @@ _DTYPES = {
     "residual": np.float64,
     "spread": np.float64,
 }
-# By what a recipe's ``taught`` key names.
-_TAUGHT = {"joint": "embedding", "text": "text", "sentence": "sentence"}
+
+
+def _array_of(kind: str) -> str:
+    """Name the array that holds what ``taught`` names."""
+    return "embedding" if kind == "joint" else kind
 
 
 @dataclass(eq=False)
@@ -170,7 +174,7 @@ class TeacherTargets:
         InputError
             If these targets lack it.
         """
-        embedding: np.ndarray | None = getattr(self, _TAUGHT[kind])
+        embedding: np.ndarray | None = getattr(self, _array_of(kind))
         if embedding is None:
             raise InputError(
                 f"{self._where}: there is no {kind} embedding; an earlier version made them, or the teacher has none: "
@@ -277,7 +281,7 @@ def _problem(ids: list[str], tensors: dict[str, np.ndarray]) -> str | None:
     for name, values in tensors.items():
         if values.dtype != _DTYPES[name]:
             return f"{name} is {values.dtype}, not {np.dtype(_DTYPES[name])}"
-        columns = values.shape[1:] if name in _TAUGHT.values() else (len(DIMENSIONS),)
+        columns = values.shape[1:] if name in map(_array_of, TAUGHT) else (len(DIMENSIONS),)
         if values.ndim != 2 or values.shape != (len(ids), *columns):
             return f"{name} has shape {values.shape} for {len(ids)} utterances"
         finite = np.isfinite(values).all(axis=1)

@@ -26,7 +26,8 @@ def report_teacher(
 ) -> None:
     """Write the paper's Table 1 and the plots of a teacher; print the table, and whether it knows where it errs.
 
-    The latter, how the spread of its predictions agrees with the residual rule on the training set, is also written.
+    The latter, how the spread of its predictions agrees with the residual rule on the training set, is also written; it
+    is told where the targets have the spread.
 
     They go before the targets (`ser_ts_lobes.training.targets.save_targets`), which tell that all is there.
 
@@ -35,7 +36,7 @@ def report_teacher(
     folder
         The teacher's run.
     targets
-        By split, ``train`` among them, with spreads; of speech that nobody rated nothing is to be reported.
+        By split, ``train`` among them; of speech that nobody rated nothing is to be reported.
     threshold
         Of the residual rule, in standard deviations (paper, section 4.2: 2); students choose their own.
     paper
@@ -45,7 +46,7 @@ def report_teacher(
     """
     run = RunFolder(folder)
     train = targets["train"]
-    assert train.label is not None and train.residual is not None and train.spread is not None
+    assert train.label is not None and train.residual is not None
     keep = keep_mask(train.residual, threshold)
     table = fit_table(train.prediction, train.label, paper)
     with replacing(run.table1_file) as temporary:
@@ -55,10 +56,13 @@ def report_teacher(
         if target.label is not None:
             title = f"Teacher on {split}, {len(target.ids)} utterances"
             plot_predictions(run.predictions_plot(split), target.prediction, target.label, title, label_range)
+    print(f"\nTable 1 for this corpus: the teacher on its {len(train.ids)} training utterances\n\n{table}\n")
+    print(f"{1 - keep.mean():.1%} of them have a residual beyond {threshold:g} σ in some dimension.")
+    if train.spread is None:
+        run.uncertainty_file.unlink(missing_ok=True)  # an earlier teacher's
+        return
     comparison = compare_rules(train.residual, train.spread, keep)
     with replacing(run.uncertainty_file) as temporary:
         report = {"spread": train.made_from["spread"], "residual_threshold": threshold, **comparison.for_json()}
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nTable 1 for this corpus: the teacher on its {len(train.ids)} training utterances\n\n{table}\n")
-    print(f"{1 - keep.mean():.1%} of them have a residual beyond {threshold:g} σ in some dimension.")
     print(comparison)

@@ -52,7 +52,7 @@ def material():
     prepare_transcribed_speech([TMP / "unrated" / "speech"], TMP / "unrated", valid_share=0.1, max_duration_s=20)
     write_iemocap_tree(TMP / "iemocap")
     write_librispeech_tree(TMP / "librispeech")
-    write_recordings(TMP / "recordings")
+    write_recordings(TMP / "recordings", raters=3)
     save_tiny_cpc(TMP / "modified_cpc.pt")
     save_tiny_ssl(TMP / "hubert")
     for system in ("hubert_large", "wav2vec2_base", "wav2vec2_large"):
@@ -142,7 +142,14 @@ def test_a_student_before_its_teacher_is_one_sentence(tmp_path):
 def logged(run_folder):
     """Give the numbers of a run's log by name, epoch by epoch."""
     lines = [line for line in (run_folder / "train_log.txt").read_text().splitlines() if line.startswith("epoch: ")]
-    return [{name: float(value) for name, value in re.findall(r"([a-z_ ]+): ([-+.e\d]+)", line)} for line in lines]
+    number = re.compile(r"([a-z_][a-z_ ]*): ([-+.e\d]+)")
+    return [{name: float(value) for name, value in number.findall(line)} for line in lines]
+
+
+@pytest.mark.parametrize("name", ["Template-train_teacher-teacher", "Template-train_student-cts"])
+def test_raters_are_learnt_from(name):
+    folder, _ = run_row(name)
+    assert [epoch["train soft_label_loss"] > 0 for epoch in logged(folder)] == [True, True]
 
 
 def test_unrated_speech_is_taught_on():
@@ -155,15 +162,17 @@ def test_unrated_speech_is_taught_on():
     assert "both leave out" in output
 
 
-@pytest.mark.parametrize("system", ["cts", "cts_unrated"])
-def test_two_processes_train_the_student_that_one_would(tmp_path, system):
+@pytest.mark.parametrize(
+    ("system", "batches"), [("cts", "shuffled"), ("cts_unrated", "shuffled"), ("cts", "by_length")]
+)
+def test_two_processes_train_the_student_that_one_would(tmp_path, system, batches):
     row = ROWS[f"MSP-Podcast-train_student-{system}"]
     run_row(f"MSP-Podcast-train_student-{system}")  # for its teacher
     teacher = ROOT / "tests" / "tmp" / "results" / "teacher" / "1986"
     runs = {}
     for processes in (1, 2):
         # Without dropout, which no two processes share.
-        others = {"teacher_folder": teacher, "trainable_layers": 0}
+        others = {"teacher_folder": teacher, "trainable_layers": 0, "batches": batches}
         flags = flags_elsewhere(row, tmp_path / str(processes), **others)
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"] if processes == 2 else []
         run(*launcher, row["Script_file"], row["Hparam_file"], *flags)

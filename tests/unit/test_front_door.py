@@ -83,6 +83,13 @@ def test_what_the_fast_tests_leave_out_is_there():
         assert list((ROOT / "tests" / "unit").rglob(name)), f"SLOW in the Makefile: no {name}"
 
 
+def test_the_benchmarks_of_make_are_there():
+    [names] = re.findall(r"^BENCH := (.+)$", read("Makefile"), re.MULTILINE)
+    programs = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()}
+    assert set(names.split()) < programs
+    assert all(f"`python -m benchmarks.{name}" in read("docs", "speed.md") for name in programs)
+
+
 def test_citation_changelog_and_package_agree_on_the_release():
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == ser_ts_lobes.__version__

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_ts_lobes.data.manifests import read_manifest
+from ser_ts_lobes.data.ratings import read_ratings
 from ser_ts_lobes.errors import InputError
 from tests.fixtures_iemocap import HEADER, OUTSIDE, SMALL, block, full_release, write_iemocap_tree
 
@@ -123,6 +124,11 @@ def test_small_release_gives_exactly_these_files(tmp_path, folder, caplog):
         "self_activation,self_valence,self_dominance,categories,self_categories",
         f"Ses01F_impro01_M000,2,4.0,0.0,1.5,{0.5**0.5},1.0,,5.0,3.0,5.0,Anger;Frustration/Anger;,Sadness",
     ]
+    assert (folder / "ratings.csv").read_text().splitlines()[:2] == [
+        "ID,activation,valence,dominance",
+        "Ses01F_impro01_M000,4 4,2 1,1",  # of the external raters alone
+    ]
+    assert read_ratings(folder / "fold3", ["Ses02F_impro01_M000"]) == {"Ses02F_impro01_M000": ((4, 4), (2, 1), (2,))}
     assert (folder / "excluded.csv").read_text() == "ID,session,reason\n"
     assert (folder / "converted.csv").read_text() == "ID,session,sample_rate,channels\n"
     assert warnings(caplog) == []
@@ -340,7 +346,7 @@ def test_labels_that_contradict_their_raters_are_named(corpus, folder, caplog):
     ]
 
 
-@pytest.mark.parametrize("name", ["excluded.csv", "converted.csv", "raters.csv"])
+@pytest.mark.parametrize("name", ["excluded.csv", "converted.csv", "raters.csv", "ratings.csv"])
 def test_without_a_side_file_nothing_is_up_to_date(small, folder, name):
     prepare_iemocap(small, folder)
     (folder / name).unlink()

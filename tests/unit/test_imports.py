@@ -21,8 +21,9 @@ BELOW = {
     "results": {"data"},  # whose manifests say what has been predicted
     "training": {"lobes", "data", "results"},
     "tables": {"lobes", "data", "results", "training"},
+    "report": {"data", "results", "training"},
     "student": {"lobes", "data", "results", "training"},
-    "cli": {"lobes", "data", "results", "training", "tables", "student"},
+    "cli": {"lobes", "data", "results", "training", "tables", "report", "student"},
 }
 ROOMS = [room for room in BELOW if room not in ("ground", "cli")]
 

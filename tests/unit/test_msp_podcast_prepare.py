@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, read_manifest
+from ser_ts_lobes.data.ratings import read_ratings
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.text_files import write_csv
 from tests.fixtures_msp import (
     LAYOUTS,
     STEREO,
@@ -206,7 +208,7 @@ def test_manifest_folder_that_is_a_file(corpus, folder):
         prepare_msp_podcast(corpus, folder)
 
 
-@pytest.mark.parametrize("name", ["excluded.csv", "converted.csv", "raters.csv"])
+@pytest.mark.parametrize("name", ["excluded.csv", "converted.csv", "raters.csv", "ratings.csv"])
 def test_without_or_with_another_side_file_nothing_is_up_to_date(tmp_path, folder, name):
     write_msp_release(tmp_path / "corpus", "2.0")
     prepare_msp_podcast(tmp_path / "corpus", folder)
@@ -477,6 +479,53 @@ def test_raters_are_counted_and_averaged(release, folder):
             assert float(row[f"{name}_sd"]) == pytest.approx(statistics.stdev(values))
 
 
+def test_each_raters_answers_are_kept(release, folder):
+    _, corpus, written = release
+    prepare_msp_podcast(corpus, folder)
+    labelled = {Path(u.file_name).stem: u for u in written.utterances if u.labels}
+    assert read_ratings(folder, labelled) == {
+        id: tuple(zip(*(rating.labels for rating in utterance.ratings), strict=True))
+        for id, utterance in labelled.items()
+    }
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_the_detailed_labels_give_the_raters_of_labels_txt(tmp_path, folder, caplog, form):
+    corpus = tmp_path / "corpus"
+    write_msp_release(corpus, "1.11")
+    prepare_msp_podcast(corpus, folder)
+    expected = [(folder / name).read_text() for name in ("raters.csv", "ratings.csv")]
+    raters = [
+        (name, f"WORKER{number}", dict(zip(recipe.LABEL_COLUMNS, labels, strict=True)))
+        for name, ratings in recipe.read_raters(corpus / "Labels" / "labels.txt")
+        for number, labels in enumerate(ratings)
+    ]
+    (corpus / "Labels" / "labels.txt").unlink()
+    if form == "csv":
+        rows = [(name, worker, *row.values()) for name, worker, row in raters]
+        rows.append((raters[0][0], "WORKER_NOBODY", "", 4, 4))
+        write_csv(corpus / "Labels" / "labels_detailed.csv", ("FileName", "Worker", *recipe.LABEL_COLUMNS), rows)
+    else:
+        content = {}
+        for name, worker, row in raters:
+            content.setdefault(name, {})[worker] = row
+        content[raters[0][0]]["WORKER_NOBODY"] = {"EmoAct": "8"}
+        (corpus / "Labels" / "labels_detailed.json").write_text(json.dumps(content))
+    prepare_msp_podcast(corpus, folder)
+    assert [(folder / name).read_text() for name in ("raters.csv", "ratings.csv")] == expected
+    [warning] = [message for message in warnings(caplog) if "answers of raters" in message]
+    assert warning.startswith("Left out 1 answers of raters: ") and "EmoAct" in warning
+
+
+def test_damaged_detailed_labels_are_one_sentence(tmp_path, folder):
+    corpus = tmp_path / "corpus"
+    write_msp_release(corpus, "1.11")
+    (corpus / "Labels" / "labels.txt").unlink()
+    (corpus / "Labels" / "labels_detailed.json").write_text("[]")
+    with pytest.raises(InputError, match=r"labels_detailed.json: not a JSON object that has for each file name"):
+        prepare_msp_podcast(corpus, folder)
+
+
 def test_all_forms_of_the_labels_give_the_same_manifests(release, folder, tmp_path, caplog):
     number, corpus, _ = release
     labels = corpus / LAYOUTS[number].labels
@@ -525,6 +574,9 @@ def test_oldest_files_give_exactly_these(tmp_path, folder, caplog):
         "x_2,1,7.0,,6.0,,5.0,\n"
         "x_3,0,,,,,,\n"
     )
+    assert (folder / "ratings.csv").read_text() == (
+        "ID,activation,valence,dominance\nx_1,4 5,3 3,2 2.5\nx_2,7,6,5\nx_3,,,\n"
+    )
     assert warnings(caplog) == [
         f"Left out 1 of 4 utterances (1 no label): x_4. All are listed in {folder / 'excluded.csv'}."
     ]
@@ -535,7 +587,7 @@ def test_raters_of_an_earlier_preparation_go(tmp_path, folder):
     prepare_msp_podcast(tmp_path / "corpus", folder)
     (tmp_path / "corpus" / "labels.txt").unlink()
     prepare_msp_podcast(tmp_path / "corpus", folder)
-    assert not (folder / "raters.csv").exists()
+    assert not (folder / "raters.csv").exists() and not (folder / "ratings.csv").exists()
 
 
 @pytest.mark.parametrize(

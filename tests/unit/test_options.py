@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 from speechbrain.utils.run_opts import RunOptions
@@ -33,8 +34,12 @@ def test_the_recipes_settings_are_in_range(path):
         ("max_grad_norm", 0, "give a number above 0, or null to clip nothing"),
         ("max_grad_norm", True, "give a number above 0, or null to clip nothing"),
         ("prediction_weight", -1, "give a number from 0 on"),
+        ("soft_label_weight", -0.5, "give a number from 0 on"),
+        ("soft_label_points", 7, "give the points of the labels' scale, two or more"),
         ("taught", "words", "choose one of joint, text, sentence"),
         ("trust", "hard", "choose one of cut, soft, per_dimension"),
+        ("batches", "sorted", "choose one of shuffled, by_length"),
+        ("max_batch_s", 0, "give a number of seconds above 0, or null"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
     ],
 )
@@ -43,11 +48,29 @@ def test_a_setting_out_of_range_is_one_sentence(name, value, said):
         check_settings({name: value})
 
 
+@pytest.mark.parametrize("points", [[], [1], [1, 1, 2], [2, 1], [1, None], ["1", "2"]])
+def test_points_of_a_scale_are_numbers_that_increase(points):
+    check_settings({"soft_label_points": [0, 0.5, 100]})
+    with pytest.raises(InputError, match=re.escape(f"soft_label_points is {points}: give the points of the labels'")):
+        check_settings({"soft_label_points": points})
+
+
 def test_adapters_need_layers():
     with pytest.raises(InputError, match="^lora_rank is 4, and trainable_layers 0: say by --trainable_layers how many"):
         check_settings({"lora_rank": 4, "trainable_layers": 0})
     check_settings({"lora_rank": 4, "trainable_layers": 1})
     check_settings({"lora_rank": 0, "trainable_layers": 0})
+
+
+def test_batches_of_a_length_are_by_length_and_of_rated_speech():
+    check_settings(settings := {"max_batch_s": 180, "batches": "by_length", "unrated_manifest": None})
+    with pytest.raises(
+        InputError, match="^max_batch_s is 180, and batches shuffled: give --batches=by_length, or null"
+    ):
+        check_settings(settings | {"batches": "shuffled"})
+    with pytest.raises(InputError, match="^max_batch_s is 180, and a batch has unrated_batch_size utterances of unr"):
+        check_settings(settings | {"unrated_manifest": "train.csv"})
+    check_settings(settings | {"max_batch_s": None, "unrated_manifest": "train.csv"})
 
 
 def test_the_ends_of_the_ranges_are_in_range():

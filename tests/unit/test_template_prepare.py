@@ -4,6 +4,7 @@ import importlib.util
 import pytest
 
 from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, read_manifest
+from ser_ts_lobes.data.ratings import read_ratings
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.text_files import write_csv
 from tests.fixtures_recordings import write_recordings
@@ -53,6 +54,35 @@ def test_the_manifests_say_what_the_table_says(table):
         assert (utterance["spk_id"], utterance["transcript"]) == (row["speaker"], row["transcript"])
         assert utterance["wav"] == str(table.parent / row["file"]) and utterance["duration"] > 0.3
     assert manifests["train"].label_range == (1, 7)
+
+
+def write_raters(table, *rows):
+    (table.parent / "ratings.csv").write_text("\n".join(["file,rater,activation,valence,dominance", *rows]) + "\n")
+
+
+def test_each_raters_answers_are_taken_up(table):
+    first, second, *_ = (row["file"] for row in rows_of(table))
+    folder = table.parent.parent / "manifests"
+    prepare(table)
+    with pytest.raises(InputError, match="has no ratings.csv"):
+        read_ratings(folder, [first])
+    write_raters(table, f"{first},Ann,1,2.5,3", f"{second},Ann,7,7,7", f"{first},Ben,2,,4")
+    prepare(table)
+    assert read_ratings(folder, [first]) == {first: ((1, 2), (2.5,), (3, 4))}
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("{},Ann,1,2,8", r"line 2: dominance of .* is '8'; give a number from 1 to 7"),
+        ("{},Ann,high,2,7", r"line 2: activation of .* is 'high'; give a number from 1 to 7"),
+        ("x{},Ann,1,2,7", r"line 2: x.* is no file of recordings.csv; correct the name"),
+    ],
+)
+def test_answers_that_cant_be_used_are_one_sentence(table, row, problem):
+    write_raters(table, row.format(rows_of(table)[0]["file"]))
+    with pytest.raises(InputError, match=problem):
+        prepare(table)
 
 
 def test_speakers_are_divided_alike_in_any_order(table):

@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 from ser_ts_lobes.data.audio import stream_audio
+from ser_ts_lobes.data.voice_activity import trim_silence
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.student import inference
 from ser_ts_lobes.student.inference import EmotionRegressor
@@ -118,11 +119,9 @@ def test_batches_are_of_similar_length(student, tmp_path, monkeypatch):
     for path, seconds in zip(paths, (0.2, 1.6, 0.3, 1.5, 0.25, 1.4), strict=True):
         soundfile.write(path, tone(seconds), 16000)
     widths = []
-    predict_batch = student.predict_batch
+    hear = student._hear
     monkeypatch.setattr(
-        EmotionRegressor,
-        "predict_batch",
-        lambda self, wavs, lens: widths.append(wavs.shape) or predict_batch(wavs, lens),
+        EmotionRegressor, "_hear", lambda self, wavs, lens: widths.append(wavs.shape) or hear(wavs, lens)
     )
     student.predict_files(paths, batch_size=3)
     assert widths == [(3, 4800), (3, 25600)]
@@ -390,3 +389,57 @@ def test_a_batch_of_nothing_is_refused(student, batch_size):
 def test_a_device_that_is_not_there_is_refused_before_a_student_is_looked_for():
     with pytest.raises(InputError, match="^The device 'cuda:99' can't be used"):
         EmotionRegressor.from_pretrained("nowhere", device="cuda:99")
+
+
+def test_embeddings_have_the_shape_and_the_length_of_speechbrains(student):
+    wavs = torch.tensor(np.stack([tone(0.5), tone(0.5, seed=1)]), dtype=torch.float32)
+    embeddings = student.encode_batch(wavs, torch.tensor([1.0, 0.6]))
+    assert embeddings.shape == (2, 1, student.config["embedding_size"])
+    unit = student.encode_batch(wavs, torch.tensor([1.0, 0.6]), normalize=True)
+    torch.testing.assert_close(unit.norm(dim=-1), torch.ones(2, 1))
+    torch.testing.assert_close(unit * embeddings.norm(dim=-1, keepdim=True), embeddings)
+    network = student.network
+    prediction = network.label_scale.restore(network.model.output(embeddings.squeeze(1)))
+    torch.testing.assert_close(prediction, student.predict_batch(wavs, torch.tensor([1.0, 0.6])))
+
+
+def test_windows_are_as_long_as_training_clips(student, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(2), 16000)
+    monkeypatch.setattr(student, "window_s", 0.8)
+    np.testing.assert_allclose(student.predict_timeline(tmp_path / "a.wav").start_s, np.arange(7) / 5)
+
+
+@pytest.mark.parametrize("block", [1000, 2**20])
+def test_segments_are_heard_as_clips_of_their_own_in_their_order(student, tmp_path, monkeypatch, block):
+    monkeypatch.setattr("ser_ts_lobes.data.audio._BLOCK_VALUES", block)
+    audio = tone(3)
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
+    segments = [(2.5, 3.0), (0.0, 1.0), (0.5, 0.75), (0.5, 2.0)]
+    timeline = student.predict_segments(tmp_path / "a.wav", segments, batch_size=3)
+    assert list(zip(timeline.start_s, timeline.end_s, strict=True)) == segments
+    for (start_s, end_s), values in zip(segments, timeline.values, strict=True):
+        part = torch.tensor(audio[round(start_s * 16000) : round(end_s * 16000)], dtype=torch.float32)
+        np.testing.assert_allclose(values, student.predict_batch(part.unsqueeze(0))[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("segment", [(1, 1), (1, 0.5), (-1, 1), (0, 61), (float("nan"), 1), (0, float("inf"))])
+def test_segments_that_can_not_be(student, tmp_path, segment):
+    soundfile.write(tmp_path / "a.wav", tone(2), 16000)
+    with pytest.raises(InputError, match="can't be heard: it begins at 0 or later and lasts between 0 and 60 s"):
+        student.predict_segments(tmp_path / "a.wav", [segment])
+
+
+def test_silence_around_words_is_left_out(student, tmp_path, spoken):
+    soundfile.write(tmp_path / "padded.wav", np.concatenate([np.zeros(16000), spoken, np.zeros(32000)]), 16000)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
+    padded, silence = tmp_path / "padded.wav", tmp_path / "silence.wav"
+    trimmed, whole = student.predict_files([padded, silence], vad=True)
+    assert trimmed.duration_s < len(spoken) / 16000 + 0.5 and whole.duration_s == 1
+    np.testing.assert_allclose(trimmed.emotion, student.predict_file(padded, vad=True), atol=1e-4)
+    np.testing.assert_allclose(whole.emotion, student.predict_file(silence), atol=1e-4)
+    timeline = student.predict_timeline(padded, 1.0, 1.0, vad=True)
+    second = torch.tensor(spoken[:16000])
+    assert np.isnan(timeline.values[[0, -1]]).all() and np.isfinite(timeline.values[1]).all()
+    np.testing.assert_allclose(
+        timeline.values[1], student.predict_batch(trim_silence(second).unsqueeze(0))[0], atol=1e-3
+    )

@@ -4,17 +4,21 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import soundfile
 from PIL import Image
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.cli import main
+from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.student.inference import EmotionRegressor, Timeline
 from ser_ts_lobes.student.predict import find_audio, plot_timeline
 
@@ -53,7 +57,7 @@ def test_csv_of_a_folder_and_all_below(student_folder, recordings, capsys):
 
 def test_json_of_timelines(student_folder, recordings, capsys):
     arguments = ["predict", student_folder, "b.wav", "below/c.ogg", "--timeline", "--window", "1", "--hop", "0.5"]
-    assert main([*arguments, "--format", "json"]) == 0
+    assert main([*arguments, "--no-vad", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     times = [(row["path"], row["start_s"], row["end_s"]) for row in rows]
     assert times == [("b.wav", 0, 1), ("below/c.ogg", 0, 1), ("below/c.ogg", 0.5, 1.5), ("below/c.ogg", 1, 2)]
@@ -118,6 +122,10 @@ def test_folders_are_searched_and_other_names_kept(recordings):
         (["nowhere", "b.wav", "--plot", "a.jpg"], "--plot a.jpg: give a name that ends in .png, .svg, .pdf"),
         (["nowhere", "b.wav", "--window", "2"], "--window and --hop are of --timeline"),
         (["nowhere", "b.wav", "--hop", "2"], "--window and --hop are of --timeline"),
+        (["nowhere", "b.wav", "--segments", "a.csv", "--timeline"], "--segments and --timeline both say"),
+        (["nowhere", "b.wav", "--embeddings", "e.npz", "--timeline"], "--embeddings are of whole recordings"),
+        (["nowhere", "b.wav", "--embeddings", "e.txt"], "give a name that ends in .npz"),
+        (["nowhere", "b.wav", "--embeddings", "gone/e.npz"], "can't be written"),
         (["MODEL", "b.wav", "--device", "cuda:99"], "The device 'cuda:99' can't be used"),
     ],
 )
@@ -138,6 +146,7 @@ def test_what_is_wrong_is_said_before_networks_are_imported():
     code = """
 import sys
 from ser_ts_lobes.cli import main
+from ser_ts_lobes.data.audio import read_audio
 try:
     main(["predict", "nowhere", "a.wav", "--plot", "/no/where.png"])
 except SystemExit as end:
@@ -163,6 +172,7 @@ def test_who_predicts_waits_for_nothing_that_the_student_does_without(student_fo
     code = f"""
 import sys
 from ser_ts_lobes.cli import main
+from ser_ts_lobes.data.audio import read_audio
 main(["predict", {student_folder!r}, "b.wav"])
 print(sorted({NOT_OF_A_HUBERT} & set(sys.modules)))
 """
@@ -178,7 +188,7 @@ def test_a_plot_is_what_its_name_says(recordings, name, begins):
 
 
 def test_progress_is_shown_to_who_watches(student_folder, recordings, capsys, monkeypatch):
-    arguments = ["predict", student_folder, "below/c.ogg", "--timeline", "--window", "1", "--hop", "0.5"]
+    arguments = ["predict", student_folder, "below/c.ogg", "--timeline", "--window", "1", "--hop", "0.5", "--no-vad"]
     assert main(arguments) == 0 and "window" not in capsys.readouterr().err
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(arguments) == 0
@@ -195,7 +205,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(student_folder, recordings, c
 
 
 def test_a_plot_implies_the_timeline(student_folder, recordings, capsys):
-    assert main(["predict", student_folder, "below/c.ogg", "--window", "0.5", "--hop", "0.25", "--plot", "c.png"]) == 0
+    arguments = ["predict", student_folder, "below/c.ogg", "--window", "0.5", "--hop", "0.25", "--no-vad"]
+    assert main([*arguments, "--plot", "c.png"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["path", "start_s", "end_s", *DIMENSIONS]
     image = np.asarray(Image.open("c.png").convert("RGB"))
     for colour in ((31, 119, 180), (255, 127, 14), (44, 160, 44)):  # one line a dimension
@@ -230,3 +241,111 @@ def test_a_long_timeline_is_drawn_in_minutes_with_its_moving_average(recordings,
     np.testing.assert_allclose(pale.get_data(), [(np.arange(900) + 2) / 60, values[:, 2]])
     np.testing.assert_allclose(bold.get_ydata()[450], values[446:455, 2].mean())
     assert "minutes" in axis.get_xlabel() and "average of 9 windows" in axis.get_xlabel()
+
+
+def test_where_nobody_speaks_a_timeline_has_no_values(student_folder, recordings, capsys):
+    arguments = ["predict", student_folder, "b.wav", "--timeline", "--window", "0.5", "--hop", "0.5"]
+    assert main([*arguments, "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["b.wav,0.00,0.50,,,", "b.wav,0.50,1.00,,,"]
+    assert main([*arguments, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[1]["valence"] is None
+
+
+def test_without_a_detector_a_timeline_says_so_and_hears_all(student_folder, recordings, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["predict", student_folder, "b.wav", "--timeline", "--format", "csv"]) == 0
+    captured = capsys.readouterr()
+    assert "pip install silero-vad" in captured.err and ",," not in captured.out
+
+
+@pytest.fixture
+def another_student(student_folder, tmp_path):
+    """Another seed's, so to say: with all label means moved by one."""
+    folder = shutil.copytree(student_folder, tmp_path / "another")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["label_scale.mean"] += 1
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
+def test_several_students_give_their_mean_and_standard_deviation(student_folder, another_student, recordings, capsys):
+    assert main(["predict", student_folder, another_student, "b.wav", "a.flac", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["path"] for row in rows] == ["b.wav", "a.flac"]
+    for row in rows:
+        both = np.array([predicted(folder, row["path"]) for folder in (student_folder, another_student)])
+        np.testing.assert_allclose([row[name] for name in DIMENSIONS], both.mean(axis=0), atol=1e-4)
+        np.testing.assert_allclose([row[f"{name}_sd"] for name in DIMENSIONS], both.std(axis=0, ddof=1), atol=1e-4)
+    assert main(["predict", student_folder, another_student, "b.wav", "--timeline", "--no-vad", "--format", "csv"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.endswith("dominance,activation_sd,valence_sd,dominance_sd")
+    assert row.endswith(",0.7071" * 3)
+
+
+def test_students_of_other_scales_are_not_averaged(student_folder, another_student, recordings):
+    path = Path(another_student) / "config.json"
+    config = json.loads(path.read_text())
+    low, high = config["label_range"]
+    path.write_text(json.dumps(config | {"label_range": [low, high + 2]}))
+    with pytest.raises(SystemExit, match=f"another predicts from {low:g} to {high + 2:g}, .* their mean says nothing"):
+        main(["predict", student_folder, another_student, "b.wav"])
+
+
+def test_embeddings_are_written_of_what_could_be_heard(student_folder, recordings, capsys):
+    assert main(["predict", student_folder, "b.wav", "notes.txt", "a.flac", "--embeddings", "e.npz"]) == 1
+    with np.load("e.npz") as written:
+        assert written["path"].tolist() == ["b.wav", "a.flac"]
+        student = EmotionRegressor.from_pretrained(student_folder)
+        for path, embedding in zip(written["path"], written["embedding"], strict=True):
+            expected = student.encode_batch(read_audio(path).unsqueeze(0))
+            np.testing.assert_allclose(embedding, expected[0, 0], atol=1e-5)
+
+
+def test_segments_of_recordings(student_folder, recordings, capsys):
+    (recordings / "turns.csv").write_text("path,end_s,start_s\nbelow/c.ogg,2,1.5\nb.wav,0.5,0\nbelow/c.ogg,1,0.25\n")
+    arguments = ["predict", student_folder, "b.wav", "below/c.ogg", "--segments", "turns.csv", "--format", "json"]
+    assert main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)
+    found = [(row["path"], row["start_s"], row["end_s"]) for row in rows]
+    assert found == [("b.wav", 0, 0.5), ("below/c.ogg", 1.5, 2), ("below/c.ogg", 0.25, 1)]
+    part = read_audio("below/c.ogg")[24000:32000]
+    expected = EmotionRegressor.from_pretrained(student_folder).predict_batch(part.unsqueeze(0))[0]
+    np.testing.assert_allclose([rows[1][name] for name in DIMENSIONS], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "audio", "sentence"),
+    [
+        ("start_s,end_s\n0,x\n", ["b.wav"], "line 2: start_s and end_s are not both numbers"),
+        ("start_s,end_s\n0,1\n", ["b.wav", "a.flac"], "no column path"),
+        ("path,start_s,end_s\nc.wav,0,1\n", ["b.wav"], "line 2: c.wav is not among the recordings"),
+        ("path,start_s,end_s\nb.wav,0,1\n", ["b.wav", "a.flac"], "has no segment of a.flac"),
+    ],
+)
+def test_segments_that_can_not_be_read_are_refused_before_the_student(recordings, text, audio, sentence):
+    (recordings / "turns.csv").write_text(text)
+    with pytest.raises(SystemExit, match=sentence):
+        main(["predict", "nowhere", *audio, "--segments", "turns.csv"])
+
+
+def test_a_segment_behind_the_end_is_an_error_of_its_recording(student_folder, recordings, capsys):
+    (recordings / "turns.csv").write_text("path,start_s,end_s\nb.wav,0.5,1.5\na.flac,0,0.5\n")
+    assert main(["predict", student_folder, "b.wav", "a.flac", "--segments", "turns.csv"]) == 1
+    captured = capsys.readouterr()
+    assert "b.wav ends at 1.00 s, and a segment at 1.50 s" in captured.err and "a.flac" in captured.out
+
+
+def test_clips_unlike_those_of_training_are_told(student_folder, recordings, capsys, tmp_path):
+    folder = shutil.copytree(student_folder, tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text())
+    config["training_durations_s"] = {"shortest": 0.7, "median": 1.0, "longest": 1.2}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["predict", str(folder), "b.wav"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["predict", str(folder), "b.wav", "a.flac"]) == 0
+    assert "note: 1 of 2 recordings (first: a.flac) are shorter or longer than nearly all" in capsys.readouterr().err
+    assert main(["predict", str(folder), "below/c.ogg", "--timeline", "--no-vad", "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert [row["start_s"] for row in json.loads(captured.out)] == [0, 0.25, 0.5, 0.75, 1] and not captured.err
+    assert main(["predict", str(folder), "below/c.ogg", "--timeline", "--no-vad", "--window", "2"]) == 0
+    assert "Windows of 2 s are shorter or longer" in capsys.readouterr().err

@@ -73,6 +73,7 @@ def test_the_student_needs_nothing_of_this_package():
         "huggingface_hub",
         "numpy",
         "safetensors",
+        "silero_vad",
         "soundfile",
         "speechbrain",
         "torch",

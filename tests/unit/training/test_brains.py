@@ -1,10 +1,13 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
@@ -18,7 +21,7 @@ from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.lexical import embed_sentences
-from ser_ts_lobes.training.losses import ccc_loss
+from ser_ts_lobes.training.losses import ccc_loss, soft_label_loss
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
 from ser_ts_lobes.training.uncertainty import DropoutSpread
@@ -568,6 +571,101 @@ def test_the_teachers_prediction_is_taught_where_it_is_trusted(make_brain, with_
         assert means["kept"] == pytest.approx(first.mean(), rel=1e-5)
 
 
+def draw_ratings(manifest, n_raters=5):
+    """Let raters say of each utterance what its labels are, give or take one."""
+    random = np.random.default_rng(3)
+    numbers = np.clip(np.round(manifest.labels()[..., None] + random.normal(size=(1, 3, n_raters))), 1, 7)
+    return {id: tuple(map(tuple, said)) for id, said in zip(manifest.utterances, numbers.tolist(), strict=True)}
+
+
+@pytest.fixture
+def with_raters(manifests):
+    """Give the manifests with five raters of each training utterance but the first."""
+    ratings = draw_ratings(manifests["train"])
+    ratings.pop(next(iter(ratings)))
+    return manifests | {"train": replace(manifests["train"], ratings=ratings)}
+
+
+@pytest.mark.parametrize(
+    ("system", "brain_class", "options"),
+    [
+        ("ft", StudentBrain, {"trainable_layers": 0}),
+        ("attn", StudentBrain, {}),
+        ("teacher", TeacherBrain, {}),
+        ("atmaja", TeacherBrain, {}),
+    ],
+)
+def test_raters_are_learnt_beside_their_mean(make_brain, with_raters, system, brain_class, options):
+    options = {"soft_label_weight": 2, "ccc_weights": [0.5, 0.3, 0.2], "batch_size": 24, **options}
+    brain, hparams, datasets = make_brain(system, brain_class, manifests=with_raters, **options)
+    brain.modules.eval()  # without dropout
+    batch, output, loss, means = one_step(brain, datasets, hparams)
+    layer = brain.modules.soft_labels
+    logits = output.embedding.detach() @ layer.weight.detach().T + layer.bias.detach()
+    logits = logits.double().reshape(24, 3, 7).numpy()
+    ratings = with_raters["train"].ratings
+    divergences = []
+    for utterance, scores in zip(batch.id, logits, strict=True):
+        if utterance in ratings:
+            said = np.array(ratings[utterance], dtype=int)
+            p = np.array([np.bincount(numbers, minlength=8)[1:] / 5 for numbers in said])
+            divergences.append(entropy(p, softmax(scores, axis=1), axis=1))
+    assert len(divergences) == 23
+    assert means["soft_label_loss"] == pytest.approx(np.mean(divergences, axis=0) @ [0.5, 0.3, 0.2], rel=1e-4)
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 2 * means["soft_label_loss"], rel=1e-5)
+    loss.backward()
+    brain.init_optimizers()
+    learning = {id(p) for group in brain.optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in learning and (p.grad != 0).any() for p in layer.parameters())
+
+
+def test_raters_of_rated_speech_are_learnt_beside_unrated_speech(make_brain, with_unrated, unrated_options):
+    train = replace(with_unrated["train"], ratings=draw_ratings(with_unrated["train"]))
+    unrated_options["manifests"] = with_unrated | {"train": train}
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0, soft_label_weight=2)
+    batch, _, loss, means = one_step(brain, datasets, hparams)
+    assert batch.soft_labels.isnan().all(dim=(1, 2)).tolist() == [False] * 8 + [True] * 6
+    expected = means["ccc_loss"] + 30 * means["ts_distance"] + 2 * means["soft_label_loss"]
+    assert 0 < means["soft_label_loss"] < 3 and loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_network_learns_what_the_raters_said(make_brain, with_raters):
+    """Its layer tells the utterances apart: better than the distribution of all raters together."""
+    options = {"soft_label_weight": 1, "trainable_layers": 1, "number_of_epochs": 20, "lr": 0.003}
+    brain, hparams, datasets = make_brain("ft", manifests=with_raters, **options)
+    brain.train(datasets)
+    brain.on_evaluate_start()
+    brain.modules.eval()
+    batch = first_batch(brain, datasets, hparams)
+    with torch.no_grad():
+        output = brain.compute_forward(batch, torch_stage("VALID"))
+        logits = brain.modules.soft_labels(output.embedding).unflatten(1, (3, 7))
+    overall = batch.soft_labels.nanmean(dim=0).clamp(min=1e-6).log().expand_as(logits)
+    assert soft_label_loss(logits, batch.soft_labels) < 0.8 * soft_label_loss(overall, batch.soft_labels)
+
+
+def test_without_a_weight_raters_change_nothing(make_brain, manifests, with_raters, tmp_path):
+    outputs = []
+    for name, of_which in (("none", manifests), ("unread", with_raters)):
+        options = {"run": name, "trainable_layers": 0, "number_of_epochs": 1}
+        brain, _, datasets = make_brain("ft", manifests=of_which, **options)
+        assert "soft_labels" not in brain.modules and "soft_labels" not in brain.checkpointer.recoverables
+        brain.train(datasets)
+        outputs.append(brain.predict(datasets["test1"]).prediction)
+    np.testing.assert_array_equal(*outputs)
+    logs = [(tmp_path / f"results/ft/{name}/train_log.txt").read_text() for name in ("none", "unread")]
+    assert logs[0] == logs[1] and "soft_label" not in logs[0]
+
+
+def test_a_model_of_other_raters_does_not_go_on(make_brain, with_raters):
+    options = {"trainable_layers": 0, "soft_label_weight": 1}
+    end_epoch(ready(make_brain("ft", manifests=with_raters, **options)[0]), 1, lambda label: label + 1)
+    ready(make_brain("ft", manifests=with_raters, **options)[0])
+    others = replace(with_raters["train"], ratings=draw_ratings(with_raters["train"], n_raters=4))
+    with pytest.raises(InputError, match=r"made from other data than today's \(train_ratings changed\)"):
+        ready(make_brain("ft", manifests=with_raters | {"train": others}, **options)[0])
+
+
 def test_without_a_weight_the_teachers_prediction_is_not_looked_at(make_brain, manifests):
     brain, hparams, datasets = make_brain("ts", targets=make_targets(manifests["train"]), trainable_layers=0)
     _, _, loss, means = one_step(brain, datasets, hparams)
@@ -591,10 +689,24 @@ def test_an_epoch_on_both_is_one_pass_of_the_rated_ones(make_brain, with_unrated
 
 def test_both_can_be_batched_by_length(make_brain, unrated_options):
     brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0)
-    options = hparams["train_dataloader_opts"] | {"by_length": True}
+    options = hparams["train_dataloader_opts"] | {"batches": "by_length"}
     [batch, *_] = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **options)
     assert len(batch.id) == 14 and brain.train_sampler._first._lengths is not None
     assert brain.train_sampler._second._lengths is not None
+
+
+def test_batches_of_a_length_are_of_as_many_seconds(make_brain, manifests):
+    options = {"batches": "by_length", "max_batch_s": 6.0, "trainable_layers": 0}
+    brain, hparams, datasets = make_brain("ft", **options)
+    rows, sizes = manifests["train"].utterances, set()
+    for epoch in (1, 2, 3):
+        loader = brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"])
+        brain.train_sampler.set_epoch(epoch)
+        for batch in loader:
+            durations = [rows[utterance]["duration"] for utterance in batch.id]
+            assert 2 * max(durations) <= len(batch.id) * max(durations) <= 6.0
+            sizes.add(len(batch.id))
+    assert len(sizes) > 1  # and not batch_size
 
 
 def test_without_unrated_speech_the_student_is_that_of_the_paper(make_brain, manifests, tmp_path):
@@ -723,8 +835,8 @@ def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brai
     assert targets["train"].made_from == {
         "manifest": manifests["train"].fingerprint,
         "teacher": report["fingerprint"],
-        "spread": "10 passes, dropout 0.2, seed 1986",
     }
+    assert all(of_split.spread is None for of_split in targets.values())  # nobody asks how sure the teacher is
     # The words have made a teacher's numbers, too.
     assert set(report["manifests"]) == {*manifests, *(f"{name}_transcripts" for name in manifests)}
 
@@ -747,7 +859,7 @@ def test_a_teacher_without_a_text_branch_of_its_own_has_no_embedding_of_it(make_
     brain, _, datasets = make_brain("atmaja", TeacherBrain, number_of_epochs=1)
     brain.train(datasets)
     targets = brain.make_targets(datasets)["train"]
-    assert targets.text is None and targets.sentence is None and (targets.spread > 0).all()
+    assert targets.text is None and targets.sentence is None and targets.embedding.shape == (24, 32)
 
 
 @pytest.fixture(scope="module")
@@ -779,25 +891,30 @@ def test_targets_are_made_of_unrated_speech_too(make_brain, manifests, with_unra
     unrated = targets.pop(UNRATED)
     assert unrated.label is None and unrated.residual is None and unrated.embedding.shape == (20, 128)
     assert sorted(unrated.ids) == sorted(with_unrated[UNRATED].utterances)
-    assert unrated.made_from == without["train"].made_from | {"manifest": with_unrated[UNRATED].fingerprint}
+    how = {"spread": "10 passes, dropout 0.2, seed 1986"}
+    assert unrated.made_from == without["train"].made_from | {"manifest": with_unrated[UNRATED].fingerprint} | how
+    assert targets["train"].made_from == without["train"].made_from | how
+    for of_set in (unrated, targets["train"]):  # with which the spread is compared
+        assert of_set.spread.shape == (len(of_set.ids), 3) and (of_set.spread > 0).all()
+    assert targets["valid"].spread is None and targets["test1"].spread is None
     restored = hparams["label_scale"].restore(hparams["model"].output(torch.tensor(unrated.embedding)))
     np.testing.assert_allclose(restored.detach(), unrated.prediction, atol=1e-4)
     assert targets.keys() == without.keys()
     for split, of_split in without.items():  # rated ones are as they were
-        for name in ("embedding", "prediction", "label", "residual", "spread", "text", "sentence"):
+        for name in ("embedding", "prediction", "label", "residual", "text", "sentence"):
             np.testing.assert_array_equal(getattr(targets[split], name), getattr(of_split, name))
 
 
-def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain):
-    brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
+def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain, with_unrated):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain, manifests=with_unrated, number_of_epochs=1)
     brain.train(datasets)
-    together = brain.make_targets(datasets)["test1"]
-    assert brain.predict(datasets["test1"]).ids == together.ids
+    together = brain.make_targets(datasets)[UNRATED]
+    assert brain.predict(datasets[UNRATED]).ids == together.ids
     brain.hparams.test_dataloader_opts["batch_size"] = 1
-    alone = brain.make_targets(datasets)["test1"]
+    alone = brain.make_targets(datasets)[UNRATED]
     assert alone.ids == together.ids and (together.spread > 0).all()
     np.testing.assert_allclose(alone.spread, together.spread, rtol=1e-3, atol=1e-6)
-    batch = next(iter(brain.make_dataloader(datasets["test1"], torch_stage("TEST"), batch_size=12)))
+    batch = next(iter(brain.make_dataloader(datasets[UNRATED], torch_stage("TEST"), batch_size=20)))
     brain.modules.eval()
     with torch.no_grad():
         spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch), batch.id)
@@ -908,6 +1025,45 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(make_brain, tmp
     assert brain.best["epoch"] == 2
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_in_bfloat16_losses_labels_and_what_is_standardised_stay_in_float32(
+    make_brain, manifests, unrated_options, system
+):
+    brain_class, options = SYSTEMS[system]
+    if system == "cts_unrated":
+        options = options | unrated_options
+    if system == "cts":
+        options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
+    options = options | {"precision": "bf16", "eval_precision": "bf16", "number_of_epochs": 1}
+    brain, hparams, datasets = make_brain(system, brain_class, **options)
+    batch = first_batch(brain, datasets, hparams)
+    brain.modules.eval()  # no dropout
+    exact = brain.encode(batch)
+    brain.on_stage_start(torch_stage("TRAIN"))
+    with brain.training_ctx:
+        inputs = brain.encode(batch)
+        output = brain.modules.model(**inputs)
+        loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
+    assert output.prediction.dtype == torch.bfloat16  # it is on
+    if system in ("attn", "atmaja"):
+        assert inputs["frames"].dtype == torch.float32 and inputs["frames"].equal(exact["frames"])
+    rated = ~batch.labels.isnan().any(dim=1)
+    labels = brain.modules.label_scale.standardise(batch.labels[rated])
+    assert loss.dtype == labels.dtype == batch.labels.dtype == torch.float32
+    ccc = metrics.ccc(output.prediction[rated].detach().double().numpy(), labels.double().numpy())
+    assert brain.batch_means.take()["ccc_loss"] == pytest.approx(np.mean(1 - np.nan_to_num(ccc)), abs=1e-5)
+    brain.train(datasets)
+    outputs = brain.predict(datasets["valid"])
+    assert outputs.prediction.dtype == np.float64 and np.isfinite(outputs.prediction).all()
+    np.testing.assert_allclose(
+        outputs.label, manifests["valid"].labels()[rows_of(outputs, manifests["valid"])], rtol=1e-6
+    )
+
+
+def rows_of(outputs, manifest):
+    return [list(manifest.utterances).index(utterance) for utterance in outputs.ids]
+
+
 class Killed(Exception):
     pass
 
@@ -929,18 +1085,31 @@ def last_epoch(log):
     return log.read_text().splitlines()[-1]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_an_interrupted_run_ends_as_one_that_was_not(make_brain, manifests, unrated_options, tmp_path, system):
+@pytest.mark.parametrize(
+    ("system", "batching"),
+    [
+        *((system, {}) for system in SYSTEMS),
+        ("teacher", {"batches": "by_length"}),
+        ("cts_unrated", {"batches": "by_length"}),
+        ("hubert_base", {"batches": "by_length", "max_batch_s": 6}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value.keys()),
+)
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    make_brain, manifests, with_raters, unrated_options, tmp_path, system, batching
+):
     brain_class, options = SYSTEMS[system]
+    options = options | batching
     if system == "cts_unrated":
         options = options | unrated_options
     if system == "cts":
         options = options | {"targets": make_targets(manifests["train"], embedding=0.1)}
+        options |= {"manifests": with_raters, "soft_label_weight": 0.5}
     brain, _, datasets = make_brain(system, brain_class, results_folder=str(tmp_path / "whole"), **options)
     brain.train(datasets)
     whole = brain.predict(datasets["test1"])
 
-    for steps in (2, 4):  # in the first and in the second epoch, of three batches each
+    for steps in (2, 4):  # in the first and in the second epoch, of about three batches each
         brain, _, datasets = make_brain(system, brain_class, run_opts={"ckpt_interval_steps": 1}, **options)
         kill_after(brain, steps)
         torch.manual_seed(steps)  # what ran before must not matter

@@ -60,7 +60,8 @@ def manifests(prepared):
 
 def hparams_of(modules, **changes):
     settings = {"feature_folder": None, "feature_dtype": "float32", "batch_size": 4, "num_workers": 0}
-    return {"modules": modules, "taught": "joint", "trust": "cut", **settings, **changes}
+    teaching = {"taught": "joint", "trust": "cut", "soft_label_weight": 0}
+    return {"modules": modules, **teaching, **settings, **changes}
 
 
 def word_encoder(folder):
@@ -445,6 +446,31 @@ def test_unrated_speech_comes_last_and_needs_words_where_they_are_read(prepared,
     unrated.write_text((prepared / "valid.csv").read_text().replace("$data_root", str(prepared.parent / "msp")))
     with pytest.raises(InputError, match="4 of 4 recordings are of the sets that validate and test"):
         load_manifests(prepared, unrated=unrated)
+
+
+def test_ratings_are_read_of_the_training_set_where_they_are_needed(tmp_path):
+    corpus = write_msp_tree(tmp_path / "msp")
+    names = [path.name for path in sorted((corpus / "Audios").iterdir())]
+    answers = "".join(f"{name},W{rater},{3 + rater},2,7\n" for name in names[:-1] for rater in range(3))
+    (corpus / "Labels" / "labels_detailed.csv").write_text(f"FileName,Worker,EmoAct,EmoVal,EmoDom\n{answers}")
+    folder = tmp_path / "manifests"
+    msp_podcast_prepare.prepare_msp_podcast(corpus, folder)
+    assert load_manifests(folder)["train"].ratings is None
+    manifests = load_manifests(folder, needs_ratings=True)
+    train = manifests["train"]
+    assert train.ratings == dict.fromkeys(train.utterances, ((3, 4, 5), (2, 2, 2), (7, 7, 7)))
+    assert manifests["valid"].ratings is None
+    options = {"soft_label_weight": 0.5, "soft_label_points": [1, 4, 7]}
+    datasets = make_datasets(manifests, hparams_of({}, **options), RUN_OPTS)
+    # Of 3, 4 and 5 between the points 1, 4 and 7; 2 is a third of the way from 1 to 4.
+    expected = torch.tensor([[1 / 9, 7 / 9, 1 / 9], [2 / 3, 1 / 3, 0], [0, 0, 1]])
+    torch.testing.assert_close(datasets["train"][0]["soft_labels"], expected)
+    assert "soft_labels" not in datasets["valid"][0]
+
+
+def test_missing_ratings_name_their_file(prepared):
+    with pytest.raises(InputError, match=r"has no ratings.csv, .*--soft_label_weight=0"):
+        load_manifests(prepared, needs_ratings=True)
 
 
 def test_a_missing_split_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The global batch against arithmetic by hand: one process, and two to four of them; how it is shared out."""
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -195,6 +196,75 @@ def test_ranks_share_out_sorted_batches(tmp_path):
     alone = task(0)
     first, second = on_each_rank(task, tmp_path, 2)
     assert [one[::2] for one in alone] == first and [one[1::2] for one in alone] == second
+
+
+def timed(n_items=400, max_length=4.0, epoch=1, seed=1986, **options):
+    """Give the batches of an epoch, of at most so long a time, and check that they know their number."""
+    options = {"batch_size": 8, "shuffle": True, "drop_last": True, "lengths": LENGTHS[:n_items]} | options
+    batches = GlobalBatches(n_items, seed=seed, max_length=max_length, **options)
+    batches.set_epoch(epoch)
+    assert len(batches) == len(list(batches))
+    return list(batches)
+
+
+@pytest.mark.parametrize("n_items", [399, 400])
+def test_batches_of_a_length_hold_as_many_items_as_go_in(n_items):
+    for epoch in (1, 2, 3):
+        found = timed(n_items, epoch=epoch)
+        padded = [len(batch) * max(LENGTHS[item] for item in batch) for batch in found]
+        assert max(padded) <= 4 and np.median(padded) > 3.6
+        assert {len(batch) for batch in found} > {4, 6, 8, 12}
+        heard = [item for batch in found for item in batch]
+        left_out = set(range(n_items)) - set(heard)  # which are one batch
+        assert len(heard) == n_items - len(left_out) and len(left_out) * max(LENGTHS[i] for i in left_out) <= 4
+        padding = sum(padded) / sum(LENGTHS[item] for item in heard) - 1
+        assert padding < 0.1
+
+
+def test_batches_of_a_length_go_on_over_pools():  # of 50 batches of 2, or each pool would end with a batch cut short
+    found = timed(batch_size=2)
+    whole = [len(batch) * max(LENGTHS[item] for item in batch) for batch in found]
+    assert sum(length < 3 for length in whole) <= 2
+
+
+def test_batches_of_a_length_are_new_in_each_epoch_and_the_seeds_own():
+    assert timed() == timed()
+    assert len({str(timed(seed=seed, epoch=epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
+
+
+def test_items_of_one_length_fill_batches_exactly():
+    found = timed(12, max_length=8.0, lengths=[2.0] * 12)
+    assert sorted(map(len, found)) == [4, 4]  # and the last, which may be of any size, is left out
+
+
+@pytest.mark.parametrize("max_length", [None, 4.0])
+def test_no_length_is_left_out_again_and_again(max_length):
+    options = {"batch_size": 8, "shuffle": True, "drop_last": True, "lengths": LENGTHS[:30]}
+    batches, heard = GlobalBatches(30, seed=1, max_length=max_length, **options), set()
+    for epoch in range(1, 6):
+        batches.set_epoch(epoch)
+        heard |= {item for batch in batches for item in batch}
+    assert len(heard) == 30
+
+
+def test_ranks_share_out_batches_of_a_length(tmp_path):
+    first, second = on_each_rank(lambda _: timed(), tmp_path, 2)
+    alone = timed()
+    assert [one[::2] for one in alone] == first and [one[1::2] for one in alone] == second
+    assert all(first) and all(second)
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "max_length", "message"),
+    [
+        (1, 5.9, "max_batch_s is 5.9, .* training set needs room for 2 recordings of up to 3 s: give 6 or more"),
+        (4, 11, "max_batch_s is 11, .* needs room for 4 recordings of up to 3 s: give 12 or more"),
+        (1, 12, "max_batch_s is 12, and the training set has 4 recordings of up to 3 s, which is less than one batch"),
+    ],
+)
+def test_a_length_that_holds_too_little_or_everything_is_refused(monkeypatch, n_ranks, max_length, message):
+    with pytest.raises(InputError, match=message):
+        batches(4, n_ranks=n_ranks, max_length=max_length, lengths=[1.0, 3.0, 2.5, 2.0], monkeypatch=monkeypatch)
 
 
 def mixed(n_rated=20, n_unrated=13, batch_size=4, unrated_batch_size=3, drop_last=True):

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 import torch._dynamo  # what DDP loads when it is first used: here once, not on each rank
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +18,7 @@ from ser_ts_lobes.training.losses import (
     make_distance_loss,
     normalised_distance_loss,
     sentence_loss,
+    soft_label_loss,
 )
 from tests.ranks import on_each_rank
 
@@ -441,3 +444,75 @@ def test_sentences_are_told_apart_in_float32_or_better():
         heard = half.to(dtype)
         losses = sentence_loss(heard, heard, others.to(dtype), torch.ones(2, 2, dtype=torch.bool), torch.tensor(2.0))
         assert [loss.dtype for loss in losses] == [expected] * 2
+
+
+def shares(*shape, seed=0):
+    """Return soft labels, some of whose points nobody chose."""
+    counts = np.random.default_rng(seed).integers(0, 4, shape)
+    counts[..., 0] += counts.sum(axis=-1) == 0
+    return torch.from_numpy(counts / counts.sum(axis=-1, keepdims=True))
+
+
+def divergence_in_scipy(logits, labels):
+    """Return the Kullback-Leibler divergence of each distribution, in float64."""
+    return scipy.stats.entropy(labels.double().numpy(), scipy.special.softmax(logits.double().numpy(), -1), axis=-1)
+
+
+def test_soft_label_loss_is_the_mean_divergence_from_the_raters():
+    logits, labels = 3 * random(16, 3, 7), shares(16, 3, 7).float()
+    expected = divergence_in_scipy(logits, labels)
+    assert soft_label_loss(logits, labels).item() == pytest.approx(expected.mean(), rel=1e-5)
+    alpha = [0.7, 0.2, 0.1]
+    assert soft_label_loss(logits, labels, alpha).item() == pytest.approx(expected.mean(axis=0) @ alpha, rel=1e-5)
+    assert soft_label_loss(labels.log().clamp(-90), labels).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_soft_label_loss_is_of_what_somebody_rated():
+    logits, labels = random(6, 3, 5).requires_grad_(), shares(6, 3, 5).float()
+    labels[:2] = torch.nan
+    labels[2:, 1] = torch.nan
+    loss = soft_label_loss(logits, labels)
+    expected = divergence_in_scipy(logits.detach()[2:], labels[2:])
+    assert loss.item() == pytest.approx((expected[:, 0].mean() + expected[:, 2].mean()) / 3, rel=1e-5)
+    loss.backward()
+    assert logits.grad[:2].eq(0).all() and logits.grad[:, 1].eq(0).all() and logits.grad[2:, [0, 2]].ne(0).all()
+    logits.grad = None
+    soft_label_loss(logits, torch.full_like(labels, torch.nan)).backward()
+    assert logits.grad.eq(0).all()
+
+
+def test_soft_label_loss_has_the_gradient_of_finite_differences():
+    logits = random(5, 3, 4, dtype=torch.float64).requires_grad_()
+    labels = shares(5, 3, 4)
+    labels[0, 1] = torch.nan
+    assert torch.autograd.gradcheck(soft_label_loss, (logits, labels))
+
+
+def test_soft_label_loss_is_float32_for_bfloat16():
+    logits, labels = random(8, 3, 7).bfloat16(), shares(8, 3, 7).float()
+    loss = soft_label_loss(logits, labels)
+    assert loss.dtype == torch.float32 and loss.item() == soft_label_loss(logits.float(), labels).item()
+
+
+def test_soft_label_loss_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"one shape .* not \(2, 3, 7\) and \(2, 3, 5\)"):
+        soft_label_loss(random(2, 3, 7), random(2, 3, 5))
+    with pytest.raises(ValueError, match="needs 3 weights"):
+        soft_label_loss(random(2, 3, 7), shares(2, 3, 7), [1.0])
+
+
+def test_two_processes_see_the_soft_labels_of_the_whole_batch(tmp_path):
+    parts = (slice(0, 4), slice(4, 6))
+
+    def task(rank):
+        rows = slice(None) if rank is None else parts[rank]
+        logits, labels = random(6, 3, 7)[rows].requires_grad_(), shares(6, 3, 7).float()
+        labels[3:] = torch.nan  # the second process has nothing that was rated
+        loss = soft_label_loss(logits, labels[rows])
+        loss.backward()
+        return loss.item(), logits.grad
+
+    loss, gradient = task(None)
+    for rank, (of_rank, gradient_of_rank) in enumerate(on_each_rank(task, tmp_path, 2)):
+        assert of_rank == pytest.approx(loss, rel=1e-6)
+        torch.testing.assert_close(gradient_of_rank, 2 * gradient[parts[rank]])

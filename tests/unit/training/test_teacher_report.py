@@ -50,6 +50,17 @@ def test_a_teachers_report_is_a_table_and_plots(tmp_path, targets, capsys):
     assert report["rank_correlation"]["valence"] > 0.2
 
 
+def test_without_spreads_it_does_not_say_whether_the_teacher_knows(tmp_path, targets, capsys):
+    report_teacher(tmp_path, targets)
+    capsys.readouterr()
+    for of_set in targets.values():
+        of_set.spread = None
+    report_teacher(tmp_path, targets)
+    assert "uncertainty.json" not in {path.name for path in tmp_path.iterdir()}  # nor what an earlier one left
+    printed = capsys.readouterr().out
+    assert "5.0% of them have a residual" in printed and "spread" not in printed
+
+
 class Cut(Exception):
     pass
 
@@ -62,6 +73,7 @@ def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets,
         "manifest_folder": "",
         "data_folder": "",
         "unrated_manifest": None,
+        "soft_label_weight": 0,
         "output_folder": tmp_path,
     }
     (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
