@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = give_names(
     descriptors="LowLevelDescriptors ShortTermStatistics",
     emotion="EmotionModel EmotionOutput LabelScale",
     encoder="Encoder",
+    gru="last_states",
     listener="Listener save_listener",
     parallel="compute_frozen",
     pooling="AttentionPooling GRUPooling TransformerPooling",

@@ -314,14 +314,14 @@ def speak_ahead(recordings, batches, n_ahead=8):
     batches, waiting, crashes = iter(batches), collections.deque(), 0
     while True:
         with concurrent.futures.ProcessPoolExecutor(1, _FORK, _enter_studio, (recordings,)) as pool:
-            waiting = collections.deque((batch, pool.submit(_speak_batch, *batch)) for batch, _ in waiting)
+            spoken = collections.deque()
             try:
                 while True:
-                    for batch in itertools.islice(batches, n_ahead - len(waiting)):
-                        waiting.append((batch, pool.submit(_speak_batch, *batch)))
+                    waiting.extend(itertools.islice(batches, n_ahead - len(waiting)))
                     if not waiting:
                         return
-                    wavs, said = waiting[0][1].result()
+                    spoken.extend(pool.submit(_speak_batch, *batch) for batch in list(waiting)[len(spoken) :])
+                    wavs, said = spoken.popleft().result()
                     waiting.popleft()
                     crashes = 0
                     yield torch.from_numpy(wavs), said and Utterances(*map(torch.from_numpy, said))

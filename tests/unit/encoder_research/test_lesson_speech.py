@@ -1,6 +1,7 @@
 """The speech that the small encoder learns from."""
 
 import os
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
@@ -129,18 +130,36 @@ def test_speech_is_the_same_a_few_batches_ahead():
     assert heard[3][1].wavs.shape == speaker.utterances(rng).wavs.shape
 
 
-def test_speech_goes_on_after_a_crash(tmp_path, monkeypatch):
-    batch = tool.Speaker.batch
+@pytest.mark.parametrize("broken", ["speaking", "asked"])
+def test_no_batch_is_lost_in_a_crash(broken, tmp_path, monkeypatch):
+    """Whether it comes to light where speech is waited for, or where more is asked for."""
+    submit, asked = ProcessPoolExecutor.submit, []
+    drawn = [np.random.default_rng((7, index)).random() for index in range(6)]
 
-    def crash(self, rng, *arguments):
-        if not (tmp_path / "crashed").exists():
-            (tmp_path / "crashed").touch()
-            os._exit(1)
-        return batch(self, rng, *arguments)
+    class Reader:
+        def __init__(self, recordings):
+            pass
 
-    monkeypatch.setattr(tool.Speaker, "batch", crash)
-    assert len(list(tool.speak_ahead((), [((7, index), False) for index in range(3)]))) == 3
-    assert (tmp_path / "crashed").exists()
-    monkeypatch.setattr(tool.Speaker, "batch", lambda *_: os._exit(1))
+        def batch(self, rng):
+            number = drawn.index(rng.random())
+            if broken == "speaking" and number == 1 and not (tmp_path / "crashed").exists():
+                (tmp_path / "crashed").touch()
+                os._exit(1)
+            return torch.tensor([number])
+
+    def refuse_once(pool, *arguments):
+        asked.append(arguments)
+        if broken == "asked" and len(asked) == 4:
+            raise BrokenProcessPool
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(tool, "Speaker", Reader)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", refuse_once)
+    heard = [wavs.item() for wavs, _ in tool.speak_ahead((), [((7, index), False) for index in range(6)], 3)]
+    assert heard == list(range(6)) and len(asked) > 6
+
+
+def test_an_endless_crash_ends_the_run(monkeypatch):
+    monkeypatch.setattr(tool, "Speaker", lambda recordings: os._exit(1))
     with pytest.raises(BrokenProcessPool):
         next(tool.speak_ahead((), [((7, 0), False)]))
