@@ -1,6 +1,6 @@
 """Simulate test sets of known CCC, and count how often intervals hold and tests err: the tables of docs/report.md.
 
-To run: ``make evidence`` (about 15 minutes), or ``python -m tools.evidence --simulations 200`` for a first look.
+To run: ``make evidence`` (about 6 minutes of one core), or ``python -m tools.evidence --simulations 200`` first.
 Speakers differ in what they feel, in how they are misheard, and a lot in how much they say (a log-normal number of
 utterances, as in podcasts). The true CCC follows from the variances, so no estimate is compared with another estimate.
 """

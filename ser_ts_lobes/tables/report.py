@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ser_ts_lobes.tables.runs import Run
 
 _REFERENCE = "ft"
-#: Of fewer, percentile intervals hold in less than 92 of 100 cases (docs/report.md).
+#: Of fewer, percentile intervals hold in less than 93 of 100 cases (docs/report.md).
 _ENOUGH_SPEAKERS = 50
 #: The dimension that lives in the words, in which a teacher who reads is ahead.
 _GAP = "valence"
