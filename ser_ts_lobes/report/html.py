@@ -68,7 +68,7 @@ class Cell:
         return f"<td><b>{escape(self.value)}</b>{below}</td>"
 
 
-#: Of a table; see `table`.
+# Of a table; see `table`.
 Row = list[str | Cell]
 
 
