@@ -147,7 +147,7 @@ def _add_report(commands):
         epilog="examples:\n"
         "  ser-ts report results/teacher results/ft results/cts --against ft\n"
         "  ser-ts report results/cts theirs=their.csv --labels Labels/labels_consensus.csv --out compared.html\n"
-        "  ser-ts report msp/results/cts iemocap/results/cts",
+        "  ser-ts report here/results/cts there/results/cts",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -182,7 +182,7 @@ def _add_submit(commands):
     """Add `ser-ts submit`."""
     parser = commands.add_parser(
         "submit",
-        help="write or check the file that a leaderboard of MSP-Podcast's Test3 takes",
+        help="write or check the file that a challenge's leaderboard takes",
         description="Write predictions of a set whose labels are secret as FileName, EmoAct, EmoVal, EmoDom, and\n"
         "check the file as a leaderboard would.",
         epilog="examples:\n"

@@ -8,7 +8,7 @@ from ser_ts_lobes.report.sources import TestSet
 from ser_ts_lobes.report.view import View, groups_of
 from ser_ts_lobes.results.intervals import mean_interval
 
-#: What stands in corpora (MSP-Podcast, IEMOCAP) for "raters did not agree" and for "another emotion".
+#: What stands in corpora for "raters did not agree" and for "another emotion".
 _NO_CLASS = {"x", "o", "xxx", "oth", "unknown"}
 _FOLDS = 10
 _THE_LABELS = "the labels themselves"

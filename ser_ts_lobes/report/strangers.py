@@ -10,7 +10,7 @@ from ser_ts_lobes.data.manifests import known_speaker
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.text_files import parse_number, read_rows
 
-# What a column may be called, whatever its case: as in our manifests, as in files around MSP-Podcast, as elsewhere.
+# What a column may be called, whatever its case: as in our manifests, as in label files of releases, as elsewhere.
 _NAMES = {
     "id": ("id", "filename", "file", "file_name"),
     "activation": ("activation", "emoact", "arousal"),
