@@ -8,6 +8,7 @@ import re
 import reprlib
 import sys
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -75,6 +76,29 @@ class Outputs:
     embedding: np.ndarray
     prediction: np.ndarray
     label: np.ndarray
+
+
+def write_predictions(
+    path: str | Path, rows: Iterable[tuple[str, str, str, Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]]
+) -> None:
+    """Write predictions beside their labels, in the columns of a run's ``predictions.csv``.
+
+    Parameters
+    ----------
+    path
+        The CSV.
+    rows
+        Id of the utterance, name of the test set, speaker, prediction (3,) and label (3,). NaN, as of the labels of
+        an unlabelled set, becomes an empty cell.
+    """
+    write_csv(
+        path,
+        _COLUMNS,
+        (
+            (*who, *("" if np.isnan(value) else f"{value:.6f}" for value in (*prediction, *label)))
+            for *who, prediction, label in rows
+        ),
+    )
 
 
 class RunFolder:
@@ -391,14 +415,13 @@ class RunFolder:
         )
 
     def _write_predictions(self, outputs: dict[str, Outputs], manifests: "dict[str, Manifest]") -> None:
-        """Write ``predictions.csv``, on the corpus's scale; labels are empty in an unlabelled set."""
-        rows = []
-        for split, output in outputs.items():
-            utterances = manifests[split].utterances
-            for utterance, prediction, label in zip(output.ids, output.prediction, output.label, strict=True):
-                values = ["" if np.isnan(value) else f"{value:.6f}" for value in (*prediction, *label)]
-                rows.append([utterance, split, utterances[utterance]["spk_id"], *values])
-        write_csv(self.predictions_file, _COLUMNS, sorted(rows))
+        """Write ``predictions.csv``, on the corpus's scale."""
+        rows = [
+            (utterance, split, manifests[split].utterances[utterance]["spk_id"], prediction, label)
+            for split, output in outputs.items()
+            for utterance, prediction, label in zip(output.ids, output.prediction, output.label, strict=True)
+        ]
+        write_predictions(self.predictions_file, sorted(rows, key=lambda row: row[:3]))
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Write ``metrics.json``, with which the run is finished.

@@ -1,5 +1,6 @@
 """What `ser-ts evaluate` does: how well a student does on any labelled recordings, whatever corpus they are from."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data.manifests import ROOT_VARIABLE, known_speaker
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
+from ser_ts_lobes.results.run_folder import write_predictions
 from ser_ts_lobes.results.text_tables import markdown_table
-from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
+from ser_ts_lobes.text_files import parse_number, read_rows
 
 if TYPE_CHECKING:
     from ser_ts_lobes.student.inference import EmotionRegressor
@@ -179,7 +181,9 @@ def evaluate(
     predictions = np.array([prediction.emotion for prediction in heard], dtype=np.float64)
     name = Path(table).stem
     if out is not None:
-        write_predictions(out, name, labelled, predictions)
+        who = zip(map(str, labelled.paths), itertools.repeat(name), labelled.speakers)
+        rows = ((*row, *values) for row, *values in zip(who, predictions, labelled.labels, strict=True))
+        write_predictions(out, rows)
     print(score_table(name, labelled, predictions))
     for column, values in labelled.groups.items():
         print(f"\n{group_table(column, values, labelled, predictions)}")
@@ -188,39 +192,6 @@ def evaluate(
         print(f"\n{unusual} of {len(heard)} recordings are shorter or longer than nearly all training clips.")
     if robustness:
         print(f"\n{robustness_table(student, labelled, vad, batch_size)}")
-
-
-def write_predictions(path: str | Path, name: str, table: LabelledTable, predictions: np.ndarray) -> None:
-    """Write predictions beside the labels, in the columns of a run's ``predictions.csv``.
-
-    Parameters
-    ----------
-    path
-        The CSV.
-    name
-        Of the test set.
-    table
-        The labels.
-    predictions
-        (N, 3).
-    """
-    columns = ("ID", "split", "spk_id", *DIMENSIONS, *(f"label_{dimension}" for dimension in DIMENSIONS))
-    write_csv(
-        path,
-        columns,
-        (
-            (
-                str(file),
-                name,
-                speaker,
-                *(f"{value:.6f}" for value in predicted),
-                *("" if math.isnan(v) else v for v in label),
-            )
-            for file, speaker, predicted, label in zip(
-                table.paths, table.speakers, predictions, table.labels.tolist(), strict=True
-            )
-        ),
-    )
 
 
 def score_table(name: str, table: LabelledTable, predictions: np.ndarray) -> str:
@@ -307,10 +278,7 @@ def robustness_table(student: "EmotionRegressor", table: LabelledTable, vad: boo
         A Markdown table: by change and dimension the CCC and, in brackets, the mean absolute difference to the
         prediction of the unchanged recording, on the student's scale.
     """
-    import torch
-
     from ser_ts_lobes.data.audio import read_audio
-    from ser_ts_lobes.data.voice_activity import trim_silence
     from ser_ts_lobes.student.robustness import CHANGES
 
     changes = {"as they are": lambda clip, _: clip, **CHANGES}
@@ -319,12 +287,7 @@ def robustness_table(student: "EmotionRegressor", table: LabelledTable, vad: boo
         clips = [read_audio(path) for path in table.paths[start : start + batch_size]]
         for name, change in changes.items():
             changed = [change(clip, np.random.default_rng(start + i)) for i, clip in enumerate(clips)]
-            if vad:
-                spoken = [trim_silence(clip) for clip in changed]
-                changed = [clip if part is None else part for clip, part in zip(changed, spoken, strict=True)]
-            lengths = torch.tensor([len(clip) for clip in changed])
-            wavs = torch.nn.utils.rnn.pad_sequence(changed, batch_first=True)
-            heard[name].append(student.predict_batch(wavs, lengths / lengths.max()).double().cpu().numpy())
+            heard[name].append(student.predict_clips(changed, vad).double().cpu().numpy())
     predictions = {name: np.concatenate(batches)[:, table.dimensions] for name, batches in heard.items()}
     labels, unchanged = table.labels[:, table.dimensions], predictions["as they are"]
     rows = [

@@ -288,6 +288,26 @@ class EmotionRegressor(Pretrained):
         embedding: torch.Tensor = self._hear(wavs, wav_lens).embedding
         return (torch.nn.functional.normalize(embedding, dim=1) if normalize else embedding).unsqueeze(1)
 
+    def predict_clips(self, clips: Sequence[torch.Tensor], vad: bool = False) -> torch.Tensor:
+        """Predict waveforms of any lengths.
+
+        Parameters
+        ----------
+        clips
+            Each (N,), 16 kHz in -1..1.
+        vad
+            As of `predict_file`.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, 3), as of `predict_batch`.
+        """
+        prediction: torch.Tensor = self._hear_clips(
+            [_without_silence(clip) if vad else clip for clip in clips]
+        ).prediction
+        return prediction
+
     def predict_file(self, path: str | Path, vad: bool = False) -> Emotion:
         """Predict one audio file.
 
@@ -494,8 +514,7 @@ class EmotionRegressor(Pretrained):
                     "cut it, or ask for its emotion over time (predict_timeline, `ser-ts predict --timeline`)."
                 )
         clip = torch.cat(blocks)
-        spoken = trim_silence(clip) if vad else None
-        return clip if spoken is None else spoken
+        return _without_silence(clip) if vad else clip
 
     @torch.inference_mode()
     def _hear_clips(self, clips: list[torch.Tensor]) -> EmotionOutput:
@@ -513,6 +532,12 @@ class EmotionRegressor(Pretrained):
         frozen = compute_frozen(self.network.speech_encoder, wavs.to(self.device), wav_lens.to(self.device))
         output: EmotionOutput = self.network(*frozen)
         return output
+
+
+def _without_silence(clip: torch.Tensor) -> torch.Tensor:
+    """Leave out silence around the words; where nobody speaks, nothing."""
+    spoken = trim_silence(clip)
+    return clip if spoken is None else spoken
 
 
 def _check_batch_size(batch_size: int) -> None:
