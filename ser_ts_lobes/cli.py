@@ -415,13 +415,13 @@ def _add_demo_app(commands):
 
 
 def _demo_app(model, device, **arguments):
-    from ser_ts_lobes.student.inference import EmotionRegressor
+    from ser_ts_lobes.student.public_models import load_regressor
 
     try:
         from ser_ts_lobes.student import page
     except ModuleNotFoundError as error:
         raise needs_extra("The page", error.name or "gradio", "app") from error
-    page.serve(EmotionRegressor.from_pretrained(model, device), **arguments)
+    page.serve(load_regressor(model, device), **arguments)
 
 
 def _names(text):

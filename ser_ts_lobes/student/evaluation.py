@@ -152,7 +152,7 @@ def evaluate(
     Parameters
     ----------
     model, device, revision
-        As in `EmotionRegressor.from_pretrained`.
+        As in `ser_ts_lobes.student.public_models.load_regressor`.
     table, audio, columns, scale, by
         As of `read_table`.
     vad
@@ -170,9 +170,9 @@ def evaluate(
     InputError
         If the model, the table or a recording can't be used.
     """
-    from ser_ts_lobes.student.inference import EmotionRegressor
+    from ser_ts_lobes.student.public_models import load_regressor
 
-    student = EmotionRegressor.from_pretrained(model, device, revision)
+    student = load_regressor(model, device, revision)
     labelled = read_table(table, student.config["label_range"], audio, columns, scale, by)
     heard = student.predict_files(labelled.paths, batch_size, progress=True, vad=vad)
     failed = [prediction.error for prediction in heard if prediction.error is not None]
