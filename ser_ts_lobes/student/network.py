@@ -183,7 +183,7 @@ def load_network(config: dict[str, Any], path: str | Path) -> StudentNetwork:
             "*.bin, *.ckpt and *.pt, are pickles, which can run code, and are never read."
         )
     with in_one_sentence(), torch.device("meta"):
-        network = _make_network(config)
+        network = make_network(config)
     network.load_state_dict(_read_weights(path, network.state_dict()), assign=True)
     network.eval().requires_grad_(False)
     with in_one_sentence():
@@ -214,7 +214,23 @@ def in_one_sentence(advice: str = "export it again") -> Iterator[None]:
         raise InputError(f"{CONFIG_FILE} describes no network that can be made ({reason}): {advice}.") from error
 
 
-def _make_network(config: dict[str, Any]) -> StudentNetwork:
+def make_network(config: dict[str, Any]) -> StudentNetwork:
+    """Make the network that a configuration describes, without its weights.
+
+    Parameters
+    ----------
+    config
+        From `ser_ts_lobes.student.config.read_config`.
+
+    Returns
+    -------
+    StudentNetwork
+
+    Raises
+    ------
+    ValueError
+        If it describes none that can hear; and whatever making it raises.
+    """
     check_encoder(config["encoder"])
     kind, sizes = config["pooling"].get("kind"), {**config["pooling"]}
     sizes.pop("kind", None)
