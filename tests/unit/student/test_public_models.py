@@ -251,10 +251,10 @@ def test_the_page_shows_the_licence_and_no_labels_that_nobody_tells(loaded):
 def recordings(tmp_path, clips, monkeypatch):
     """Write the clips and a table of them; go there."""
     monkeypatch.chdir(tmp_path)
-    rows = ["wav,spk_id,activation,valence,dominance"]
+    rows = ["ID,wav,spk_id,activation,valence,dominance"]
     for i, clip in enumerate(clips):
         soundfile.write(f"{i}.wav", clip.numpy(), 16000, subtype="FLOAT")
-        rows.append(f"{i}.wav,s{i},{2 + i},{5 - i},{3 + 2 * (i % 2)}")
+        rows.append(f"utterance{i},{i}.wav,s{i},{2 + i},{5 - i},{3 + 2 * (i % 2)}")
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
     return tmp_path
 
@@ -276,7 +276,9 @@ def test_predict_gives_values_and_windows_of_several_public_models(published, lo
     assert loaded["wav2vec2"].window_s == 6
 
 
-def test_evaluate_scores_a_public_model_and_report_takes_it_as_a_row(published, loaded, clips, recordings, capsys):
+def test_evaluate_scores_a_public_model_and_report_takes_it_as_a_row(
+    published, loaded, student_folder, clips, recordings, capsys
+):
     folder = published["wavlm"][1]
     assert main(["evaluate", folder, "labels.csv", "--robustness", "--out", "public.csv"]) == 0
     out = capsys.readouterr().out
@@ -286,5 +288,7 @@ def test_evaluate_scores_a_public_model_and_report_takes_it_as_a_row(published, 
     (a, b) = predictions[:, 0], labels[:, 0]
     ccc = 2 * np.cov(a, b, ddof=0)[0, 1] / (a.var() + b.var() + (a.mean() - b.mean()) ** 2)
     assert f"CCC | {ccc:.3f}" in out
-    assert main(["report", "odyssey=public.csv", "--out", "report.html"]) == 0
-    assert "odyssey" in (recordings / "report.html").read_text()
+    assert main(["evaluate", student_folder, "labels.csv", "--out", "ours.csv"]) == 0
+    assert main(["report", "odyssey=public.csv", "ours=ours.csv", "--out", "report.html"]) == 0
+    page = (recordings / "report.html").read_text()
+    assert "odyssey" in page and "ours" in page and f"{ccc:.3f}".lstrip("0") in page
