@@ -8,7 +8,7 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 ORDER = {"0": "arousal", "1": "dominance", "2": "valence"}
-CARD = "---\nlanguage: en\nlicense: {}\n---\n# A model\n"
+CARD = "---\nlanguage: en\ndatasets:\n- some-corpus\nlicense: {}\n---\n# A model\n"
 MEAN, STD = -8.278621631819787e-05, 0.08485510250851999  # of the published WavLM
 
 

@@ -20,7 +20,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import safetensors.torch
 import torch
@@ -62,7 +62,7 @@ _UNMASKED = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 _MASK_WEIGHT = "masked_spec_embed"
 # How PyTorch calls the parts of a normalised weight since version 2.1.
 _NEW_NAMES = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
-_LICENCE = re.compile(r"[\w.+-]{1,60}")
+_NAME = re.compile(r"[\w./+-]{1,60}")  # of a licence or a corpus, as the Hub has them
 
 
 class _Head(torch.nn.Module):
@@ -201,8 +201,6 @@ class Structure(NamedTuple):
         Its name on the Hub.
     licence
         Its licence, as published.
-    corpus
-        What it was trained on.
     says
         What ``config.json`` has.
     encoder
@@ -213,7 +211,6 @@ class Structure(NamedTuple):
 
     published: str
     licence: str
-    corpus: str
     says: Mapping[str, Any]
     encoder: str
     make: Callable[[dict[str, Any], dict[str, Any]], tuple[SpeechEncoder, _Head]]
@@ -224,7 +221,6 @@ STRUCTURES = (
     Structure(
         "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
         "cc-by-nc-sa-4.0",
-        "MSP-Podcast 1.7",
         {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForSpeechClassification"]},
         "wav2vec2.",
         _make_wav2vec2,
@@ -232,7 +228,6 @@ STRUCTURES = (
     Structure(
         "3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes",
         "mit",
-        "MSP-Podcast",
         {"model_type": "ser", "architectures": ["SERModel"]},
         "ssl_model.",
         _make_wavlm,
@@ -308,10 +303,11 @@ class PublicFiles(StudentFiles):
         return self._describe(network), network
 
     def _describe(self, network: StudentNetwork) -> dict[str, Any]:
+        card = _read_card(self.card_path)
         return {
             "system": self.name,
-            "corpus": self.structure.corpus,
-            "licence": _read_licence(self.card_path, self.structure),
+            "corpus": _say_corpus(card),
+            "licence": _say_licence(card, self.structure),
             "encoder": network.speech_encoder.configuration(),
             "label_range": list(LABEL_RANGE),
             "training_durations_s": _DURATIONS_S,
@@ -374,15 +370,34 @@ def _check_weights(path: str | Path, weights: dict[str, torch.Tensor], network: 
             )
 
 
-def _read_licence(card: Path | None, structure: Structure) -> str:
-    """Read what a model's card says of its licence; of one that says nothing, how it was published."""
+def _read_card(path: Path | None) -> dict[str, Any]:
+    """Read the head of a model's card; of one that has none, nothing."""
     try:
-        licence = None if card is None else (metadata_load(card) or {}).get("license")
+        return {} if path is None else metadata_load(path) or {}
     except Exception:  # a card is for people, and may hold anything
-        licence = None
-    if not isinstance(licence, str) or not _LICENCE.fullmatch(licence):
+        return {}
+
+
+def _say_licence(card: dict[str, Any], structure: Structure) -> str:
+    """Say what licence a card states; of one that states none, how the model was published."""
+    licence = card.get("license")
+    if not _is_name(licence):
         licence = f"not stated with it; {structure.published} was published under {structure.licence}"
     return f"{licence} (not for commercial use)" if "-nc-" in licence else licence
+
+
+def _say_corpus(card: dict[str, Any]) -> str:
+    """Say, behind "was trained on", what a card states."""
+    names = card.get("datasets")
+    return (
+        ", ".join(names)
+        if isinstance(names, list) and names and all(map(_is_name, names))
+        else "the corpus that its card names"
+    )
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def load_regressor(source: str | Path, device: str = "cpu", revision: str | None = None) -> EmotionRegressor:

@@ -235,14 +235,15 @@ def test_the_licence_is_what_the_card_says_or_how_it_was_published(published, tm
     (tmp_path / "model" / "README.md").unlink()
     if card is not None:
         (tmp_path / "model" / "README.md").write_text(card)
-    assert load_regressor(tmp_path / "model").config["licence"].startswith(said)
+    config = load_regressor(tmp_path / "model").config
+    assert config["licence"].startswith(said) and config["corpus"] == "the corpus that its card names"
     assert f"note: licence of the model model: {said}" in capsys.readouterr().err
 
 
 def test_the_page_shows_the_licence_and_no_labels_that_nobody_tells(loaded):
     model = loaded["wav2vec2"]
     assert "Licence of the model: cc-by-nc-sa-4.0 (not for commercial use)." in _limits(model)
-    assert "not measured" in _limits(model)
+    assert "was trained on some-corpus," in _limits(model) and "not measured" in _limits(model)
     html = render(model.config, (2.0, 5.0, 3.0))
     assert "is not known" in html and "Thin arc" not in html and "this recording at valence 5.00" in html
 
