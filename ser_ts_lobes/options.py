@@ -14,6 +14,8 @@ from ser_ts_lobes.errors import InputError
 POOLINGS = ("gru", "transformer", "attention")
 #: What ``taught`` may name of `ser_ts_lobes.training.targets.TeacherTargets`, and how it is called.
 TAUGHT = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
+#: The keys of what is augmented in training, waveforms and frames.
+AUGMENTATIONS = ("wav_augment", "fea_augment")
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -57,6 +59,11 @@ def _one_of(values):
     return _Rule(lambda value: value in values, f"choose one of {', '.join(values)}")
 
 
+# An object of the file, or what it is made from.
+_AUGMENTER = _Rule(
+    lambda value: value is None or callable(value) or (isinstance(value, dict) and "!" in value),
+    "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml, or null",
+)
 _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a number from 0 on")
 
 _RULES = {
@@ -65,6 +72,7 @@ _RULES = {
     **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight"), _NOT_NEGATIVE),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "soft_label_points": _Rule(_are_points, "give the points of the labels' scale, two or more, as [1, 2, 3]"),
+    **dict.fromkeys(AUGMENTATIONS, _AUGMENTER),
     "feature_dtype": _one_of(_DTYPES),
     "pooling": _one_of(POOLINGS),
     "batches": _one_of(_BATCHES),
@@ -117,6 +125,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if settings.get("max_batch_s") is not None:
         _check_batch_length(settings)
     _check_teaching(settings)
+    for name in AUGMENTATIONS:
+        if settings.get(name) is not None and "speech_encoder" not in settings:
+            raise InputError(f"{name} is of speech, and {settings['system']} only reads: give null.")
     factor = settings.get("grad_accumulation_factor", 1)
     if "ccc_weights" in settings and factor > 1:
         raise InputError(

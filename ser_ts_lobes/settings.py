@@ -63,6 +63,8 @@ _CAME_LATER = {
     "max_batch_s": None,
     "train_dataloader_opts.batches": "shuffled",
     "train_dataloader_opts.max_batch_s": None,
+    "wav_augment": None,
+    "fea_augment": None,
 }
 # Keys that came later for systems in which they have no effect by default.
 _HAD_NO_EFFECT = {"encoder_lr", "soft_label_points"}
@@ -196,7 +198,10 @@ _ABSENT = "(not set)"
 
 def _is_attribute(value: Any) -> bool:
     """Whether a value is ``!ref <object.attribute>``, resolved: it follows from the object's own settings."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "!" in value[0]
+    match value:
+        case [{"!": _}, str()]:
+            return True
+    return False
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.seeds import derive_seed
+from ser_ts_lobes.training.augmentation import augment, take_rows
 from ser_ts_lobes.training.datasets import MixedDataset
 from ser_ts_lobes.training.distributed import MixedBatches, gather_batch
 from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss, soft_label_loss
@@ -57,7 +58,8 @@ class EmotionBrain(ReproducibleBrain):
         the model needs them, ``speech_encoder`` and ``text_encoder``; ``ccc_weights`` are those of
         `ser_ts_lobes.training.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are. Where
         ``soft_label_weight`` is not 0, that times the divergence from the raters' distributions
-        (`ser_ts_lobes.training.losses.soft_label_loss`) is added to the training loss.
+        (`ser_ts_lobes.training.losses.soft_label_loss`) is added to the training loss. ``wav_augment`` and
+        ``fea_augment`` are augmenters of SpeechBrain's, of waveforms and of the encoder's frames in training, or None.
     run_opts
         From `speechbrain.parse_arguments`.
     manifests
@@ -145,18 +147,33 @@ class EmotionBrain(ReproducibleBrain):
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Embed and predict a batch, with as much speech and text as the model takes."""
-        return self.modules.model(**self.encode(batch))
+        return self.modules.model(**self.encode(batch, stage))
 
-    def encode(self, batch: Any) -> dict[str, torch.Tensor]:
-        """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`."""
+    def encode(self, batch: Any, stage: Any) -> dict[str, torch.Tensor]:
+        """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`.
+
+        In training, where that is wanted, the waveforms or the frames are augmented, and the batch becomes one of as
+        many rows as they then have.
+        """
         batch = batch.to(self.device, non_blocking=True)
         inputs = {}
         if "speech_encoder" in self.modules:
-            frozen = compute_frozen(self.hparams.modules["speech_encoder"], *batch.speech)
-            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*frozen)
+            speech = self._augment("wav_augment", batch, stage, *batch.speech)
+            frozen = compute_frozen(self.hparams.modules["speech_encoder"], *speech)
+            frames = self._augment("fea_augment", batch, stage, *self.modules.speech_encoder(*frozen))
+            inputs["frames"], inputs["frame_lens"] = frames
         if "text_encoder" in self.modules:
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
         return inputs
+
+    def _augment(self, name, batch, stage, signals, lens):
+        """Augment waveforms or frames as the setting of that name says; the rest of the batch follows."""
+        augmenter = getattr(self.hparams, name)
+        if augmenter is None or stage != sb.Stage.TRAIN:
+            return signals, lens
+        signals, lens, rows = augment(augmenter, signals, lens, self.step_seed())
+        take_rows(batch, rows)
+        return signals, lens
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
         """Compute L_CCC and, where wanted, how far the raters are; outside training, also remember what was said."""
@@ -336,7 +353,7 @@ class TeacherBrain(EmotionBrain):
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Embed and predict a batch; while targets are made, tell the rest of them, too."""
-        inputs = self.encode(batch)
+        inputs = self.encode(batch, stage)
         if self._told is not None:
             self._told.append({name: told.cpu() for name, told in self._tell(inputs, batch.id).items()})
         return self.modules.model(**inputs)

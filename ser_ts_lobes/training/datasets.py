@@ -118,7 +118,11 @@ def _make_dataset(manifest, items):
 
 
 def make_frozen_dataset(
-    manifest: "Manifest", encoders: "dict[str, Encoder]", feature_folder: str | Path, **options
+    manifest: "Manifest",
+    encoders: "dict[str, Encoder]",
+    feature_folder: str | Path,
+    keeps_waveforms: bool = False,
+    **options,
 ) -> DynamicItemDataset:
     """Make a dataset like `make_dataset`'s, of what frozen networks compute, kept on disk.
 
@@ -130,6 +134,8 @@ def make_frozen_dataset(
         The encoder of each item, ``speech`` or ``text``.
     feature_folder
         Where features are kept, and the digests of the audio files beside them.
+    keeps_waveforms
+        Whether ``speech`` is the waveform nevertheless, and nothing of it is computed.
     **options
         ``dtype``, ``device``, ``batch_size``, ``num_workers``, ``progressbar``: see
         `ser_ts_lobes.training.features.FrozenFeatures.compute`.
@@ -138,11 +144,15 @@ def make_frozen_dataset(
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
         Its ``speech`` and ``text`` are (T, D) float32; an encoder of which nothing is frozen gets its tokens, (T,).
+        Kept waveforms are as of `make_dataset`.
     """
     text_encoder: Any = encoders.get("text")
     dataset = make_dataset(manifest, text_encoder, hears="speech" in encoders)
     items: dict[str, Any] = {}
     for key, encoder in encoders.items():
+        if key == "speech" and keeps_waveforms:
+            items[key] = read_audio, "wav"
+            continue
         if not encoder.computes_frozen:
             items[key] = text_encoder.tokenize, "transcript"
             continue
@@ -247,8 +257,9 @@ def make_datasets(
     """Make the datasets of all manifests, as the system needs them.
 
     With ``feature_folder``, all but the test sets give what the frozen networks compute; test sets always go the whole
-    way from the audio. The networks have learnt from the training set before
-    (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing that they know changes here.
+    way from the audio, and so does what is trained on where waveforms are augmented (``wav_augment``). The networks
+    have learnt from the training set before (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing that
+    they know changes here.
 
     Parameters
     ----------
@@ -256,8 +267,8 @@ def make_datasets(
         From `load_manifests`.
     hparams
         ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
-        ``batch_size``, ``num_workers``, ``soft_label_weight``, ``soft_label_points`` and, with a teacher, ``taught``,
-        ``trust`` and ``residual_threshold``; for unrated speech ``unrated_keep``.
+        ``batch_size``, ``num_workers``, ``wav_augment``, ``soft_label_weight``, ``soft_label_points`` and, with a
+        teacher, ``taught``, ``trust`` and ``residual_threshold``; for unrated speech ``unrated_keep``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
     targets
@@ -270,8 +281,9 @@ def make_datasets(
     """
     modules = hparams["modules"]
     encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
+    augmented = hparams["wav_augment"] is not None
     datasets: dict[str, Any] = {
-        name: make_training_dataset(manifest, encoders, hparams, run_opts)
+        name: make_training_dataset(manifest, encoders, hparams, run_opts, augmented and name != "valid")
         if name in ("train", "valid", UNRATED)
         else make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
         for name, manifest in manifests.items()
@@ -300,7 +312,11 @@ def _trust_rated(targets, hparams, kind):
 
 
 def make_training_dataset(
-    manifest: "Manifest", encoders: "dict[str, Encoder]", hparams: dict[str, Any], run_opts: dict[str, Any]
+    manifest: "Manifest",
+    encoders: "dict[str, Encoder]",
+    hparams: dict[str, Any],
+    run_opts: dict[str, Any],
+    keeps_waveforms: bool = False,
 ) -> DynamicItemDataset:
     """Make a dataset that is read in each epoch; with ``feature_folder``, of what the frozen networks compute.
 
@@ -314,6 +330,8 @@ def make_training_dataset(
         ``feature_folder``, ``feature_dtype``, ``batch_size``, ``num_workers``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
+    keeps_waveforms
+        As of `make_frozen_dataset`.
 
     Returns
     -------
@@ -327,6 +345,7 @@ def make_training_dataset(
         manifest,
         encoders,
         hparams["feature_folder"],
+        keeps_waveforms,
         dtype=hparams["feature_dtype"],
         device=device_of(run_opts),
         batch_size=hparams["batch_size"],

@@ -131,7 +131,11 @@ class ReproducibleBrain(sb.Brain):
 
     def on_fit_batch_start(self, batch: Any, should_step: bool) -> None:
         """Seed what is random in the step (dropout, negatives), so that it does not depend on what ran before it."""
-        torch.manual_seed(derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0))))
+        torch.manual_seed(self.step_seed())
+
+    def step_seed(self) -> int:
+        """Give the seed of what is random in this step of the training, on this process."""
+        return derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0)))
 
     def optimizers_step(self) -> None:
         """Step, after clipping where that is wanted; SpeechBrain clips, and only the first group of parameters."""

@@ -215,6 +215,16 @@ def test_an_attribute_of_an_object_is_no_difference_of_its_own():
     assert difference(before, {"object.size": 1}) is None
 
 
+def test_other_augmentations_are_a_difference():
+    noise, speed = {"!": "new:AddNoise", "snr_low": 0}, {"!": "new:SpeedPerturb", "speeds": [90, 110]}
+    runs = [
+        flatten({"wav_augment": {"!": "new:Augmenter", "augmentations": which}}) for which in ([noise], [noise, speed])
+    ]
+    assert difference(runs[0], runs[0]) is None and "wav_augment.augmentations" in difference(*runs)
+    assert difference({"lr": 0.1}, {"lr": 0.1, "wav_augment": None, "fea_augment": None}) is None
+    assert "wav_augment" in difference({}, runs[0])
+
+
 def test_a_setting_is_the_number_that_the_networks_get(hparams_file):
     """PyYAML alone would read a word."""
     assert settings(hparams_file, "--lr=1e-3")["lr"] == settings(hparams_file, "--lr=0.001")["lr"] == 0.001

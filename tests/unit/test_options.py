@@ -39,6 +39,8 @@ def test_the_recipes_settings_are_in_range(path):
         ("taught", "words", "choose one of joint, text, sentence"),
         ("trust", "hard", "choose one of cut, soft, per_dimension"),
         ("batches", "sorted", "choose one of shuffled, by_length"),
+        ("wav_augment", "noise", "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
+        ("fea_augment", True, "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
         ("max_batch_s", 0, "give a number of seconds above 0, or null"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
     ],
@@ -60,6 +62,11 @@ def test_adapters_need_layers():
         check_settings({"lora_rank": 4, "trainable_layers": 0})
     check_settings({"lora_rank": 4, "trainable_layers": 1})
     check_settings({"lora_rank": 0, "trainable_layers": 0})
+
+
+def test_what_only_reads_has_no_speech_to_augment():
+    with pytest.raises(InputError, match="^fea_augment is of speech, and bert_base only reads: give null.$"):
+        check_settings({"system": "bert_base", "wav_augment": None, "fea_augment": {"!": "new:Augmenter"}})
 
 
 def test_batches_of_a_length_are_by_length_and_of_rated_speech():

@@ -102,8 +102,8 @@ def test_a_recipe_says_its_scripts_rows_and_folds(tmp_path):
         )
     }
     assert known_systems(recipe)[:3] == ["ts", "cpc", "modified_cpc"]
-    further = ["best", "cts_reads", "cts_unrated", "cts_words", "ft_reads", "ft_words"]
-    assert known_systems(recipe)[-9:] == ["cts", "atmaja", "attn", *further]
+    further = ["best", "cts_reads", "cts_unrated", "cts_words", "ft_augmented", "ft_reads", "ft_words"]
+    assert known_systems(recipe)[-10:] == ["cts", "atmaja", "attn", *further]
     with pytest.raises(InputError, match="Another has no fold 1: choose --folds of 2, 7"):
         plan(tmp_path, "ts", recipe=recipe, folds=[1, 2])
 

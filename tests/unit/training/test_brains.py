@@ -8,6 +8,9 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from scipy.special import softmax
 from scipy.stats import entropy
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.augment.freq_domain import SpectrogramDrop
+from speechbrain.augment.time_domain import DropFreq, SpeedPerturb
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
@@ -1129,6 +1132,91 @@ def first_batch(brain, datasets, hparams):
     return next(
         iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
     )
+
+
+def fail_outside_training(signals, lens):
+    raise AssertionError("augmented outside of training")
+
+
+def test_augmented_speech_is_learnt_and_nothing_else_is_augmented(make_brain, monkeypatch):
+    predicted = {}
+    for system in ("ft", "ft_augmented"):
+        brain, _, datasets = make_brain(system, trainable_layers=1, number_of_epochs=1)
+        brain.train(datasets)
+        if system == "ft_augmented":
+            for name in ("wav_augment", "fea_augment"):
+                monkeypatch.setattr(getattr(brain.hparams, name), "forward", fail_outside_training)
+        predicted[system] = brain.predict(datasets["test1"]).prediction
+    assert np.abs(predicted["ft"] - predicted["ft_augmented"]).max() > 1e-3
+
+
+def test_augmentation_goes_on_where_it_was(make_brain, tmp_path):
+    predicted, logs = [], []
+    for run, epochs in (("once", [2]), ("twice", [1, 2])):
+        for number in epochs:
+            options = {"trainable_layers": 1, "number_of_epochs": number, "run": run}
+            brain, _, datasets = make_brain("ft_augmented", **options)
+            brain.train(datasets)
+        predicted.append(brain.predict(datasets["test1"]).prediction)
+        logs.append((tmp_path / f"results/ft_augmented/{run}/train_log.txt").read_text())
+    np.testing.assert_array_equal(*predicted)
+    assert logs[0] == logs[1]
+
+
+def test_waveforms_that_are_augmented_are_heard_anew(make_brain, manifests, unrated_options):
+    wavs = {"wav_augment": Augmenter(augmentations=[DropFreq()])}
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0)
+    assert datasets["train"].rated[0]["speech"].dim() == datasets["train"].unrated[0]["speech"].dim() == 2
+    datasets = make_datasets(brain.manifests, hparams | wavs, RUN_OPTS, unrated_options["targets"])
+    assert datasets["train"].rated[0]["speech"].dim() == datasets["train"].unrated[0]["speech"].dim() == 1
+    assert datasets["valid"][0]["speech"].dim() == 2
+
+
+def test_all_that_a_batch_holds_follows_the_originals_beside_what_is_augmented(make_brain, manifests):
+    """Labels, ids, the teacher's embedding and where it is trusted: of twice the rows, then three times."""
+    targets = make_targets(manifests["train"])
+    targets.embedding[:] = np.random.default_rng(1).normal(size=targets.embedding.shape)
+    options = {"residual_threshold": 1.5, "ts_weight": 7, "trainable_layers": 0}
+    brain, hparams, datasets = make_brain("cts", targets=targets, **options)
+    brain.modules.eval()
+    brain.step_seed = lambda: 5
+    brain.hparams.wav_augment = Augmenter(concat_original=True, augmentations=[SpeedPerturb(16000, [90])])
+    datasets = make_datasets(manifests, hparams | {"wav_augment": True}, RUN_OPTS, {"train": targets})
+    brain.hparams.fea_augment = Augmenter(
+        concat_original=True,
+        parallel_augment=True,
+        min_augmentations=2,
+        augmentations=[SpectrogramDrop(dim=1), SpectrogramDrop(dim=2)],
+    )
+    batch, output, loss, means = one_step(brain, datasets, hparams)
+    assert len(batch.id) == len(output.prediction) == 48 and batch.id == batch.id[:8] * 6
+    rows = [list(manifests["train"].utterances).index(utterance) for utterance in batch.id]
+    labels = manifests["train"].labels()
+    np.testing.assert_allclose(batch.labels, labels[rows], rtol=1e-6)
+    standardised = (labels[rows] - labels.mean(axis=0)) / labels.std(axis=0)
+    ccc = metrics.ccc(output.prediction.detach().double().numpy(), standardised)
+    assert means["ccc_loss"] == pytest.approx(np.mean(1 - ccc), rel=1e-4)
+    norms = np.linalg.norm(output.embedding.detach().double().numpy() - targets.embedding[rows], axis=1)
+    assert means["ts_distance"] == pytest.approx(norms[np.array(rows) >= 6].mean(), rel=1e-5)
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 7 * means["ts_distance"], rel=1e-5)
+    plain, hparams, datasets = make_brain("cts", targets=targets, run="plain", **options)
+    plain.modules.eval()
+    plain.modules.load_state_dict(brain.modules.state_dict())
+    _, expected, _, _ = one_step(plain, datasets, hparams)
+    torch.testing.assert_close(output.embedding[:8], expected.embedding, rtol=0, atol=1e-4)
+    assert (output.embedding[8:16] - expected.embedding).abs().max() > 1e-3
+
+
+def test_what_a_teacher_reads_follows_what_it_hears(make_brain):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain)
+    brain.modules.eval()
+    brain.step_seed = lambda: 5
+    batch = first_batch(brain, datasets, hparams)
+    expected = brain.compute_forward(batch, torch_stage("TRAIN"))
+    silent = Augmenter(concat_original=True, augmentations=[SpectrogramDrop(drop_count_low=0, drop_count_high=0)])
+    brain.hparams.fea_augment = silent
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    torch.testing.assert_close(output.embedding, expected.embedding.repeat(2, 1))
 
 
 def test_dropout_is_not_the_same_in_each_step(make_brain):

@@ -60,7 +60,7 @@ def manifests(prepared):
 
 def hparams_of(modules, **changes):
     settings = {"feature_folder": None, "feature_dtype": "float32", "batch_size": 4, "num_workers": 0}
-    teaching = {"taught": "joint", "trust": "cut", "soft_label_weight": 0}
+    teaching = {"taught": "joint", "trust": "cut", "soft_label_weight": 0, "wav_augment": None}
     return {"modules": modules, **teaching, **settings, **changes}
 
 
