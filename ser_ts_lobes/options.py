@@ -51,6 +51,10 @@ def _are_points(value):
     return isinstance(value, list) and len(value) > 1 and all(map(_is_number, value)) and sorted(set(value)) == value
 
 
+def _are_names(value):
+    return isinstance(value, list) and len(set(value)) == len(value) > 1 and all(isinstance(n, str) for n in value)
+
+
 def _from(least):
     return _Rule(lambda value: _is_whole(value) and value >= least, f"give a whole number from {least} on")
 
@@ -69,9 +73,12 @@ _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a nu
 _RULES = {
     **dict.fromkeys(("batch_size", "number_of_epochs", "grad_accumulation_factor"), _from(1)),
     **dict.fromkeys(("num_workers", "trainable_layers", "lora_rank", "seed"), _from(0)),
-    **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight", "emotion_weight"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "soft_label_points": _Rule(_are_points, "give the points of the labels' scale, two or more, as [1, 2, 3]"),
+    "emotion_classes": _Rule(_are_names, "give the classes to learn, two or more, as [angry, neutral]"),
     **dict.fromkeys(AUGMENTATIONS, _AUGMENTER),
     "feature_dtype": _one_of(_DTYPES),
     "pooling": _one_of(POOLINGS),

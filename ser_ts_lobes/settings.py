@@ -63,11 +63,12 @@ _CAME_LATER = {
     "max_batch_s": None,
     "train_dataloader_opts.batches": "shuffled",
     "train_dataloader_opts.max_batch_s": None,
+    "emotion_weight": 0.0,
     "wav_augment": None,
     "fea_augment": None,
 }
 # Keys that came later for systems in which they have no effect by default.
-_HAD_NO_EFFECT = {"encoder_lr", "soft_label_points"}
+_HAD_NO_EFFECT = {"encoder_lr", "soft_label_points", "emotion_classes"}
 
 
 class MissingKey(InputError, AttributeError):

@@ -38,6 +38,7 @@ if __name__ == "__main__":
             needs_text=True,
             unrated=settings["unrated_manifest"],
             needs_ratings=settings["soft_label_weight"] > 0,
+            emotion_classes=settings["emotion_classes"] if settings["emotion_weight"] > 0 else None,
         )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.

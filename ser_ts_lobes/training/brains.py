@@ -20,13 +20,13 @@ from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.text import TextEncoder, embed_tokens
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.run_folder import Outputs, RunFolder
+from ser_ts_lobes.results.run_folder import Outputs, RunFolder, score_emotions
 from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.seeds import derive_seed
 from ser_ts_lobes.training.augmentation import augment, take_rows
 from ser_ts_lobes.training.datasets import MixedDataset
 from ser_ts_lobes.training.distributed import MixedBatches, gather_batch
-from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss, soft_label_loss
+from ser_ts_lobes.training.losses import balance, ccc_loss, emotion_loss, make_distance_loss, soft_label_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain, keep_epochs, make_batches
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -58,7 +58,9 @@ class EmotionBrain(ReproducibleBrain):
         the model needs them, ``speech_encoder`` and ``text_encoder``; ``ccc_weights`` are those of
         `ser_ts_lobes.training.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are. Where
         ``soft_label_weight`` is not 0, that times the divergence from the raters' distributions
-        (`ser_ts_lobes.training.losses.soft_label_loss`) is added to the training loss. ``wav_augment`` and
+        (`ser_ts_lobes.training.losses.soft_label_loss`) is added to the training loss, and where ``emotion_weight`` is
+        not 0, that times the cross-entropy of the manifests' emotion classes
+        (`ser_ts_lobes.training.losses.emotion_loss`), each of which counts as much as any other. ``wav_augment`` and
         ``fea_augment`` are augmenters of SpeechBrain's, of waveforms and of the encoder's frames in training, or None.
     run_opts
         From `speechbrain.parse_arguments`.
@@ -75,21 +77,30 @@ class EmotionBrain(ReproducibleBrain):
         hparams = copy.copy(hparams)
         hparams["modules"] = {**hparams["modules"], **layers}
         super().__init__(hparams, run_opts, **self.made_from())
+        if "emotions" in layers:
+            train = manifests["train"]
+            weights = balance(torch.from_numpy(train.emotions()), len(train.emotion_classes))
+            self.emotion_class_weights = weights.to(self.device)
         for name, layer in layers.items():
             self.checkpointer.add_recoverable(name, layer)
 
     def make_layers(self, hparams: dict[str, Any]) -> dict[str, torch.nn.Linear]:
-        """Make what learns for the losses alone, from the embedding: it is in the checkpoints, and not exported.
+        """Make what learns from the embedding beside the dimensions: it is in the checkpoints, and not exported.
 
         Returns
         -------
         dict[str, torch.nn.Linear]
             By its name among the modules.
         """
-        if not hparams["soft_label_weight"]:
-            return {}
-        size = len(DIMENSIONS) * len(hparams["soft_label_points"])
-        return {"soft_labels": _make_layer(hparams["modules"]["model"].embedding_size, size, hparams["seed"], 3)}
+        layers = {}
+        embedding_size = hparams["modules"]["model"].embedding_size
+        if hparams["soft_label_weight"]:
+            size = len(DIMENSIONS) * len(hparams["soft_label_points"])
+            layers["soft_labels"] = _make_layer(embedding_size, size, hparams["seed"], 3)
+        if hparams["emotion_weight"]:
+            size = len(self.manifests["train"].emotion_classes)
+            layers["emotions"] = _make_layer(embedding_size, size, hparams["seed"], 4)
+        return layers
 
     def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees.
@@ -176,7 +187,7 @@ class EmotionBrain(ReproducibleBrain):
         return signals, lens
 
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
-        """Compute L_CCC and, where wanted, how far the raters are; outside training, also remember what was said."""
+        """Compute L_CCC and, where wanted, how far raters and classes are; outside training, remember what was said."""
         rated = self._rated(batch, stage)
         labels = self.modules.label_scale.standardise(batch.labels[rated])
         loss = ccc_loss(output.prediction[rated], labels, self.hparams.ccc_weights)
@@ -187,6 +198,11 @@ class EmotionBrain(ReproducibleBrain):
                 divergence = soft_label_loss(logits, batch.soft_labels, self.hparams.ccc_weights)
                 self.batch_means.add(soft_label_loss=divergence)
                 loss = loss + self.hparams.soft_label_weight * divergence
+            if self.hparams.emotion_weight:
+                logits = self.modules.emotions(output.embedding)
+                surprise = emotion_loss(logits, batch.emotion_class, self.emotion_class_weights)
+                self.batch_means.add(emotion_loss=surprise)
+                loss = loss + self.hparams.emotion_weight * surprise
         else:
             self._collected.append(
                 (
@@ -194,9 +210,17 @@ class EmotionBrain(ReproducibleBrain):
                     output.embedding.float().cpu(),
                     self.modules.label_scale.restore(output.prediction.double()).cpu(),
                     batch.labels.double().cpu(),
+                    self._likeliest_emotions(output.embedding),
                 )
             )
         return loss
+
+    def _likeliest_emotions(self, embedding):
+        """Name the class of each utterance of a batch that is most likely; no class where none are learnt."""
+        if "emotions" not in self.modules:
+            return []
+        places = self.modules.emotions(embedding).argmax(dim=1).tolist()
+        return [self.manifests["train"].emotion_classes[place] for place in places]
 
     def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
         """Give the rows of a batch that L_CCC is of."""
@@ -213,12 +237,13 @@ class EmotionBrain(ReproducibleBrain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
             return
-        ids, embeddings, predictions, labels = zip(*self._collected, strict=True)
+        ids, embeddings, predictions, labels, emotions = zip(*self._collected, strict=True)
         self.outputs = Outputs(
             [utterance for batch in ids for utterance in batch],
             torch.cat(embeddings).numpy(),
             torch.cat(predictions).numpy(),
             torch.cat(labels).numpy(),
+            [name for batch in emotions for name in batch],
         )
         if stage == sb.Stage.VALID:
             self._end_epoch(epoch)
@@ -236,9 +261,14 @@ class EmotionBrain(ReproducibleBrain):
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, **dict(zip(("lr", "encoder_lr"), learning_rates, strict=False))},
             train_stats=self.train_stats,
-            valid_stats={"loss": valid_loss, **dict(zip(_CCC_NAMES, ccc, strict=True))},
+            valid_stats={"loss": valid_loss, **dict(zip(_CCC_NAMES, ccc, strict=True)), **self._valid_emotions()},
         )
         self.checkpointer.save_and_keep_only(meta={"valid_loss": valid_loss, "epoch": epoch}, min_keys=["valid_loss"])
+
+    def _valid_emotions(self):
+        """Say how well the classes of the validation set are told, if they are learnt and it has some."""
+        scores = score_emotions(self.outputs, self.manifests["valid"])
+        return {"emotion_uar": scores["uar"]} if scores else {}
 
     def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
         """Load the best checkpoint; an untrained model is not tested."""

@@ -37,6 +37,7 @@ def load_manifests(
     needs_text: bool = False,
     unrated: str | Path | None = None,
     needs_ratings: bool = False,
+    emotion_classes: Sequence[str] | None = None,
 ) -> "dict[str, Manifest]":
     """Read all manifests of a folder and check that they can train and test a system.
 
@@ -52,6 +53,8 @@ def load_manifests(
         A manifest of speech that nobody rated, to be taught on; None for none.
     needs_ratings
         Whether to read what each rater said of the training set.
+    emotion_classes
+        The classes of the column ``emotion`` that are to be learnt; None for none.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def load_manifests(
     Raises
     ------
     InputError
-        If a split that training needs is missing, or a transcript; or as of
+        If a split that training needs is missing, or a transcript, or a class in the training set; or as of
         `ser_ts_lobes.data.manifests.read_unrated` and `ser_ts_lobes.data.ratings.read_ratings`.
     """
     manifests = {name: read_manifest(path, data_root) for name, path in find_manifests(folder).items()}
@@ -70,6 +73,10 @@ def load_manifests(
             raise InputError(f"{folder} has no utterances for {name}.csv: training needs it.")
     if unrated is not None:
         manifests[UNRATED] = read_unrated(unrated, list(manifests.values()))
+    if emotion_classes is not None:
+        for name in manifests.keys() - {UNRATED}:
+            manifests[name].emotion_classes = tuple(emotion_classes)
+        manifests["train"].require_emotions()
     if needs_ratings:
         manifests["train"].ratings = read_ratings(folder, manifests["train"].utterances)
     if needs_text:
@@ -267,8 +274,9 @@ def make_datasets(
         From `load_manifests`.
     hparams
         ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
-        ``batch_size``, ``num_workers``, ``wav_augment``, ``soft_label_weight``, ``soft_label_points`` and, with a
-        teacher, ``taught``, ``trust`` and ``residual_threshold``; for unrated speech ``unrated_keep``.
+        ``batch_size``, ``num_workers``, ``wav_augment``, ``soft_label_weight``, ``soft_label_points``,
+        ``emotion_weight`` and, with a teacher, ``taught``, ``trust`` and ``residual_threshold``; for unrated speech
+        ``unrated_keep``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
     targets
@@ -291,6 +299,9 @@ def make_datasets(
     if hparams["soft_label_weight"]:
         for name in datasets.keys() & {"train", UNRATED}:
             use_raters(datasets[name], manifests[name], hparams["soft_label_points"])
+    if hparams["emotion_weight"]:
+        for name in datasets.keys() & {"train", UNRATED}:
+            use_emotions(datasets[name], manifests[name])
     if targets:
         trust = _trust_rated(targets["train"], hparams, hparams["trust"])
         use_teacher(datasets["train"], manifests["train"], targets["train"], trust, hparams["taught"])
@@ -379,6 +390,26 @@ def use_raters(dataset: DynamicItemDataset, manifest: "Manifest", points: Sequen
     dataset.set_output_keys([*dataset.pipeline.output_mapping, "soft_labels"])
     if ratings:
         logger.info(f"Raters' distributions are learnt of {len(ratings)} of {len(rows)} {manifest.name} utterances.")
+
+
+def use_emotions(dataset: DynamicItemDataset, manifest: "Manifest") -> None:
+    """Add the class of each utterance.
+
+    Parameters
+    ----------
+    dataset
+        To be trained on; it gets the item ``emotion_class``, int64, as of
+        `ser_ts_lobes.data.manifests.Manifest.emotions`.
+    manifest
+        The manifest that it was made from.
+    """
+    rows = {utterance: row for row, utterance in enumerate(manifest.utterances)}
+    emotions = torch.from_numpy(manifest.emotions())
+    _add_rows(dataset, "emotion_class", emotions, rows)
+    dataset.set_output_keys([*dataset.pipeline.output_mapping, "emotion_class"])
+    if manifest.emotion_classes:
+        n_known = int((emotions >= 0).sum())
+        logger.info(f"Emotion classes are learnt of {n_known} of {len(rows)} {manifest.name} utterances.")
 
 
 def use_teacher(

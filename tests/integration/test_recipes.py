@@ -52,7 +52,9 @@ def material():
     prepare_transcribed_speech([TMP / "unrated" / "speech"], TMP / "unrated", valid_share=0.1, max_duration_s=20)
     write_iemocap_tree(TMP / "iemocap")
     write_librispeech_tree(TMP / "librispeech")
-    write_recordings(TMP / "recordings", raters=3)
+    write_recordings(
+        TMP / "recordings", raters=3, emotion=lambda place: ("angry", "happy", "neutral", "sad")[place % 4]
+    )
     save_tiny_cpc(TMP / "modified_cpc.pt")
     save_tiny_ssl(TMP / "hubert")
     for system in ("hubert_large", "wav2vec2_base", "wav2vec2_large"):
@@ -150,6 +152,13 @@ def logged(run_folder):
 def test_raters_are_learnt_from(name):
     folder, _ = run_row(name)
     assert [epoch["train soft_label_loss"] > 0 for epoch in logged(folder)] == [True, True]
+
+
+def test_classes_are_learnt_and_tested():
+    folder, output = run_row("Template-train_student-cts")
+    assert [epoch["train emotion_loss"] > 0 for epoch in logged(folder)] == [True, True]
+    scores = json.loads((folder / "metrics.json").read_text())["test"]["test"]["emotion"]
+    assert scores["utterances"] == 8 and f"Emotion classes of 8 utterances: accuracy {scores['accuracy']:.3f}" in output
 
 
 def test_unrated_speech_is_taught_on():

@@ -190,6 +190,9 @@ def test_a_run_of_before_a_key_is_one_with_its_first_value():
     raters = {"soft_label_weight": 0.0, "soft_label_points": [1, 2, 3]}
     assert difference(before, before | raters) is None
     assert difference(before, before | raters | {"soft_label_weight": 1}) == "soft_label_weight 0.0, not 1"
+    classes = {"emotion_weight": 0.0, "emotion_classes": ["a", "b"]}
+    assert difference(before, before | classes) is None
+    assert difference(before, before | classes | {"emotion_weight": 1}) == "emotion_weight 0.0, not 1"
     other_points = raters | {"soft_label_points": [1, 3]}
     assert difference(before | raters, before | other_points) == "soft_label_points [1, 2, 3], not [1, 3]"
     assert difference({"lr": 0.1, "encoder_lr": 0.1}, {"lr": 0.1, "encoder_lr": 0.025}) == "encoder_lr 0.1, not 0.025"

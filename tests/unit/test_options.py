@@ -39,6 +39,8 @@ def test_the_recipes_settings_are_in_range(path):
         ("taught", "words", "choose one of joint, text, sentence"),
         ("trust", "hard", "choose one of cut, soft, per_dimension"),
         ("batches", "sorted", "choose one of shuffled, by_length"),
+        ("emotion_weight", -1, "give a number from 0 on"),
+        ("emotion_classes", "angry", "give the classes to learn, two or more"),
         ("wav_augment", "noise", "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
         ("fea_augment", True, "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
         ("max_batch_s", 0, "give a number of seconds above 0, or null"),
@@ -55,6 +57,13 @@ def test_points_of_a_scale_are_numbers_that_increase(points):
     check_settings({"soft_label_points": [0, 0.5, 100]})
     with pytest.raises(InputError, match=re.escape(f"soft_label_points is {points}: give the points of the labels'")):
         check_settings({"soft_label_points": points})
+
+
+@pytest.mark.parametrize("classes", [[], ["a"], ["a", "a"], ["a", 1]])
+def test_classes_are_names_that_differ(classes):
+    check_settings({"emotion_classes": ["a", "b"]})
+    with pytest.raises(InputError, match=re.escape(f"emotion_classes is {classes}: give the classes to learn")):
+        check_settings({"emotion_classes": classes})
 
 
 def test_adapters_need_layers():

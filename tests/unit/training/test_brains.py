@@ -1,4 +1,6 @@
+import csv
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -1132,6 +1134,78 @@ def first_batch(brain, datasets, hparams):
     return next(
         iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
     )
+
+
+@pytest.fixture
+def with_classes(manifests):
+    """Give the manifests with a class of each utterance but some: what the pitch and loudness are like."""
+    classed = {}
+    for name, manifest in manifests.items():
+        kinds = np.where(manifest.labels()[:, 2] > 4, "loud", "quiet")
+        rows = {
+            id: row | {"emotion": "X" if place % 5 == 4 else str(kind)}
+            for place, ((id, row), kind) in enumerate(zip(manifest.utterances.items(), kinds, strict=True))
+        }
+        classed[name] = replace(manifest, utterances=rows, emotion_classes=("quiet", "loud"))
+    return classed
+
+
+@pytest.mark.parametrize(("system", "brain_class"), [("attn", StudentBrain), ("teacher", TeacherBrain)])
+def test_classes_are_learnt_beside_the_dimensions(make_brain, with_classes, system, brain_class):
+    options = {"emotion_weight": 3, "batch_size": 24, "manifests": with_classes}
+    brain, hparams, datasets = make_brain(system, brain_class, **options)
+    brain.modules.eval()
+    batch, output, loss, means = one_step(brain, datasets, hparams)
+    layer = brain.modules.emotions
+    logits = (output.embedding.detach() @ layer.weight.detach().T + layer.bias.detach()).double().numpy()
+    surprise = -np.log(softmax(logits, axis=1))
+    classes = [with_classes["train"].utterances[utterance]["emotion"] for utterance in batch.id]
+    counts = {name: classes.count(name) for name in ("quiet", "loud")}
+    of_class = [
+        np.mean([surprise[row, place] for row, name in enumerate(classes) if name == kind])
+        for place, kind in enumerate(counts)
+    ]
+    assert counts["quiet"] != counts["loud"] and sum(counts.values()) == 20
+    assert means["emotion_loss"] == pytest.approx(np.mean(of_class), rel=1e-4)  # of the whole set each class is half
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 3 * means["emotion_loss"], rel=1e-5)
+
+
+def test_classes_are_told_and_the_same_without_them(make_brain, manifests, with_classes, tmp_path, capsys):
+    options = {"trainable_layers": 1, "number_of_epochs": 12, "lr": 0.003}
+    brain, hparams, datasets = make_brain("ft", manifests=with_classes, emotion_weight=1, **options)
+    brain.train(datasets)
+    brain.test({"test1": datasets["test1"]})
+    run = RunFolder(hparams["output_folder"])
+    scores = run.report()["test"]["test1"]["emotion"]
+    assert scores["utterances"] == 10 and "Emotion classes of 10" in capsys.readouterr().out
+    with open(run.predictions_file) as file:
+        rows = {row["ID"]: row for row in csv.DictReader(file)}
+    known = [row for row in rows.values() if row["label_emotion"]]
+    assert np.mean([row["emotion"] == row["label_emotion"] for row in known]) == scores["accuracy"]
+    for id, row in with_classes["test1"].utterances.items():
+        assert rows[id]["label_emotion"] == row["emotion"].replace("X", "")
+    log = run.train_log_file.read_text()
+    losses = [float(loss) for loss in re.findall(r"train emotion_loss: ([\d.e+-]+)", log)]
+    assert losses[-1] < 0.8 * np.log(2) and log.count("valid emotion_uar") == len(run.learning_curve()) == 12
+    assert {"train_emotions", "valid_emotions"} < brain.made_from().keys()
+    outputs = []
+    for name, of_which in (("none", manifests), ("unread", with_classes)):
+        plain, _, datasets = make_brain("hubert_base", manifests=of_which, run=name, number_of_epochs=1)
+        assert "emotions" not in plain.modules
+        plain.train(datasets)
+        outputs.append(plain.predict(datasets["test1"]))
+        assert outputs[-1].emotion == []
+    np.testing.assert_array_equal(outputs[0].prediction, outputs[1].prediction)
+
+
+def test_unrated_speech_has_no_class(make_brain, with_unrated, unrated_options):
+    train = replace(with_unrated["train"], emotion_classes=("N", "X"))
+    unrated_options["manifests"] = with_unrated | {"train": train}
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0, emotion_weight=2)
+    batch, _, loss, means = one_step(brain, datasets, hparams)
+    assert batch.emotion_class[8:].eq(-1).all() and batch.emotion_class[:8].ge(0).any()
+    expected = means["ccc_loss"] + 30 * means["ts_distance"] + 2 * means["emotion_loss"]
+    assert 0 < means["emotion_loss"] < 3 and loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def fail_outside_training(signals, lens):
