@@ -14,6 +14,8 @@ from ser_ts_lobes.errors import InputError
 POOLINGS = ("gru", "transformer", "attention")
 #: What ``taught`` may name of `ser_ts_lobes.training.targets.TeacherTargets`, and how it is called.
 TAUGHT = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
+#: What ``tracker`` may name (`ser_ts_lobes.training.tracking.make_train_logger` makes them).
+TRACKERS = ("tensorboard", "wandb")
 #: The keys of what is augmented in training, waveforms and frames.
 AUGMENTATIONS = ("wav_augment", "fea_augment")
 
@@ -85,6 +87,7 @@ _RULES = {
     "batches": _one_of(_BATCHES),
     "taught": _one_of(TAUGHT),
     "trust": _one_of(_TRUST),
+    "tracker": _Rule(lambda value: value in (None, *TRACKERS), f"choose one of {', '.join(TRACKERS)}, or null"),
     "max_grad_norm": _Rule(
         lambda value: value is None or (_is_number(value) and value > 0),
         "give a number above 0, or null to clip nothing",

@@ -24,6 +24,7 @@ _NO_MATTER = {
     "save_folder",
     "train_log",
     "train_logger",
+    "tracker",
     "checkpointer",
     "manifest_folder",
     "feature_folder",

@@ -43,6 +43,7 @@ def test_the_recipes_settings_are_in_range(path):
         ("emotion_classes", "angry", "give the classes to learn, two or more"),
         ("wav_augment", "noise", "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
         ("fea_augment", True, "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
+        ("tracker", "mlflow", "choose one of tensorboard, wandb, or null"),
         ("max_batch_s", 0, "give a number of seconds above 0, or null"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
     ],
