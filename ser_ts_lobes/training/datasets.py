@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import infer_device, run_on_main
+from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS
@@ -146,16 +146,14 @@ def make_frozen_dataset(
         if not encoder.computes_frozen:
             items[key] = text_encoder.tokenize, "transcript"
             continue
-        arguments = {
-            "cache_folder": feature_folder,
-            "encoder": encoder,
-            "dataset": dataset,
-            "key": key,
-            "contents": _CONTENTS[key](manifest, feature_folder),
+        features = FrozenFeatures.compute(
+            cache_folder=feature_folder,
+            encoder=encoder,
+            dataset=dataset,
+            key=key,
+            contents=_CONTENTS[key](manifest, feature_folder),
             **options,
-        }
-        run_on_main(FrozenFeatures.compute, kwargs=arguments)
-        features = FrozenFeatures.compute(**arguments)
+        )
         items[key] = features.__getitem__, "id"
     return _make_dataset(manifest, items)
 
