@@ -12,7 +12,7 @@ def on_each_rank(task, folder, world_size):
     arguments = (task, folder, world_size)
     # Forked: they have torch already, and run the code that is loaded here.
     torch.multiprocessing.start_processes(run_rank, arguments, nprocs=world_size, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
 def run_rank(rank, task, folder, world_size):

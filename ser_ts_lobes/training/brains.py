@@ -19,6 +19,7 @@ from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.text import TextEncoder, embed_tokens
+from ser_ts_lobes.processes import gather_in_turn, my_share
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
@@ -120,10 +121,11 @@ class EmotionBrain(ReproducibleBrain):
     def make_dataloader(
         self, dataset: "DynamicItemDataset", stage: Any, ckpt_prefix: str = "dataloader-", **loader_kwargs: Any
     ) -> Any:
-        """Make the loader of a dataset: padded inputs; test sets sorted by length."""
+        """Make the loader of a dataset: padded inputs; outside training sorted by length, of which it is a share."""
         loader_kwargs["collate_fn"] = functools.partial(PaddedBatch, padded_keys=["speech", "text"])
         if stage != sb.Stage.TRAIN:
             dataset = dataset.filtered_sorted(sort_key="duration")
+            dataset.data_ids = my_share(dataset.data_ids)
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
     def init_optimizers(self) -> None:
@@ -171,14 +173,12 @@ class EmotionBrain(ReproducibleBrain):
                 self.batch_means.add(soft_label_loss=divergence)
                 loss = loss + self.hparams.soft_label_weight * divergence
         else:
-            self._collected.append(
-                (
-                    batch.id,
-                    output.embedding.float().cpu(),
-                    self.modules.label_scale.restore(output.prediction.double()).cpu(),
-                    batch.labels.double().cpu(),
-                )
+            said = (
+                output.embedding.float(),
+                self.modules.label_scale.restore(output.prediction.double()),
+                batch.labels.double(),
             )
+            self._collected += zip(batch.id, *(rows.cpu().numpy() for rows in said), strict=True)
         return loss
 
     def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
@@ -192,17 +192,12 @@ class EmotionBrain(ReproducibleBrain):
         self._collected: list[Any] = []
 
     def on_stage_end(self, stage: Any, stage_loss: float, epoch: int | None = None) -> None:
-        """Put the set together; after validation, anneal, log and save."""
+        """Put together what all processes have said of the set; after validation, anneal, log and save."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
             return
-        ids, embeddings, predictions, labels = zip(*self._collected, strict=True)
-        self.outputs = Outputs(
-            [utterance for batch in ids for utterance in batch],
-            torch.cat(embeddings).numpy(),
-            torch.cat(predictions).numpy(),
-            torch.cat(labels).numpy(),
-        )
+        ids, *said = zip(*gather_in_turn(self._collected), strict=True)
+        self.outputs = Outputs(list(ids), *map(np.stack, said))
         if stage == sb.Stage.VALID:
             self._end_epoch(epoch)
 
@@ -330,7 +325,7 @@ class TeacherBrain(EmotionBrain):
         self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
     ) -> None:
         self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
-        self._told: list[dict[str, torch.Tensor]] | None = None  # of the batches so far, while targets are made
+        self._told: list[dict[str, np.ndarray]] | None = None  # of the utterances so far, while targets are made
         self._tells_spread = False  # which takes most of their time
         super().__init__(hparams, run_opts, manifests)
 
@@ -338,7 +333,8 @@ class TeacherBrain(EmotionBrain):
         """Embed and predict a batch; while targets are made, tell the rest of them, too."""
         inputs = self.encode(batch)
         if self._told is not None:
-            self._told.append({name: told.cpu() for name, told in self._tell(inputs, batch.id).items()})
+            told = {name: rows.cpu().numpy() for name, rows in self._tell(inputs, batch.id).items()}
+            self._told += ({name: rows[row] for name, rows in told.items()} for row in range(len(batch)))
         return self.modules.model(**inputs)
 
     def _tell(self, inputs, utterances):
@@ -387,7 +383,8 @@ class TeacherBrain(EmotionBrain):
             self._told = []
             self._tells_spread = UNRATED in taught and name in ("train", UNRATED)
             outputs[name] = self.predict(dataset)
-            told[name] = {key: torch.cat([batch[key] for batch in self._told]).numpy() for key in self._told[0]}
+            rows = gather_in_turn(self._told)
+            told[name] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         self._told = None
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
         teacher = self.fingerprint()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
+from torch.nn.parallel import DistributedDataParallel
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
@@ -54,6 +55,8 @@ class ReproducibleBrain(sb.Brain):
     InputError
         If a setting is out of range.
     """
+
+    modules: Any
 
     def __init__(self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", **made_from: str) -> None:
         check_settings(hparams)
@@ -122,6 +125,15 @@ class ReproducibleBrain(sb.Brain):
         """Seed what is random in the step (dropout, negatives), so that it does not depend on what ran before it."""
         torch.manual_seed(derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0))))
 
+    def evaluate_batch(self, batch: Any, stage: Any) -> torch.Tensor:
+        """Evaluate past the wrappers of distributed training, whose talk would wait for processes without a batch."""
+        wrapped = self.modules
+        self.modules = torch.nn.ModuleDict({name: _unwrap(module) for name, module in wrapped.items()})
+        try:
+            return super().evaluate_batch(batch, stage)
+        finally:
+            self.modules = wrapped
+
     def optimizers_step(self) -> None:
         """Step, after clipping where that is wanted; SpeechBrain clips, and only the first group of parameters."""
         optimizers = self.freeze_optimizers(self.optimizers_dict).values()
@@ -187,6 +199,10 @@ class ReproducibleBrain(sb.Brain):
         """Two sums of each parameter that learns, (2 n,): enough to tell whether any has moved."""
         learning = (p.double() for p in self.modules.parameters() if p.requires_grad)
         return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
+
+
+def _unwrap(module):
+    return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def make_batches(
