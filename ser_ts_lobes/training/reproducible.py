@@ -114,6 +114,16 @@ class ReproducibleBrain(sb.Brain):
             RunFolder(self.hparams.output_folder).remove_results()
             keep_epochs(self.hparams.train_log, counter.current)
 
+    def _wrap_distributed(self):
+        batch_norm = torch.nn.modules.batchnorm._BatchNorm
+        if self.distributed_launch and "cpu" in self.device:
+            if any(isinstance(module, batch_norm) for module in self.modules.modules()):
+                raise InputError(
+                    f"{self.hparams.system} normalises over the global batch, which PyTorch does on GPUs alone: train "
+                    "it by one process."
+                )
+        super()._wrap_distributed()
+
     def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
         if stage == sb.Stage.TRAIN:

@@ -12,7 +12,7 @@ from scipy.stats import entropy
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.emotion import LabelScale
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.results import metrics
@@ -852,6 +852,29 @@ def test_two_processes_train_and_predict_as_one_even_where_one_keeps_nothing(mak
     assert first[1]["valid_loss"] == pytest.approx(alone[1]["valid_loss"], abs=1e-5)
     for name, parameter in model.items():
         torch.testing.assert_close(first[4][f"module.{name}"], parameter, rtol=0, atol=1e-5)
+
+
+def test_a_process_that_has_nothing_to_validate_waits_for_nobody(make_brain, tmp_path):
+    def task(_):
+        options = {"text_trainable_layers": 1, "run_opts": {"distributed_backend": "gloo"}}
+        brain, _, datasets = make_brain("teacher", TeacherBrain, **options)  # with buffers, which DDP sends around
+        brain.train(datasets | {"valid": datasets["valid"].filtered_sorted(select_n=2)})
+        return brain.outputs.ids, brain.optimizer_step
+
+    (tmp_path / "ranks").mkdir()
+    said = on_each_rank(task, tmp_path / "ranks", 3)
+    assert said == [said[0]] * 3 and len(said[0][0]) == 2 and said[0][1] == 6
+
+
+def test_batch_norms_of_several_processes_are_for_gpus(make_brain, tmp_path):
+    def task(_):
+        brain, _, datasets = make_brain("attn", run_opts={"distributed_backend": "gloo"})
+        with plain_errors():
+            brain.train(datasets)
+
+    (tmp_path / "ranks").mkdir()
+    said = "error: attn normalises over the global batch, which PyTorch does on GPUs alone: train it by one process."
+    assert on_each_rank(task, tmp_path / "ranks", 2) == [said, said]
 
 
 def test_processes_make_the_targets_that_one_would(make_brain, with_unrated, tmp_path):
