@@ -147,6 +147,17 @@ def test_an_option_goes_to_the_systems_that_have_its_key(tmp_path):
         assert "--device=cpu" in arguments and "--noprogressbar" in arguments
 
 
+def test_jobs_of_several_processes_are_started_by_torchrun_and_are_other_runs(tmp_path):
+    jobs = plan(tmp_path, "cts", processes=4)
+    for job in jobs.values():
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+        assert job.command[1:] == [*launcher, job.script, *job.arguments]
+        assert job.makes["processes"] == 4
+    finish(jobs["teacher/1986"])
+    with pytest.raises(InputError, match="teacher/1986 was trained with processes 4, not 1"):
+        plan(tmp_path, "cts")
+
+
 def test_a_teacher_of_the_users_own_is_not_trained(tmp_path):
     assert list(plan(tmp_path, "cts", "--teacher_folder=elsewhere")) == ["cts/1986"]
 

@@ -14,7 +14,7 @@ import pytest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import hold_lock
 from ser_ts_lobes.tables.plan import Job
-from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, run_jobs
+from ser_ts_lobes.tables.runner import Failure, LocalPool, SlurmPool, run_jobs
 from tests.integration.programs import ROOT
 
 SCRIPT = """
@@ -148,6 +148,26 @@ def test_a_gpu_has_one_job_at_a_time(tmp_path):
         time.sleep(0.05)
     gpus = [starts(job)[0].split()[0] for job in jobs]
     assert set(gpus[:2]) == {"4", "7"} and gpus[2] in gpus
+
+
+def test_a_job_of_several_processes_has_a_gpu_for_each(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    pool = LocalPool(tmp_path, gpus=["4", "5", "6", "7"], processes=2)
+    environments = [pool.start(make_job(tmp_path, f"ft{i}", train_s=1)).environment for i in range(2)]
+    assert environments == [{"CUDA_VISIBLE_DEVICES": gpus, "OMP_NUM_THREADS": "3"} for gpus in ("4,5", "6,7")]
+    assert not pool.has_room()
+    with pytest.raises(InputError, match="3 GPUs are no multiple of 2, the --processes of each job"):
+        LocalPool(tmp_path, gpus=["0", "1", "2"], processes=2)
+
+
+def test_of_a_failure_the_sentence_is_told_once_and_not_what_torchrun_adds(tmp_path):
+    log = tmp_path / "cts.log"
+    log.write_text(
+        "$ cd recipe && python\nerror: of the last time\n$ cd recipe && python\n" + 2 * "error: no GPU.\n" + 9 * "...\n"
+    )
+    told = Failure(make_job(tmp_path, "cts"), "ended with status 1", log).describe()
+    assert told == f"cts: ended with status 1; the end of {log}:\n    error: no GPU."
 
 
 class PollPool:
@@ -301,6 +321,7 @@ def test_submitit_runs_jobs(tmp_path):
         ({"partition": "gpu"}, "--slurm needs the time"),
         ({"time": "soon"}, "--slurm time=soon: expected minutes"),
         ({"time": "5", "cluster": "local", "gpu": "1"}, "Unknown argument 'gpu'"),
+        ({"time": "5", "nodes": "2"}, "--slurm nodes=2: a job of a table runs on one node, with as many --processes"),
         ({"time": "5", "cluster": "moon"}, "doesn't know any executor named moon"),
     ],
 )
