@@ -250,6 +250,19 @@ def test_processes_write_together_what_one_would(ctc, manifests, tmp_path, monke
     assert on_each_rank(task, tmp_path, n_processes) == [(n_heard, alone) for n_heard in shares]
 
 
+@pytest.mark.parametrize(("rank", "device"), [(None, "cuda:0"), ("3", "cuda:3")])
+def test_each_process_has_a_gpu_of_its_own(manifests, monkeypatch, rank, device):
+    def check_device(name):
+        raise InputError(f"asked for {name}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(transcription, "join", lambda run_opts: None)
+    monkeypatch.setattr(transcription, "check_device", check_device)
+    monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(InputError, match=f"asked for {device}$"):
+        transcribe(manifests)
+
+
 def test_what_processes_have_heard_is_kept_when_one_fails(ctc, manifests, tmp_path):
     whole = (tmp_path / "c.wav").read_bytes()
     (tmp_path / "c.wav").write_bytes(whole[:2000])
