@@ -877,26 +877,6 @@ def test_batch_norms_of_several_processes_are_for_gpus(make_brain, tmp_path):
     assert on_each_rank(task, tmp_path / "ranks", 2) == [said, said]
 
 
-def test_processes_make_the_targets_that_one_would(make_brain, with_unrated, tmp_path):
-    brain, _, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1, manifests=with_unrated)
-    brain.train(datasets)
-    alone = brain.make_targets(datasets)
-
-    def task(_):
-        return {name: vars(of_set) for name, of_set in brain.make_targets(datasets).items()}
-
-    (tmp_path / "ranks").mkdir()
-    for targets in on_each_rank(task, tmp_path / "ranks", 2):
-        assert list(targets) == list(alone)
-        for name, of_set in alone.items():
-            assert of_set.ids == targets[name]["ids"] and of_set.made_from == targets[name]["made_from"]
-            for key in ("embedding", "prediction", "label", "residual", "text", "sentence", "spread"):
-                if (values := getattr(of_set, key)) is None:
-                    assert targets[name][key] is None
-                else:
-                    np.testing.assert_allclose(targets[name][key], values, rtol=0, atol=1e-5)
-
-
 def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brain, manifests):
     brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
     brain.train(datasets)
