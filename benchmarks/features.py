@@ -1,10 +1,11 @@
 """Kept features: how fast they are read, beside HDF5 and LMDB, and how fast training uses them up.
 
-To run, from the repository's root, after ``pip install h5py lmdb``: ``python -m benchmarks.features`` (half a minute;
-1.4 GB on the disk for as long as it runs). 2,000 utterances of 280 frames of 384 numbers in half precision (5.6 s, as
+To run, from the repository's root, after ``pip install h5py lmdb``: ``python -m benchmarks.features`` (a minute;
+2.5 GB on the disk for as long as it runs). 2,000 utterances of 280 frames of 384 numbers in half precision (5.6 s, as
 the small encoder has them), read one by one in random order from the cache of the file system, each as a float32
 tensor; what is in memory already, and only converted, is the bound. Then a loader makes batches of them as training
-does, and a network of the student's form learns from such batches. Last, as many features as MSP-Podcast 2.0 has
+does, and a network of the student's form learns from such batches. Memory is that of reading 1,000 and 50,000
+utterances of a tenth of that length. Last, as many features as MSP-Podcast 2.0 has
 recordings, of one number each, are found in the shards that they would fill, and so are the digests of as many files.
 All times are those on a processor.
 """
@@ -16,7 +17,9 @@ import random
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
@@ -27,6 +30,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from benchmarks.training_cost import N_MSP_PODCAST_2
 from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.pooling import GRUPooling
@@ -35,10 +39,10 @@ from ser_ts_lobes.training.features import FrozenFeatures
 from ser_ts_lobes.training.losses import ccc_loss
 
 N_UTTERANCES, N_FRAMES, SIZE = 2000, 280, 384
+SHORT_FRAMES = 28  # where there are many
 BATCH_SIZE = 32
 SHARD_UTTERANCES = 2**28 // (N_FRAMES * SIZE * 2)
 N_BYTES = N_FRAMES * 640 + 44  # of an audio file
-N_MSP_PODCAST = 267_905
 ENTRY = [N_BYTES, 10**18, 10**18, "0" * 64]  # of the side file
 
 
@@ -173,12 +177,39 @@ def compare_with_training(read, names, repeats):
     print(f"on this CPU ({torch.get_num_threads()} threads); ratio {loaded / learnt:.1f}")
 
 
+def memory_of_reading(folder, n_utterances):
+    """Write so many short utterances, and read all in random order; give the memory that takes, in MB.
+
+    What is counted is what the process has for itself: pages of the shards are the file system's, which takes them
+    back when others need them.
+    """
+    folder.mkdir()
+    frames = torch.zeros(SHORT_FRAMES, SIZE, dtype=torch.float16)
+    for start in range(0, n_utterances, SHARD_UTTERANCES):
+        part = range(start, min(start + SHARD_UTTERANCES, n_utterances))
+        write_shard(folder, {f"{number:064x}": frames.clone() for number in part}, {})
+    names = list(find_shards(folder))
+    random.Random(0).shuffle(names)
+    read_all(open_ours(folder), names)
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def compare_memory(folder):
+    """Print what reading takes of small and of many."""
+    print("\n| utterances read | memory, MB |\n| ---: | ---: |")
+    for n_utterances in (1_000, 50_000):
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            megabytes = alone.submit(memory_of_reading, folder / f"{n_utterances}", n_utterances).result()
+        print(f"| {n_utterances} | {megabytes:.0f} |")
+
+
 def find_many(folder):
     """Print how long it takes to find as many features as a large corpus has."""
     folder.mkdir()
     one = torch.zeros(1, dtype=torch.float16)
-    for start in range(0, N_MSP_PODCAST, SHARD_UTTERANCES):
-        part = range(start, min(start + SHARD_UTTERANCES, N_MSP_PODCAST))
+    for start in range(0, N_MSP_PODCAST_2, SHARD_UTTERANCES):
+        part = range(start, min(start + SHARD_UTTERANCES, N_MSP_PODCAST_2))
         write_shard(folder, {f"{number:064x}": one.clone() for number in part}, {})
     seconds = fastest(lambda: find_shards(folder), 2)
     print(f"\n{len(find_shards(folder))} features in {len(list(folder.iterdir()))} shards are found in {seconds:.1f} s")
@@ -192,13 +223,13 @@ def digest_many(folder):
         path.write_bytes(random.randbytes(N_BYTES))
     first_s = fastest(lambda: FileDigests(folder / "none.json").of(paths), 1)
     gigabytes = N_UTTERANCES * N_BYTES / 1e9
-    entries = {f"/data/MSP-Podcast/Audios/MSP-PODCAST_{number:06}.wav": ENTRY for number in range(N_MSP_PODCAST)}
+    entries = {f"/data/MSP-Podcast/Audios/MSP-PODCAST_{number:06}.wav": ENTRY for number in range(N_MSP_PODCAST_2)}
     (folder / "many.json").write_text(json.dumps(entries))
     again_s = fastest(lambda: FileDigests(folder / "many.json"), 2)
     print(
         f"Digests of {gigabytes:.2f} GB in {N_UTTERANCES} files take {first_s:.2f} s, {first_s / gigabytes:.2f} s a GB;"
     )
-    print(f"those of {N_MSP_PODCAST} files are found in {again_s:.1f} s")
+    print(f"those of {N_MSP_PODCAST_2} files are found in {again_s:.1f} s")
 
 
 def main():
@@ -213,6 +244,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         read = compare_stores(Path(temporary), features, arguments.repeats)
         compare_with_training(read, features, arguments.repeats)
+        compare_memory(Path(temporary))
         find_many(Path(temporary, "many"))
         digest_many(Path(temporary, "audio"))
 

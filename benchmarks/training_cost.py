@@ -51,6 +51,7 @@ from ser_ts_lobes.training.targets import TeacherTargets
 
 HPARAMS = Path(__file__).resolve().parents[1] / "recipes" / "MSP-Podcast" / "hparams"
 N_UTTERANCES = 34_280  # of MSP-Podcast 1.6's training set
+N_MSP_PODCAST_2 = 267_905  # all of 2.0
 WORDS_A_SECOND = 2.5
 N_EPOCHS = 50
 BATCH_SIZE = 32
@@ -175,7 +176,7 @@ def learn(brain, loader):
         brain.fit_batch(batch)
 
 
-def make_ours(system, folders, manifest, folder):
+def make_ours(system, folders, manifest, folder, run_opts=RUN_OPTS):
     """Make a Brain of the recipe and its loader; also return how long it took what is computed once, in seconds."""
     hears, reads, has_teacher = SYSTEMS[system]
     overrides = {
@@ -183,7 +184,7 @@ def make_ours(system, folders, manifest, folder):
         "results_folder": str(folder),
         "feature_folder": str(Path(folder, "features")),
     }
-    overrides |= {"batch_size": len(manifest.utterances), "num_workers": 0}
+    overrides |= {"batch_size": min(BATCH_SIZE, len(manifest.utterances)), "num_workers": 0}
     overrides |= {"speech_source": folders[hears]} if hears else {}
     overrides |= {"text_source": folders[reads]} if reads else {}
     if "ft" in ONCE[system]:
@@ -193,11 +194,11 @@ def make_ours(system, folders, manifest, folder):
     manifests = {"train": manifest, "valid": manifest}
     targets = {"train": make_targets(manifest)} if has_teacher else {}
     started = time.process_time()
-    learn_from_training_set(manifest, hparams, RUN_OPTS)
-    datasets = make_datasets(manifests, hparams, RUN_OPTS, targets)
+    learn_from_training_set(manifest, hparams, run_opts)
+    datasets = make_datasets(manifests, hparams, run_opts, targets)
     once_s = time.process_time() - started
     extra = [] if reads else [targets]
-    brain = (TeacherBrain if reads else StudentBrain)(hparams, RUN_OPTS, manifests, *extra)
+    brain = (TeacherBrain if reads else StudentBrain)(hparams, run_opts, manifests, *extra)
     return brain, start(brain, datasets["train"], hparams["train_dataloader_opts"]), once_s
 
 

@@ -151,7 +151,7 @@ class EmotionBrain(ReproducibleBrain):
 
     def encode(self, batch: Any) -> dict[str, torch.Tensor]:
         """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`."""
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, non_blocking=True)
         inputs = {}
         if "speech_encoder" in self.modules:
             frozen = compute_frozen(self.hparams.modules["speech_encoder"], *batch.speech)

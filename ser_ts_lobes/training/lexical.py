@@ -266,7 +266,7 @@ class LexicalBrain(ReproducibleBrain):
 
     def compute_forward(self, batch: Any, stage: Any) -> Heard:
         """Listen to a batch."""
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, non_blocking=True)
         frozen = compute_frozen(self.hparams.modules["speech_encoder"], *batch.speech)
         heard: Heard = self.modules.heads(self.modules.listener(*self.modules.speech_encoder(*frozen)))
         return heard

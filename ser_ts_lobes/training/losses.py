@@ -283,8 +283,12 @@ def contrastive_distance_loss(
     """
     student, teacher, weights = _kept(student, teacher, keep)
     student, teacher = (gather_batch(rows) for rows in _directions(student, teacher))
+    weights = gather_batch(weights)
     logits = student @ teacher.T / temperature
-    return _weighted_mean(logits.logsumexp(dim=1) - logits.diagonal(), gather_batch(weights))
+    # Who isn't kept is told from the others, too, so that its loss is a number; its weight is 0.
+    left_out = (weights == 0) & ~torch.eye(len(weights), dtype=torch.bool, device=weights.device)
+    wrong = logits.masked_fill(left_out, -torch.inf)
+    return _weighted_mean(wrong.logsumexp(dim=1) - logits.diagonal(), weights)
 
 
 def make_distance_loss(kind: str, temperature: float) -> DistanceLoss:
@@ -328,9 +332,10 @@ def make_distance_loss(kind: str, temperature: float) -> DistanceLoss:
 def _kept(
     student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Give the kept rows of this rank, (n, E) each, and their weights, (n,), in float32 or better.
+    """Give this rank's rows, (B, E) each, 0 where they aren't kept, and their weights, (B,), in float32 or better.
 
-    No gradient reaches the teacher.
+    No gradient reaches the teacher. What isn't kept stays, with a weight of 0: to know how many rows there are without
+    it, a GPU would have to wait.
     """
     if student.shape != teacher.shape or student.dim() != 2:
         raise ValueError(
@@ -342,9 +347,9 @@ def _kept(
             f"A distance needs keep as bool or weights of shape ({len(student)},), "
             f"not {keep.dtype} of shape {tuple(keep.shape)}."
         )
-    kept = keep > 0
-    student, teacher = _at_least_float32(student[kept]), _at_least_float32(teacher[kept]).detach()
-    return student, teacher, keep[kept].to(student.dtype)
+    left_out = ~(keep > 0).unsqueeze(1)
+    student, teacher = (_at_least_float32(rows.masked_fill(left_out, 0)) for rows in (student, teacher.detach()))
+    return student, teacher, torch.where(left_out.squeeze(1), 0, keep.to(student.dtype))
 
 
 def _directions(*embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -352,7 +357,7 @@ def _directions(*embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _mean_over_batch(distances: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Give the weighted mean of this rank's distances, (n,), and all others'."""
+    """Give the weighted mean of this rank's distances, (B,), and all others'."""
     return _weighted_mean(gather_batch(distances), gather_batch(weights))
 
 

@@ -84,6 +84,17 @@ class ReproducibleBrain(sb.Brain):
             valid_loader_kwargs=dict(self.hparams.valid_dataloader_opts),
         )
 
+    def make_dataloader(
+        self, dataset: "DynamicItemDataset", stage: Any, ckpt_prefix: str = "dataloader-", **loader_kwargs: Any
+    ) -> Any:
+        """Make the loader of a dataset, whose processes, if any, stay for all epochs with the files they have open.
+
+        For a GPU, batches wait in memory that it can fetch from while it computes.
+        """
+        loader_kwargs.setdefault("pin_memory", torch.device(self.device).type == "cuda")
+        loader_kwargs.setdefault("persistent_workers", loader_kwargs.get("num_workers", 0) > 0)
+        return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+
     def _train_loader_specifics(self, dataset, loader_kwargs):
         """Share the batches out among the processes; SpeechBrain's own way multiplies the batch by their number."""
         rest = dict(loader_kwargs)

@@ -17,7 +17,7 @@ from tests.fixtures_iemocap import write_iemocap_tree
 from tests.fixtures_librispeech import write_librispeech_tree
 from tests.fixtures_msp import write_msp_tree
 from tests.fixtures_recordings import write_recordings
-from tests.integration.programs import ROOT, run
+from tests.integration.programs import ROOT, run, run_warm
 from tests.tiny_models import save_tiny_bert, save_tiny_cpc, save_tiny_ssl, save_word_vectors
 
 # What the flags of the rows name, relative to the root.
@@ -75,7 +75,7 @@ def run_row(name):
         for step in STEPS_BEFORE:
             run_row(f"{row['Dataset']}-{step}")
     flags = shlex.split(row["test_debug_flags"])
-    output = run(row["Script_file"], row["Hparam_file"], *flags)
+    output = run_warm(row["Script_file"], row["Hparam_file"], *flags)
     [results] = [flag.split("=")[1] for flag in flags if flag.startswith("--results_folder=")]
     system = row["Hparam_file"].rsplit("/", 1)[-1].split(".")[0]
     [metrics] = (ROOT / results / system).rglob("metrics.json")
@@ -135,7 +135,7 @@ def test_words_are_learnt_from_transcripts_alone():
 def test_a_student_before_its_teacher_is_one_sentence(tmp_path):
     row = ROWS["MSP-Podcast-train_student-cts"]
     flags = flags_elsewhere(row, tmp_path)
-    output = run(row["Script_file"], row["Hparam_file"], *flags, succeeds=False)
+    output = run_warm(row["Script_file"], row["Hparam_file"], *flags, succeeds=False)
     assert "error: " in output and "run `python train_teacher.py hparams/teacher.yaml`" in output
     assert "Traceback" not in output
 
@@ -222,7 +222,7 @@ def test_more_processes_than_a_batch_has_recordings_are_refused(tmp_path):
 
 def test_a_debug_run_leaves_nothing_that_passes_for_a_result(tmp_path):
     row = ROWS["MSP-Podcast-train_student-hubert_base"]
-    run(row["Script_file"], row["Hparam_file"], *flags_elsewhere(row, tmp_path), "--debug")
+    run_warm(row["Script_file"], row["Hparam_file"], *flags_elsewhere(row, tmp_path), "--debug")
     assert not list(tmp_path.rglob("metrics.json")) and not list(tmp_path.rglob("predictions.csv"))
     assert (tmp_path / "debug" / "hubert_base" / "1986" / "train_log.txt").is_file()
     assert not (tmp_path / "hubert_base").exists()
@@ -231,9 +231,9 @@ def test_a_debug_run_leaves_nothing_that_passes_for_a_result(tmp_path):
 def test_a_run_keeps_the_settings_that_it_was_trained_with(tmp_path):
     row = ROWS["MSP-Podcast-train_student-hubert_base"]
     flags = flags_elsewhere(row, tmp_path)
-    run(row["Script_file"], row["Hparam_file"], *flags)
+    run_warm(row["Script_file"], row["Hparam_file"], *flags)
     folder = tmp_path / "hubert_base" / "1986"
     kept = {name: (folder / name).read_bytes() for name in ("hyperparams.yaml", "metrics.json", "predictions.csv")}
-    output = run(row["Script_file"], row["Hparam_file"], *flags, "--lr=0.01", succeeds=False)
+    output = run_warm(row["Script_file"], row["Hparam_file"], *flags, "--lr=0.01", succeeds=False)
     assert "lr 0.0005, not 0.01: give the old value" in output and "Traceback" not in output
     assert {name: (folder / name).read_bytes() for name in kept} == kept

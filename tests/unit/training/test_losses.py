@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 import torch._dynamo  # what DDP loads when it is first used: here once, not on each rank
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.training.losses import (
@@ -345,6 +346,32 @@ def test_no_distance_reads_what_is_not_kept_or_fails_on_zeros(kind):
         make_distance_loss(kind, 0.2)(student, teacher, torch.ones(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="of one shape"):
         make_distance_loss(kind, 0.2)(student, teacher[:, :1], torch.ones(3, dtype=torch.bool))
+
+
+class WaitsOfAGPU(TorchDispatchMode):
+    """Lists what the processor has to know of a result before it can go on, so that a GPU would stand idle."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        masks = [index for index in args[1] if index is not None] if name.startswith("aten.index") else []
+        is_wait = any(part in name for part in ("_local_scalar_dense", "nonzero", "masked_select"))
+        if is_wait or any(index.dtype == torch.bool for index in masks):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_no_distance_makes_a_gpu_wait(kind):
+    student, teacher, keep = random(6, 8).requires_grad_(), random(6, 8, seed=1), random(6, seed=2) > 0
+    with WaitsOfAGPU() as waits:
+        make_distance_loss(kind, 0.2)(student, teacher, keep).backward()
+        assert waits.found == []
+        student[keep].sum().item()
+    assert len(waits.found) == 2
 
 
 def test_distances_are_those_of_torch():

@@ -1,5 +1,7 @@
 """A Brain of one layer on numbers: what all Brains have in common, without a corpus or a network."""
 
+import os
+
 import pytest
 import speechbrain as sb
 import torch
@@ -53,6 +55,16 @@ class Line(ReproducibleBrain):
         }
         for name, optimizer in self.optimizers_dict.items():
             self.checkpointer.add_recoverable(name, optimizer)
+
+
+class WhoReads(torch.utils.data.Dataset):
+    """Gives, for each item, the process that read it."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, item):
+        return torch.full((4,), float(os.getpid())), torch.zeros(1)
 
 
 @pytest.fixture
@@ -415,3 +427,17 @@ def test_a_setting_out_of_range_is_one_sentence(make_brain, options, message):
 @pytest.mark.parametrize("options", [{"max_grad_norm": 0.1}, {"grad_accumulation_factor": 3}, {"precision": "bf16"}])
 def test_settings_in_range_are_taken(make_brain, options):
     make_brain(**options)
+
+
+def test_the_processes_that_read_stay_for_all_epochs(make_brain):
+    brain = make_brain()
+    loader = brain.make_dataloader(WhoReads(), VALID, num_workers=1, batch_size=4)
+    readers = {int(pid) for _ in range(2) for wavs, _ in loader for pid in wavs[:, 0]}
+    assert len(readers) == 1 and os.getpid() not in readers
+
+
+def test_batches_wait_in_pinned_memory_for_a_gpu_alone(make_brain):
+    brain = make_brain()
+    assert not brain.make_dataloader(WhoReads(), VALID, batch_size=4).pin_memory
+    brain.device = "cuda:0"
+    assert brain.make_dataloader(WhoReads(), VALID, batch_size=4).pin_memory
