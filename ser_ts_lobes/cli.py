@@ -311,6 +311,7 @@ def _add_predict(commands):
         "  ser-ts predict my-student recordings/ --format csv > emotions.csv\n"
         "  ser-ts predict seed-1 seed-2 seed-3 recordings/\n"
         "  ser-ts predict user/name podcast.mp3 --timeline --window 4 --hop 1\n"
+        "  ser-ts predict audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim *.wav\n"
         "  ser-ts predict my-student interview.wav --segments turns.csv\n"
         "  ser-ts predict my-student podcast.mp3 --plot podcast.png\n"
         "  ffmpeg -v error -i film.mkv -f wav - | ser-ts predict my-student - --timeline --format json",
@@ -319,8 +320,8 @@ def _add_predict(commands):
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a folder by `ser-ts export`, or a name on the Hugging Face Hub; with further folders, the mean and the "
-        "standard deviation of all students",
+        help="a folder by `ser-ts export`, or a name on the Hugging Face Hub, also of a public model; with further "
+        "folders, the mean and the standard deviation of all students",
     )
     parser.add_argument(
         "audio", metavar="AUDIO", nargs="+", help="a file, a folder (with all below it), or - for stdin"
@@ -371,7 +372,9 @@ def _add_evaluate(commands):
         "  ser-ts evaluate my-student labels.csv --columns wav=file,activation=arousal --scale 1,5 --robustness",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="an exported student's folder, or its name on the Hub")
+    parser.add_argument(
+        "model", metavar="MODEL", help="an exported student or a public model: folder, or name on the Hub"
+    )
     parser.add_argument("table", metavar="TABLE", help="a manifest, or a CSV of files and labels")
     parser.add_argument("--audio", metavar="DIR", help="the folder of the recordings (default: that of TABLE)")
     parser.add_argument(
@@ -410,7 +413,9 @@ def _add_demo_app(commands):
         "  ser-ts demo-app my-student --host 0.0.0.0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="an exported student's folder, or its name on the Hub")
+    parser.add_argument(
+        "model", metavar="MODEL", help="an exported student or a public model: folder, or name on the Hub"
+    )
     parser.add_argument("--host", metavar="ADDRESS", help="to listen on; 0.0.0.0 for all (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="open a public link, through a tunnel of gradio's servers")
@@ -419,13 +424,13 @@ def _add_demo_app(commands):
 
 
 def _demo_app(model, device, **arguments):
-    from ser_ts_lobes.student.inference import EmotionRegressor
+    from ser_ts_lobes.student.public_models import load_regressor
 
     try:
         from ser_ts_lobes.student import page
     except ModuleNotFoundError as error:
         raise needs_extra("The page", error.name or "gradio", "app") from error
-    page.serve(EmotionRegressor.from_pretrained(model, device), **arguments)
+    page.serve(load_regressor(model, device), **arguments)
 
 
 def _names(text):

@@ -129,7 +129,7 @@ def plan(folder, kind, seeds, overrides):
 
 
 def train(jobs, logs, offline=True):
-    """Run the jobs of a plan: the teachers one by one, then the students side by side.
+    """Run the jobs of a plan, side by side where they don't wait for a teacher.
 
     Parameters
     ----------
@@ -142,11 +142,9 @@ def train(jobs, logs, offline=True):
     """
     print_commands(jobs, RECIPE)
     logs.mkdir(parents=True, exist_ok=True)
-    teachers = [job for job in jobs if job.settings["system"] not in STUDENTS]
-    # Networks this small gain little from a second thread, so the students share the cores.
-    for part, at_once, threads in ((teachers, 1, 2), (jobs, len(STUDENTS), 1)):
-        environment = {"OMP_NUM_THREADS": str(threads)} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
-        raise_failures(run_jobs(part, LocalPool(logs, at_once, environment=environment), logs), len(part))
+    # Networks this small gain little from a second thread, so what can be trained side by side shares the cores.
+    environment = {"OMP_NUM_THREADS": "1"} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+    raise_failures(run_jobs(jobs, LocalPool(logs, len(STUDENTS), environment=environment), logs), len(jobs))
 
 
 def compare(folder, seeds, kinds):

@@ -213,19 +213,33 @@ class WhisperEncoder(Encoder):
         lora_rank: int = 0,
         config: PreTrainedConfig | None = None,
     ) -> None:
-        from transformers import WhisperFeatureExtractor
-
         config = config or _read_speech_config(source, self.architectures)
         super().__init__(source, trainable_layers, layers, lora_rank, config)
-        if isinstance(source, dict):
-            extractor = WhisperFeatureExtractor(**source["feature_extractor"])
-        else:
-            extractor = load_pretrained(AutoFeatureExtractor, source)
-        self.n_fft, self.hop_length = extractor.n_fft, extractor.hop_length
-        # On the CPU at first, also where the rest is made on the meta device and gets its weights from a file.
-        mel_filters = torch.tensor(extractor.mel_filters.T, dtype=torch.float32, device="cpu")
-        self.register_buffer("mel_filters", mel_filters, False)
-        self.register_buffer("window", torch.hann_window(self.n_fft, device="cpu"), False)
+        features = (
+            source["feature_extractor"]
+            if isinstance(source, dict)
+            else load_pretrained(AutoFeatureExtractor, source).to_dict()
+        )
+        self.n_mels, self.n_fft, self.hop_length = (features[name] for name in ("feature_size", "n_fft", "hop_length"))
+        for name, value in self.make_filters().items():
+            self.register_buffer(name, value, False)
+
+    def make_filters(self) -> dict[str, torch.Tensor]:
+        """Make what is no weight: it follows from the sizes, and is saved nowhere.
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            ``mel_filters`` (mels, frequencies) and ``window`` (n_fft,); on the CPU, also where the rest is made on the
+            meta device and gets its weights from a file.
+        """
+        from transformers import WhisperFeatureExtractor
+
+        extractor = WhisperFeatureExtractor(self.n_mels, hop_length=self.hop_length, n_fft=self.n_fft)
+        return {
+            "mel_filters": torch.tensor(extractor.mel_filters.T, dtype=torch.float32, device="cpu"),
+            "window": torch.hann_window(self.n_fft, device="cpu"),
+        }
 
     def _load(self, source, config):
         from transformers import WhisperModel
@@ -240,7 +254,7 @@ class WhisperEncoder(Encoder):
         return {
             **super().configuration(),
             "feature_extractor": {
-                "feature_size": self.mel_filters.shape[0],
+                "feature_size": self.n_mels,
                 "n_fft": self.n_fft,
                 "hop_length": self.hop_length,
             },

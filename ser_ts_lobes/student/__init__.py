@@ -9,4 +9,5 @@ __getattr__, __dir__, __all__ = give_names(
     network="StudentNetwork load_network",
     onnx="export_onnx open_onnx run_onnx",
     page="make_page serve",
+    public_models="load_regressor",
 )

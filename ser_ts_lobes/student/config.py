@@ -6,6 +6,7 @@ only looks at a student should not wait for it.
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +71,48 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist: a student is a folder that `ser-ts export` wrote.")
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise InputError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes, which no student's configuration is.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: export the student again.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    config = read_values(path, _NETWORK_KEYS)
+    if config.get("format") != FORMAT:
         raise InputError(f"{path} doesn't say format: {FORMAT!r}, as a student's does; `ser-ts export` writes it.")
-    for name, value in config.items():
-        _check_value(path, name, value, _MAX_SIZE if name in _NETWORK_KEYS else _MAX_NUMBER)
     wrong = [name for name, is_right in _KEYS.items() if not is_right(config.get(name))]
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)} is missing or malformed; export it again.")
     return config
+
+
+def read_values(path: str | Path, network_keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a model's JSON file, whose values are bounded by what any model's can be.
+
+    Parameters
+    ----------
+    path
+        The file, which is there.
+    network_keys
+        Names of what makes the network, whose numbers are smaller than others.
+
+    Returns
+    -------
+    dict
+        Empty where the file holds another kind of value.
+
+    Raises
+    ------
+    InputError
+        If it is too large, no JSON, or a value is beyond what it can be.
+    """
+    path = Path(path)
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise InputError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes, which no model's configuration is.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: get or export the model again.") from error
+    if not isinstance(values, dict):
+        return {}
+    for name, value in values.items():
+        most = _MAX_SIZE if name in network_keys else _MAX_NUMBER
+        _check_value(path, name, value, _MAX_LAYERS if name.endswith("layers") else most)
+    return values
 
 
 def find_weakest(config: dict[str, Any]) -> str | None:

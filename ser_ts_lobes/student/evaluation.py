@@ -39,12 +39,15 @@ class LabelledTable:
         (N, 3) float64, on the student's scale; NaN in a dimension that the table does not have.
     groups
         By column: the N values of what scores are to be divided by.
+    ids
+        Of the N recordings: a manifest's, so that others who predict the same can be compared; else their paths.
     """
 
     paths: list[Path]
     speakers: list[str]
     labels: np.ndarray
     groups: dict[str, list[str]]
+    ids: list[str]
 
     @property
     def dimensions(self) -> list[int]:
@@ -95,10 +98,11 @@ def read_table(
     names = {name: columns.get(name, name) for name in COLUMNS}
     low, high = scale or label_range
     root = path.parent if audio is None else Path(audio)
-    paths, speakers, labels = [], [], []
+    paths, speakers, labels, ids = [], [], [], []
     groups: dict[str, list[str]] = {name: [] for name in by}
     for line, row in read_rows(path, [names["wav"], *columns.values(), *(names.get(name, name) for name in by)]):
         paths.append(root / row[names["wav"]].removeprefix(f"{ROOT_VARIABLE}/"))
+        ids.append(row.get("ID") or str(paths[-1]))
         speakers.append(known_speaker(row.get(names["spk_id"], "")))
         for name in by:
             groups[name].append(row[names.get(name, name)])
@@ -109,7 +113,7 @@ def read_table(
         labels.append(values)
     if not labels:
         raise InputError(f"{path} has no recordings; give it a line for each.")
-    table = LabelledTable(paths, speakers, np.array(labels), groups)
+    table = LabelledTable(paths, speakers, np.array(labels), groups, ids)
     if not table.dimensions:
         raise InputError(
             f"{path} has none of the columns {', '.join(names[name] for name in DIMENSIONS)}: say what they are called "
@@ -152,7 +156,7 @@ def evaluate(
     Parameters
     ----------
     model, device, revision
-        As in `EmotionRegressor.from_pretrained`.
+        As in `ser_ts_lobes.student.public_models.load_regressor`.
     table, audio, columns, scale, by
         As of `read_table`.
     vad
@@ -170,9 +174,9 @@ def evaluate(
     InputError
         If the model, the table or a recording can't be used.
     """
-    from ser_ts_lobes.student.inference import EmotionRegressor
+    from ser_ts_lobes.student.public_models import load_regressor
 
-    student = EmotionRegressor.from_pretrained(model, device, revision)
+    student = load_regressor(model, device, revision)
     labelled = read_table(table, student.config["label_range"], audio, columns, scale, by)
     heard = student.predict_files(labelled.paths, batch_size, progress=True, vad=vad)
     failed = [prediction.error for prediction in heard if prediction.error is not None]
@@ -181,7 +185,7 @@ def evaluate(
     predictions = np.array([prediction.emotion for prediction in heard], dtype=np.float64)
     name = Path(table).stem
     if out is not None:
-        who = zip(map(str, labelled.paths), itertools.repeat(name), labelled.speakers)
+        who = zip(labelled.ids, itertools.repeat(name), labelled.speakers)
         rows = ((*row, *values) for row, *values in zip(who, predictions, labelled.labels, strict=True))
         write_predictions(out, rows)
     print(score_table(name, labelled, predictions))

@@ -27,6 +27,7 @@ from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.student.config import CONFIG_FILE, FORMAT, MAX_CELLS, WEIGHTS_FILE, read_config
 from ser_ts_lobes.student.hub import print_files
 from ser_ts_lobes.student.model_card import RESIDUALS_FILE, make_card
+from ser_ts_lobes.student.modeling import FOR_TRANSFORMERS, MODELING_FILE
 from ser_ts_lobes.student.network import StudentNetwork, describe_network, load_network, save_weights
 from ser_ts_lobes.student.onnx import INT8_FILE, ONNX_FILE, LabelledSet, cost_table, read_test_sets, write_onnx
 from ser_ts_lobes.student.single_file import compose
@@ -45,6 +46,7 @@ _FILES = {
     RESIDUALS_FILE,
     ONNX_FILE,
     INT8_FILE,
+    MODELING_FILE,
 }
 _HISTOGRAM_STEP = 0.5  # of the label scale
 # What the model card says of the training, where a system has it.
@@ -69,6 +71,9 @@ sample_rate: {SAMPLE_RATE}
 modules: {{}}  # EmotionRegressor makes them
 pretrainer: !new:custom_interface.StudentFiles
 """
+_WRITTEN = f"""\
+Written by `ser-ts export`. These are definitions of ser_ts_lobes {ser_ts_lobes.__version__}, word for word, licensed
+under Apache 2.0."""
 _INTERFACE_DOCSTRING = f"""An audio-only student of dimensional speech emotion, for SpeechBrain.
 
 Load it with::
@@ -78,8 +83,18 @@ Load it with::
     student = foreign_class(source, pymodule_file="custom_interface.py", classname="EmotionRegressor")
     print(student.predict_file("speech.wav"))
 
-Written by `ser-ts export`. These are definitions of ser_ts_lobes {ser_ts_lobes.__version__}, word for word, licensed
-under Apache 2.0. They need torch, torchaudio, transformers 5, safetensors, soundfile, tqdm and speechbrain 1.1.
+{_WRITTEN} They need torch, torchaudio, transformers 5, safetensors, soundfile, tqdm and speechbrain 1.1.
+"""
+_MODELING_DOCSTRING = f"""An audio-only student of dimensional speech emotion, for transformers.
+
+Load it with::
+
+    from transformers import AutoModel
+
+    student = AutoModel.from_pretrained(source, trust_remote_code=True)
+    print(student(wavs).prediction)  # (B, N) at 16 kHz in -1..1 -> (B, 3): activation, valence, dominance
+
+{_WRITTEN} They need torch, transformers 5, safetensors and speechbrain 1.1.
 """
 
 
@@ -129,6 +144,7 @@ def export(
     assert manifest.label_range is not None  # else it has been refused
     config: dict[str, Any] = {
         "format": FORMAT,
+        **FOR_TRANSFORMERS,
         "system": report["system"],
         "corpus": corpus or data_folder.name,
         "dimensions": DIMENSIONS,
@@ -156,6 +172,8 @@ def export(
         (folder / _HPARAMS_FILE).write_text(_HYPERPARAMS, encoding="utf-8")
         interface = compose("ser_ts_lobes.student.inference", "EmotionRegressor", _INTERFACE_DOCSTRING)
         (folder / _INTERFACE_FILE).write_text(interface, encoding="utf-8")
+        modeling = compose("ser_ts_lobes.student.modeling", "StudentModel", _MODELING_DOCSTRING)
+        (folder / MODELING_FILE).write_text(modeling, encoding="utf-8")
         write_space(folder)
         if residuals:
             shutil.copyfile(residuals, folder / RESIDUALS_FILE)

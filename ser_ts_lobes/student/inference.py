@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import huggingface_hub
 import numpy as np
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 from tqdm import tqdm
@@ -71,11 +71,47 @@ class Timeline(NamedTuple):
     values: np.ndarray
 
 
-class StudentFiles:
-    """The two files of a student, found in a folder or on the Hub; for SpeechBrain, a pretrainer.
+def find_file(source: str | Path, name: str, revision: str | None) -> str | Path:
+    """Find a file of a model in a local folder or, for a name like ``user/name`` that is none, on the Hub.
 
-    It does not read them: `EmotionRegressor` does.
+    Parameters
+    ----------
+    source
+        The folder or the name.
+    name
+        Of the file.
+    revision
+        Branch, tag or commit on the Hub.
+
+    Returns
+    -------
+    str or Path
+        Where it is; of a folder, where it would be.
+
+    Raises
+    ------
+    InputError
+        If the source is neither, or the Hub does not give the file.
     """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / name
+    # "results/my-studnet" is a slip of the pen, not somebody's model.
+    if not is_hub_name(str(source)) or folder.parent.is_dir():
+        raise InputError(f"{source} is neither a folder nor a name on the Hugging Face Hub (user/name).")
+    try:
+        path: str = huggingface_hub.hf_hub_download(str(source), name, revision=revision)
+    except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"Can't get {source!r} from the Hugging Face Hub ({reason}): check the name, the network "
+            "and, for a private one, `hf auth login`."
+        ) from error
+    return path
+
+
+class StudentFiles:
+    """The two files of a student, found in a folder or on the Hub; for SpeechBrain, a pretrainer."""
 
     def __init__(self) -> None:
         self.collect_in: str | Path | None = None
@@ -101,24 +137,14 @@ class StudentFiles:
 
     def find(self, source: str | Path, revision: str | None) -> None:
         """Find the files in a local folder or, for a name like ``user/name`` that is none, on the Hub."""
-        folder = Path(source)
-        if folder.is_dir():
-            self.config_path, self.weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-            return
-        # "results/my-studnet" is a slip of the pen, not somebody's model.
-        if not is_hub_name(str(source)) or folder.parent.is_dir():
-            raise InputError(f"{source} is neither a folder nor a name on the Hugging Face Hub (user/name).")
-        try:
-            self.config_path, self.weights_path = (
-                huggingface_hub.hf_hub_download(str(source), name, revision=revision)
-                for name in (CONFIG_FILE, WEIGHTS_FILE)
-            )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"Can't get the student {source!r} from the Hugging Face Hub ({reason}): check the name, the network "
-                "and, for a private one, `hf auth login`."
-            ) from error
+        self.config_path, self.weights_path = (
+            find_file(source, name, revision) for name in (CONFIG_FILE, WEIGHTS_FILE)
+        )
+
+    def read(self) -> "tuple[dict[str, Any], StudentNetwork]":
+        """Read what was found: the configuration, and the network with its weights."""
+        config = read_config(self.config_path)
+        return config, load_network(config, self.weights_path)
 
 
 class EmotionRegressor(Pretrained):
@@ -152,9 +178,7 @@ class EmotionRegressor(Pretrained):
         freeze_params: bool = True,
     ) -> None:
         assert hparams is not None  # only SpeechBrain's signature lets them be left out
-        files = hparams["pretrainer"]
-        config = read_config(files.config_path)
-        network = load_network(config, files.weights_path)
+        config, network = hparams["pretrainer"].read()
         super().__init__({**(modules or {}), "network": network}, hparams, run_opts, freeze_params)
         self.config = config
         self.max_clip_s = min(60.0, network.speech_encoder.max_duration_s)

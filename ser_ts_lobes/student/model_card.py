@@ -123,6 +123,15 @@ from speechbrain.inference.interfaces import foreign_class
 student = foreign_class("SOURCE", pymodule_file="custom_interface.py", classname="EmotionRegressor")
 ```
 
+transformers loads the network alone, from `modeling_student.py`, which it runs as well:
+
+```python
+from transformers import AutoModel
+
+student = AutoModel.from_pretrained("SOURCE", trust_remote_code=True)
+student(wavs, attention_mask).prediction  # (B, N) at 16 kHz in -1..1, mask 1 where sound is -> (B, 3)
+```
+
 In a shell: `ser-ts predict SOURCE *.wav`. Any sampling rate, mono or stereo, in any format that libsndfile reads."""
 
 
@@ -208,7 +217,7 @@ Trained on {config["corpus"]} (utterances: {sets}). No recording and no single l
 statistics (range, mean, standard deviation, a histogram). Whether a model trained on it may be shared, and what it may
 be used for, is said by the licence of the corpus (that of many allows research alone) and by that of the
 pretrained encoder, {config["encoder"]["source"]}. **Check both before you publish or use this model.** The code in
-`custom_interface.py` is licensed under Apache 2.0."""
+`custom_interface.py` and `modeling_student.py` is licensed under Apache 2.0."""
 
 
 def _files(config: dict[str, Any]) -> str:
@@ -221,6 +230,7 @@ def _files(config: dict[str, Any]) -> str:
 | `model.safetensors` | all weights, the encoder's too, in {config["weights"]} |
 | `config.json` | all that the network is made from; label statistics and scores |
 | `hyperparams.yaml`, `custom_interface.py` | for SpeechBrain |
+| `modeling_student.py` | for transformers |
 | `{space.APP_FILE}`, `{space.REQUIREMENTS_FILE}` | the demo page (`python {space.APP_FILE}`), also as a Space |
 
 Training: {training}; best epoch {config["best"]["epoch"]}. Versions: {versions}."""

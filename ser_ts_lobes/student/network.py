@@ -50,7 +50,7 @@ class StudentNetwork(torch.nn.Module):
     speech_encoder
         Makes frames.
     model
-        Makes embedding and prediction of them.
+        Makes embedding and prediction of them, as `EmotionModel` does.
     label_scale
         Brings predictions back to the corpus's scale.
     """
@@ -58,7 +58,7 @@ class StudentNetwork(torch.nn.Module):
     def __init__(
         self,
         speech_encoder: "SpeechEncoder | WhisperEncoder | ListenerEncoder",
-        model: EmotionModel,
+        model: torch.nn.Module,
         label_scale: LabelScale,
     ) -> None:
         super().__init__()
@@ -99,7 +99,9 @@ def describe_network(network: StudentNetwork) -> dict[str, Any]:
     dict
         For JSON: ``encoder``, ``pooling``, ``embedding_size``.
     """
-    encoder, pooling = network.speech_encoder, network.model.speech_pooling
+    encoder, model = network.speech_encoder, network.model
+    assert isinstance(model, EmotionModel)
+    pooling = model.speech_pooling
     assert not isinstance(encoder.source, dict)  # it was trained on an encoder that has weights of its own
     # A path says nothing to others, and may say too much.
     local = Path(encoder.source).exists()
@@ -120,7 +122,7 @@ def describe_network(network: StudentNetwork) -> dict[str, Any]:
             "hidden_size": pooling.output_size,
             "num_layers": num_layers,
         },
-        "embedding_size": network.model.projection.out_features,
+        "embedding_size": model.projection.out_features,
     }
 
 
@@ -180,29 +182,56 @@ def load_network(config: dict[str, Any], path: str | Path) -> StudentNetwork:
             f"{path} does not exist: a student's weights are a safetensors file. Files of other kinds, such as "
             "*.bin, *.ckpt and *.pt, are pickles, which can run code, and are never read."
         )
-    with _one_sentence(), torch.device("meta"):
-        network = _make_network(config)
+    with in_one_sentence(), torch.device("meta"):
+        network = make_network(config)
     network.load_state_dict(_read_weights(path, network.state_dict()), assign=True)
     network.eval().requires_grad_(False)
-    with _one_sentence():
-        _hear_noise(network)
+    with in_one_sentence():
+        hear_noise(network)
     return network
 
 
 @contextlib.contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Say in one sentence whatever a made-up configuration leads to."""
+def in_one_sentence(advice: str = "export it again") -> Iterator[None]:
+    """Say in one sentence whatever a made-up configuration leads to.
+
+    Parameters
+    ----------
+    advice
+        What to do then.
+
+    Raises
+    ------
+    InputError
+        In place of any error.
+    """
     try:
         yield
     except InputError as error:
         raise InputError(str(error)[: 2 * MAX_TEXT]) from error  # which may quote a value as long as the file
     except Exception as error:
         reason = " ".join(str(error).split())[:MAX_TEXT] or type(error).__name__
-        raise InputError(f"{CONFIG_FILE} describes no network that can be made ({reason}): export it again.") from error
+        raise InputError(f"{CONFIG_FILE} describes no network that can be made ({reason}): {advice}.") from error
 
 
-def _make_network(config: dict[str, Any]) -> StudentNetwork:
-    _check_encoder(config["encoder"])
+def make_network(config: dict[str, Any]) -> StudentNetwork:
+    """Make the network that a configuration describes, without its weights.
+
+    Parameters
+    ----------
+    config
+        From `ser_ts_lobes.student.config.read_config`.
+
+    Returns
+    -------
+    StudentNetwork
+
+    Raises
+    ------
+    ValueError
+        If it describes none that can hear; and whatever making it raises.
+    """
+    check_encoder(config["encoder"])
     kind, sizes = config["pooling"].get("kind"), {**config["pooling"]}
     sizes.pop("kind", None)
     if set(sizes) != {"input_size", "hidden_size", "num_layers"} or not all(map(is_size, sizes.values())):
@@ -212,8 +241,19 @@ def _make_network(config: dict[str, Any]) -> StudentNetwork:
     return StudentNetwork(encoder, model, LabelScale())
 
 
-def _check_encoder(encoder: dict[str, Any]) -> None:
-    """Refuse what would make sound expensive to hear, which the shapes of weights don't tell."""
+def check_encoder(encoder: dict[str, Any]) -> None:
+    """Refuse what would make sound expensive to hear, which the shapes of weights don't tell.
+
+    Parameters
+    ----------
+    encoder
+        As of `ser_ts_lobes.lobes.encoder.Encoder.configuration`, by anybody.
+
+    Raises
+    ------
+    ValueError
+        If it can't be an encoder's.
+    """
     if is_listener(encoder):
         sizes = {**encoder["model"]}
         if not all(is_size(sizes.get(name)) for name in ("num_heads", "stack", "kernel_size")):
@@ -224,7 +264,7 @@ def _check_encoder(encoder: dict[str, Any]) -> None:
             raise ValueError("it is a listener on a listener")
         if "reader" in encoder:
             _check_reader(encoder["reader"])
-        return _check_encoder(encoder["speech"])
+        return check_encoder(encoder["speech"])
     kind = encoder["model"].get("model_type")
     features: Any = encoder.get("feature_extractor")
     if kind == "whisper":
@@ -295,8 +335,19 @@ def _read_weights(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, to
         ) from error
 
 
-def _hear_noise(network: StudentNetwork) -> None:
-    """Refuse a network that fails, or tells no numbers, for a moment of noise."""
+def hear_noise(network: torch.nn.Module) -> None:
+    """Refuse a network that fails, or tells no numbers, for a moment of noise.
+
+    Parameters
+    ----------
+    network
+        From waveforms and relative lengths to `EmotionOutput`.
+
+    Raises
+    ------
+    ValueError
+        If what it tells is not finite; and whatever it raises itself.
+    """
     noise = torch.randn(1, SAMPLE_RATE // 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         embedding, prediction = network(noise, torch.ones(1))

@@ -33,6 +33,7 @@ _DIMENSIONS = (
     ("valence", "negative", "positive"),
     ("dominance", "yielding", "dominant"),
 )
+_THIN_ARC = "Thin arc: mean ± 1 standard deviation of the training labels."
 _CSS = """
 .gradio-container {max-width: 1080px !important; margin: 0 auto}
 .ser {--activation: #d9480f; --valence: #0b7285; --dominance: #7048e8}
@@ -158,7 +159,7 @@ def render(
     Parameters
     ----------
     config
-        The student's: its ``label_...`` entries are drawn.
+        The student's: its ``label_...`` entries are drawn, of a model that does not tell them only the range.
     emotion
         Activation, valence, dominance; None draws the page without a recording.
     timeline
@@ -177,7 +178,7 @@ def render(
         '<div class="ser">'
         + (f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else "")
         + f'<div class="dials">{dials}</div>'
-        + f"<p>{escape(note)} Thin arc: mean ± 1 standard deviation of the training labels.</p>"
+        + f"<p>{escape(note)} {_THIN_ARC if _tells_labels(config) else ''}</p>"
         + f'<div class="below"><section>{_plane(config, emotion)}</section>'
         + f"<section>{_timeline(config, timeline)}</section></div></div>"
     )
@@ -196,6 +197,11 @@ def _ask(student: EmotionRegressor, path: str) -> "tuple[Emotion | np.ndarray, T
     return timeline.values[spoken].mean(axis=0), timeline, note
 
 
+def _tells_labels(config: dict[str, Any]) -> bool:
+    """Whether it is known what labels the student has learnt from; of a public model it is not."""
+    return "label_histogram" in config
+
+
 def _limits(student: EmotionRegressor) -> str:
     config = student.config
     low, high = config["label_range"]
@@ -207,6 +213,7 @@ def _limits(student: EmotionRegressor) -> str:
             scores.append(f"{split} {', '.join(known)}")
     weakest = student.weakest_dimension
     least = f" Trust {weakest} least, where that is lowest." if weakest else ""
+    licence = f"- Licence of the model: {config['licence']}.\n" if "licence" in config else ""
     return (
         f"### What the values mean, and what they do not\n"
         f"The student `{config['system']}` was trained on {config['corpus']}, whose listeners rated each utterance "
@@ -218,6 +225,7 @@ def _limits(student: EmotionRegressor) -> str:
         f"the corpus's shift them. Silence, noise and music get values too, which mean nothing.\n"
         f"- Not for decisions about people.\n"
         f"- At most {student.max_clip_s:g} s are heard at once; longer recordings window by window.\n"
+        f"{licence}"
         f"- The recording is sent to the server of this page, heard there, and to nobody else."
     )
 
@@ -226,10 +234,11 @@ def _dial(config: dict[str, Any], j: int, value: float | None) -> str:
     """Draw the dial of dimension `j`."""
     name, at_low, at_high = _DIMENSIONS[j]
     low, high = config["label_range"]
-    mean, std = config["label_mean"][j], config["label_std"][j]
     shown = "–" if value is None else f"{value:.2f}"
     arcs = _arc(low, high, config, 80, 'class="line" stroke-width="12"')
-    arcs += _arc(mean - std, mean + std, config, 67, 'class="line" style="stroke: currentColor; opacity: .45"')
+    if _tells_labels(config):
+        mean, std = config["label_mean"][j], config["label_std"][j]
+        arcs += _arc(mean - std, mean + std, config, 67, 'class="line" style="stroke: currentColor; opacity: .45"')
     if value is not None:
         x, y = _on_dial(value, config, 80)
         arcs += _arc(low, value, config, 80, f'fill="none" style="stroke: var(--{name})" stroke-width="12"')
@@ -266,8 +275,6 @@ def _arc(start: float, end: float, config: dict[str, Any], radius: float, style:
 def _plane(config: dict[str, Any], emotion: Sequence[float] | np.ndarray | None) -> str:
     """Draw where a recording lies among the training labels in the valence-activation plane."""
     low, high = config["label_range"]
-    histogram = config["label_histogram"]
-    counts = np.array(histogram["counts"])
     left, top, size = 34, 8, 270
 
     def across(valence: ArrayLike) -> Any:
@@ -277,14 +284,22 @@ def _plane(config: dict[str, Any], emotion: Sequence[float] | np.ndarray | None)
         return top + size * (high - np.clip(activation, low, high)) / (high - low)
 
     marks = []
-    for v, a in zip(*counts.nonzero(), strict=True):
-        x0, x1 = across(histogram["valence_edges"][v : v + 2])
-        y1, y0 = down(histogram["activation_edges"][a : a + 2])
-        shade = 0.08 + 0.72 * np.sqrt(counts[v, a] / counts.max())
-        marks.append(
-            f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" fill="#868e96" '
-            f'fill-opacity="{shade:.2f}"/>'
+    heading, shades, label = "In the plane", "How its training labels lie there is not known.", ""
+    if _tells_labels(config):
+        histogram = config["label_histogram"]
+        counts = np.array(histogram["counts"])
+        heading, label = "Among the training labels", ": training labels"
+        shades = (
+            f"The stronger the shade, the more of the {counts.sum():,} utterances that the student has learnt from."
         )
+        for v, a in zip(*counts.nonzero(), strict=True):
+            x0, x1 = across(histogram["valence_edges"][v : v + 2])
+            y1, y0 = down(histogram["activation_edges"][a : a + 2])
+            shade = 0.08 + 0.72 * np.sqrt(counts[v, a] / counts.max())
+            marks.append(
+                f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" fill="#868e96" '
+                f'fill-opacity="{shade:.2f}"/>'
+            )
     marks.append(f'<rect class="line" x="{left}" y="{top}" width="{size}" height="{size}"/>')
     for tick in range(round(low), round(high) + 1):
         marks.append(_text(across(tick), top + size + 16, tick))
@@ -292,17 +307,16 @@ def _plane(config: dict[str, Any], emotion: Sequence[float] | np.ndarray | None)
     marks.append(_text(left + size / 2, top + size + 34, "valence", css_class="faint"))
     marks.append(f'<g transform="translate(11 {top + size / 2}) rotate(-90)">')
     marks.append(_text(0, 0, "activation", css_class="faint") + "</g>")
-    label, caption = "training labels", ""
+    caption = ""
     if emotion is not None:
         x, y = across(emotion[1]), down(emotion[0])
         marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="#d6336c" stroke="white" stroke-width="3"/>')
-        label += f", and this recording at valence {emotion[1]:.2f}, activation {emotion[0]:.2f}"
+        label += f"{', and' if label else ':'} this recording at valence {emotion[1]:.2f}, activation {emotion[0]:.2f}"
         caption = " The dot is this recording."
     return (
-        f'<h2>Among the training labels</h2><svg viewBox="0 0 312 316" role="img" aria-label="Plane of valence and '
-        f'activation: {label}">{"".join(marks)}</svg>'
-        f"<p>The stronger the shade, the more of the {counts.sum():,} utterances that the student has learnt from."
-        f"{caption}</p>"
+        f'<h2>{heading}</h2><svg viewBox="0 0 312 316" role="img" aria-label="Plane of valence and '
+        f'activation{label}">{"".join(marks)}</svg>'
+        f"<p>{shades}{caption}</p>"
     )
 
 

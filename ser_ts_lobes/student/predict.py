@@ -62,7 +62,7 @@ def predict(
     Parameters
     ----------
     model
-        What `EmotionRegressor.from_pretrained` loads.
+        What `ser_ts_lobes.student.public_models.load_regressor` loads.
     audio
         Files; folders, of which all audio files below are taken; ``-``, standard input. Students' folders before them
         hear, too: the mean of all students is printed, and their standard deviation.
@@ -83,7 +83,7 @@ def predict(
     batch_size
         Clips at a time.
     device, revision
-        As in `EmotionRegressor.from_pretrained`.
+        As in `ser_ts_lobes.student.public_models.load_regressor`.
 
     Returns
     -------
@@ -120,9 +120,9 @@ def predict(
         if not vad:
             print("note: silence is heard, too; `pip install silero-vad` lets it be left out.", file=sys.stderr)
 
-    from ser_ts_lobes.student.inference import EmotionRegressor
+    from ser_ts_lobes.student.public_models import load_regressor
 
-    students = [EmotionRegressor.from_pretrained(name, device, revision) for name in models]
+    students = [load_regressor(name, device, revision) for name in models]
     _check_scales(models, students)
     hearing: dict[str, Any] = {"batch_size": batch_size, "progress": sys.stderr.isatty(), "vad": bool(vad)}
     with _standard_input(paths) as local:

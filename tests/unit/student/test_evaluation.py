@@ -80,6 +80,7 @@ def test_a_manifest_is_a_table(recordings):
     (recordings / "test1.csv").write_text(f"{columns}\na,1.0,$data_root/3.wav,nan,m,1,2,3,hello,N\n")
     table = read_table("test1.csv", (1, 7), "audio")
     assert [str(path) for path in table.paths] == ["audio/3.wav"] and table.speakers == ["Unknown"]
+    assert table.ids == ["a"]
     assert table.labels.tolist() == [[1, 2, 3]]
 
 
@@ -89,7 +90,7 @@ def test_other_columns_and_scales_are_brought_to_the_students(recordings):
     table = read_table("other.csv", (1, 7), columns=columns, scale=(-1, 1), by=["spk_id"])
     np.testing.assert_allclose(table.labels, [[1, 5.5, np.nan], [7, 4, np.nan]])
     assert table.dimensions == [0, 1] and table.speakers == ["Ann", "Bob"]
-    assert [str(path) for path in table.paths] == ["x/a.wav", "x/b.wav"]
+    assert [str(path) for path in table.paths] == table.ids == ["x/a.wav", "x/b.wav"]
     assert table.groups == {"spk_id": ["Ann", "Bob"]}
 
 
@@ -121,7 +122,7 @@ def test_a_recording_that_can_not_be_heard_is_named(student_folder, recordings):
 
 def test_groups_too_small_to_score_have_a_dash():
     labels = np.array([[1.0, 2, 3], [2, 3, 4], [3, 5, 4]])
-    table = LabelledTable(["a", "b", "c"], ["x", "x", "y"], labels, {})
+    table = LabelledTable(["a", "b", "c"], ["x", "x", "y"], labels, {}, [])
     rows = cells(group_table("who", ["x", "x", ""], table, labels + 0.5))
     assert rows[2] == ["Unknown", "1", "–", "–", "–"] and rows[3][:2] == ["x", "2"]
     assert float(rows[3][2]) == pytest.approx(2 * 0.25 / (0.5 + 0.25), abs=1e-3)
@@ -130,7 +131,9 @@ def test_groups_too_small_to_score_have_a_dash():
 def test_intervals_are_over_speakers_where_there_are_enough():
     random = np.random.default_rng(0)
     labels, speakers = random.uniform(1, 7, (60, 3)), [f"s{i % 12}" for i in range(60)]
-    text = score_table("set", LabelledTable(["a"] * 60, speakers, labels, {}), labels + random.normal(0, 1, (60, 3)))
+    text = score_table(
+        "set", LabelledTable(["a"] * 60, speakers, labels, {}, []), labels + random.normal(0, 1, (60, 3))
+    )
     assert "60 recordings, intervals over speakers" in text
 
 
@@ -154,7 +157,9 @@ def test_without_the_silence_nothing_is_lost_by_it(tiny_hubert, tmp_path, spoken
     cut = np.pad(spoken, 8000)  # as wide as whoever cuts a corpus, or wider
     soundfile.write(tmp_path / "a.wav", cut, 16000)
     soundfile.write(tmp_path / "b.wav", cut / 2, 16000)
-    table = LabelledTable([tmp_path / "a.wav", tmp_path / "b.wav"], ["x", "y"], np.array([[1.0] * 3, [2.0] * 3]), {})
+    table = LabelledTable(
+        [tmp_path / "a.wav", tmp_path / "b.wav"], ["x", "y"], np.array([[1.0] * 3, [2.0] * 3]), {}, []
+    )
 
     def difference(vad):
         behind = cells(robustness_table(student, table, vad, batch_size=2))[3]

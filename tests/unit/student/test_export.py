@@ -38,6 +38,7 @@ FILES = {
     "custom_interface.py",
     "hyperparams.yaml",
     "model.safetensors",
+    "modeling_student.py",
     "requirements.txt",
 }
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
@@ -143,6 +144,7 @@ def test_from_hparams_predicts_what_the_run_did(student_folder, test_set):
 # Without the package and without the network: neither can be imported or used.
 _STOCK = """
 import json, socket, sys
+import torch
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -159,6 +161,7 @@ try:
 except ModuleNotFoundError:
     pass
 from speechbrain.inference.interfaces import foreign_class
+from transformers import AutoModel
 socket.socket.connect = socket.getaddrinfo = refuse
 source, paths = json.loads(sys.argv[1])
 student = foreign_class(
@@ -166,16 +169,23 @@ student = foreign_class(
 )
 timeline = student.predict_timeline(paths[0], 0.5, 0.25)
 assert timeline.values.shape == (len(timeline.start_s), 3)
+model = AutoModel.from_pretrained(source, trust_remote_code=True)
+wavs, lens = torch.randn(3, 16000), torch.tensor([1, 0.6, 0.2])
+mask = torch.arange(16000) < 16000 * lens[:, None]
+assert (model(wavs, mask).prediction - student.predict_batch(wavs, lens)).abs().max() < 1e-6
 assert not [name for name in sys.modules if name.startswith("ser_ts_lobes")]
 print(json.dumps([prediction.emotion for prediction in student.predict_files(paths)]))
 """
 
 
-def test_stock_speechbrain_without_this_package_predicts_what_the_run_did(student_folder, test_set, tmp_path):
+def test_stock_speechbrain_and_transformers_without_this_package_predict_what_the_run_did(
+    student_folder, test_set, tmp_path
+):
     paths, expected = test_set
     moved = shutil.copytree(student_folder, tmp_path / "elsewhere")
     (tmp_path / "empty").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["HF_HOME"] = str(tmp_path / "cache")  # where transformers copies the code that it runs
     output = subprocess.run(
         [sys.executable, "-I", "-c", _STOCK, json.dumps([str(moved), paths])],
         cwd=tmp_path / "empty",

@@ -67,7 +67,7 @@ def test_a_name_on_the_hub_is_fetched_two_files_at_its_revision(student_folder, 
 
 
 def test_a_hub_that_can_not_be_reached_is_one_sentence():
-    with pytest.raises(InputError, match="Can't get the student 'someone/student'"):
+    with pytest.raises(InputError, match="Can't get 'someone/student'"):
         EmotionRegressor.from_pretrained("someone/student")  # HF_HUB_OFFLINE, by conftest.py
 
 
