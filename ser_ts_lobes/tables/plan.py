@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
+from ser_ts_lobes.data.manifests import SIDECAR, UNRATED, find_manifests, read_manifest, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, nearest, parse_arguments, split_options
 from ser_ts_lobes.fingerprint import fingerprint_file
@@ -117,20 +117,19 @@ class Job:
         return [sys.executable, *(launcher if self.processes > 1 else []), self.script, *self.arguments]
 
     @cached_property
-    def shares(self) -> set[str]:
-        """What it makes unless another job has: manifests and features of frozen networks."""
-        shared = {f"manifests {self.settings['prepare_opts']['manifest_folder']}"}
+    def shares(self) -> dict[str, Path]:
+        """What it makes unless another job has, and the file that tells that it is there.
+
+        These are manifests and features of frozen networks.
+        """
+        all_folds = self.settings["prepare_opts"]["manifest_folder"]
+        shared = {f"manifests {all_folds}": self.recipe / self.settings["manifest_folder"] / SIDECAR}
         if self.settings["feature_folder"]:
             for name, encoder in self.settings["modules"].items():
                 if name.endswith("_encoder"):
                     made_from = [self.settings["feature_folder"], self.settings["feature_dtype"], encoder]
-                    shared.add(f"features {json.dumps(made_from)}")
+                    shared[f"features {json.dumps(made_from)}"] = self.run_folder.train_log_file
         return shared
-
-    @property
-    def past_start(self) -> bool:
-        """Whether it has come to train, so that what it shares is there."""
-        return self.run_folder.started
 
     @property
     def epochs(self) -> tuple[int, int] | None:

@@ -286,8 +286,8 @@ def log_path(folder: Path, job: "Job") -> Path:
 def run_jobs(jobs: "list[Job]", pool: LocalPool | SlurmPool, logs: Path) -> list[Failure]:
     """Run what has not been finished, each job after those that it needs; a failure does not stop the others.
 
-    Of jobs that would make the same manifests or frozen features, one starts alone; the others follow when it has
-    come to train.
+    Of jobs that would make the same manifests or frozen features, one starts alone; the others follow when these are
+    there.
 
     Parameters
     ----------
@@ -383,7 +383,7 @@ def _tell_progress(job, told):
 def _may_share(job, running, jobs):
     """Say whether nobody is just making what a job would make too."""
     return all(
-        any(other.past_start for other in jobs if shared in other.shares)
+        any(other.shares[shared].is_file() for other in jobs if shared in other.shares)
         or not any(shared in other.shares for other, _ in running)
         for shared in job.shares
     )
