@@ -1,5 +1,6 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,11 +111,15 @@ def _make_dataset(manifest, items):
     """Make a dataset of ids, labels and some items: by name, a function and the column that it takes."""
     # Copies, for a dataset that is filtered writes the ids into its rows.
     dataset = DynamicItemDataset({utterance: dict(row) for utterance, row in manifest.utterances.items()})
-    dataset.add_dynamic_item(lambda *labels: torch.tensor(labels, dtype=torch.float32), DIMENSIONS, "labels")
+    dataset.add_dynamic_item(_to_labels, DIMENSIONS, "labels")
     for key, (function, column) in items.items():
         dataset.add_dynamic_item(function, column, key)
     dataset.set_output_keys(["id", "labels", *items])
     return dataset
+
+
+def _to_labels(*labels):
+    return torch.tensor(labels, dtype=torch.float32)
 
 
 def make_frozen_dataset(
@@ -396,4 +401,9 @@ def use_teacher(
 
 
 def _add_rows(dataset, name, tensor, rows):
-    dataset.add_dynamic_item(lambda utterance: tensor[rows[utterance]], "id", name)
+    # No function of its own: a loader's processes may be sent the dataset, where they aren't forked (macOS).
+    dataset.add_dynamic_item(functools.partial(_row, tensor, rows), "id", name)
+
+
+def _row(tensor, rows, utterance):
+    return tensor[rows[utterance]]

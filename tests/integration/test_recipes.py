@@ -206,6 +206,18 @@ def test_two_processes_make_the_targets_that_one_would(tmp_path):
                 np.testing.assert_allclose(getattr(two, key), getattr(one, key), rtol=0, atol=1e-5)
 
 
+def test_neither_workers_nor_kept_features_change_a_number(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-ft"]
+    others = {"as it is": {}, "workers": {"num_workers": 2}, "nothing kept": {"feature_folder": "null"}}
+    row = row | {"test_debug_flags": row["test_debug_flags"] + " --feature_dtype=float32"}
+    predicted = {}
+    for name, changed in others.items():
+        run_warm(row["Script_file"], row["Hparam_file"], *flags_elsewhere(row, tmp_path / name, **changed))
+        folder = tmp_path / name / "ft" / "1986"
+        predicted[name] = logged(folder), (folder / "predictions.csv").read_bytes()
+    assert predicted["as it is"] == predicted["workers"] == predicted["nothing kept"]
+
+
 def read_predictions(folder):
     with open(folder / "predictions.csv") as file:
         return [[float(row[name]) for name in ("activation", "valence", "dominance")] for row in csv.DictReader(file)]
