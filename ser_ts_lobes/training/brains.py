@@ -19,6 +19,8 @@ from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.text import TextEncoder, embed_tokens
+from ser_ts_lobes.options import AUGMENTATIONS
+from ser_ts_lobes.processes import gather_in_turn, my_share
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import Outputs, RunFolder, score_emotions
 from ser_ts_lobes.results.text_tables import ccc_cell
@@ -133,10 +135,11 @@ class EmotionBrain(ReproducibleBrain):
     def make_dataloader(
         self, dataset: "DynamicItemDataset", stage: Any, ckpt_prefix: str = "dataloader-", **loader_kwargs: Any
     ) -> Any:
-        """Make the loader of a dataset: padded inputs; test sets sorted by length."""
+        """Make the loader of a dataset: padded inputs; outside training sorted by length, of which it is a share."""
         loader_kwargs["collate_fn"] = functools.partial(PaddedBatch, padded_keys=["speech", "text"])
         if stage != sb.Stage.TRAIN:
             dataset = dataset.filtered_sorted(sort_key="duration")
+            dataset.data_ids = my_share(dataset.data_ids)
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
     def init_optimizers(self) -> None:
@@ -182,7 +185,8 @@ class EmotionBrain(ReproducibleBrain):
         augmenter = getattr(self.hparams, name)
         if augmenter is None or stage != sb.Stage.TRAIN:
             return signals, lens
-        signals, lens, rows = augment(augmenter, signals, lens, self.step_seed())
+        seed = derive_seed(self.step_seed(), AUGMENTATIONS.index(name))
+        signals, lens, rows = augment(augmenter, signals, lens, seed)
         take_rows(batch, rows)
         return signals, lens
 
@@ -204,23 +208,18 @@ class EmotionBrain(ReproducibleBrain):
                 self.batch_means.add(emotion_loss=surprise)
                 loss = loss + self.hparams.emotion_weight * surprise
         else:
-            self._collected.append(
-                (
-                    batch.id,
-                    output.embedding.float().cpu(),
-                    self.modules.label_scale.restore(output.prediction.double()).cpu(),
-                    batch.labels.double().cpu(),
-                    self._likeliest_emotions(output.embedding),
-                )
+            said = (
+                output.embedding.float(),
+                self.modules.label_scale.restore(output.prediction.double()),
+                batch.labels.double(),
+                *self._likeliest_emotions(output.embedding),
             )
+            self._collected += zip(batch.id, *(rows.cpu().numpy() for rows in said), strict=True)
         return loss
 
     def _likeliest_emotions(self, embedding):
-        """Name the class of each utterance of a batch that is most likely; no class where none are learnt."""
-        if "emotions" not in self.modules:
-            return []
-        places = self.modules.emotions(embedding).argmax(dim=1).tolist()
-        return [self.manifests["train"].emotion_classes[place] for place in places]
+        """Give the place of the class of each utterance of a batch that is most likely, if classes are learnt."""
+        return [self.modules.emotions(embedding).argmax(dim=1)] if "emotions" in self.modules else []
 
     def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
         """Give the rows of a batch that L_CCC is of."""
@@ -233,18 +232,14 @@ class EmotionBrain(ReproducibleBrain):
         self._collected: list[Any] = []
 
     def on_stage_end(self, stage: Any, stage_loss: float, epoch: int | None = None) -> None:
-        """Put the set together; after validation, anneal, log and save."""
+        """Put together what all processes have said of the set; after validation, anneal, log and save."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
             return
-        ids, embeddings, predictions, labels, emotions = zip(*self._collected, strict=True)
-        self.outputs = Outputs(
-            [utterance for batch in ids for utterance in batch],
-            torch.cat(embeddings).numpy(),
-            torch.cat(predictions).numpy(),
-            torch.cat(labels).numpy(),
-            [name for batch in emotions for name in batch],
-        )
+        ids, *said = zip(*gather_in_turn(self._collected), strict=True)
+        embedding, prediction, label, *emotion = map(np.stack, said)
+        classes = [self.manifests["train"].emotion_classes[place] for places in emotion for place in places]
+        self.outputs = Outputs(list(ids), embedding, prediction, label, classes)
         if stage == sb.Stage.VALID:
             self._end_epoch(epoch)
 
@@ -377,7 +372,7 @@ class TeacherBrain(EmotionBrain):
         self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
     ) -> None:
         self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
-        self._told: list[dict[str, torch.Tensor]] | None = None  # of the batches so far, while targets are made
+        self._told: list[dict[str, np.ndarray]] | None = None  # of the utterances so far, while targets are made
         self._tells_spread = False  # which takes most of their time
         super().__init__(hparams, run_opts, manifests)
 
@@ -385,7 +380,8 @@ class TeacherBrain(EmotionBrain):
         """Embed and predict a batch; while targets are made, tell the rest of them, too."""
         inputs = self.encode(batch, stage)
         if self._told is not None:
-            self._told.append({name: told.cpu() for name, told in self._tell(inputs, batch.id).items()})
+            told = {name: rows.cpu().numpy() for name, rows in self._tell(inputs, batch.id).items()}
+            self._told += ({name: rows[row] for name, rows in told.items()} for row in range(len(batch)))
         return self.modules.model(**inputs)
 
     def _tell(self, inputs, utterances):
@@ -434,7 +430,8 @@ class TeacherBrain(EmotionBrain):
             self._told = []
             self._tells_spread = UNRATED in taught and name in ("train", UNRATED)
             outputs[name] = self.predict(dataset)
-            told[name] = {key: torch.cat([batch[key] for batch in self._told]).numpy() for key in self._told[0]}
+            rows = gather_in_turn(self._told)
+            told[name] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         self._told = None
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
         teacher = self.fingerprint()

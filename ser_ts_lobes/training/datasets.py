@@ -1,5 +1,6 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import infer_device, run_on_main
+from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS
@@ -117,11 +118,15 @@ def _make_dataset(manifest, items):
     """Make a dataset of ids, labels and some items: by name, a function and the column that it takes."""
     # Copies, for a dataset that is filtered writes the ids into its rows.
     dataset = DynamicItemDataset({utterance: dict(row) for utterance, row in manifest.utterances.items()})
-    dataset.add_dynamic_item(lambda *labels: torch.tensor(labels, dtype=torch.float32), DIMENSIONS, "labels")
+    dataset.add_dynamic_item(_to_labels, DIMENSIONS, "labels")
     for key, (function, column) in items.items():
         dataset.add_dynamic_item(function, column, key)
     dataset.set_output_keys(["id", "labels", *items])
     return dataset
+
+
+def _to_labels(*labels):
+    return torch.tensor(labels, dtype=torch.float32)
 
 
 def make_frozen_dataset(
@@ -163,16 +168,14 @@ def make_frozen_dataset(
         if not encoder.computes_frozen:
             items[key] = text_encoder.tokenize, "transcript"
             continue
-        arguments = {
-            "cache_folder": feature_folder,
-            "encoder": encoder,
-            "dataset": dataset,
-            "key": key,
-            "contents": _CONTENTS[key](manifest, feature_folder),
+        features = FrozenFeatures.compute(
+            cache_folder=feature_folder,
+            encoder=encoder,
+            dataset=dataset,
+            key=key,
+            contents=_CONTENTS[key](manifest, feature_folder),
             **options,
-        }
-        run_on_main(FrozenFeatures.compute, kwargs=arguments)
-        features = FrozenFeatures.compute(**arguments)
+        )
         items[key] = features.__getitem__, "id"
     return _make_dataset(manifest, items)
 
@@ -448,4 +451,9 @@ def use_teacher(
 
 
 def _add_rows(dataset, name, tensor, rows):
-    dataset.add_dynamic_item(lambda utterance: tensor[rows[utterance]], "id", name)
+    # No function of its own: a loader's processes may be sent the dataset, where they aren't forked (macOS).
+    dataset.add_dynamic_item(functools.partial(_row, tensor, rows), "id", name)
+
+
+def _row(tensor, rows, utterance):
+    return tensor[rows[utterance]]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ser_ts_lobes.data.transcribed import prepare_transcribed_speech
+from ser_ts_lobes.training.targets import TeacherTargets
 from tests.fixtures_iemocap import write_iemocap_tree
 from tests.fixtures_librispeech import write_librispeech_tree
 from tests.fixtures_msp import write_msp_tree
@@ -191,8 +192,39 @@ def test_two_processes_train_the_student_that_one_would(tmp_path, system, batche
     for epoch_of_one, epoch_of_two in zip(one, two, strict=True):
         assert epoch_of_one == pytest.approx(epoch_of_two, rel=0.02, abs=1e-6)  # the log has three digits
     predicted = [read_predictions(folder) for folder in runs.values()]
-    np.testing.assert_allclose(*predicted, atol=1e-4)
+    np.testing.assert_allclose(*predicted, rtol=0, atol=1e-5)
     assert json.loads((runs[2] / "metrics.json").read_text())["settings"]["processes"] == 2
+
+
+def test_two_processes_make_the_targets_that_one_would(tmp_path):
+    name = "MSP-Podcast-precompute_targets-teacher"
+    alone, _ = run_row(name)
+    shutil.copytree(alone, tmp_path / "teacher" / "1986", ignore=shutil.ignore_patterns("targets", "table1.md"))
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    flags = flags_elsewhere(ROWS[name], tmp_path)  # of which one process has trained; nothing is kept there
+    output = run(*launcher, ROWS[name]["Script_file"], ROWS[name]["Hparam_file"], *flags)
+    assert output.count("| training set | activation | valence | dominance |") == 1
+    paths = sorted((alone / "targets").iterdir())
+    assert len(paths) == 5
+    for path in paths:
+        one, two = TeacherTargets.load(path), TeacherTargets.load(tmp_path / "teacher" / "1986" / "targets" / path.name)
+        assert (one.ids, one.made_from) == (two.ids, two.made_from)
+        for key in ("embedding", "prediction", "residual", "text", "sentence", "spread"):
+            np.testing.assert_equal(getattr(one, key) is None, getattr(two, key) is None)
+            if getattr(one, key) is not None:
+                np.testing.assert_allclose(getattr(two, key), getattr(one, key), rtol=0, atol=1e-5)
+
+
+def test_neither_workers_nor_kept_features_change_a_number(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-ft"]
+    others = {"as it is": {}, "workers": {"num_workers": 2}, "nothing kept": {"feature_folder": "null"}}
+    row = row | {"test_debug_flags": row["test_debug_flags"] + " --feature_dtype=float32"}
+    predicted = {}
+    for name, changed in others.items():
+        run_warm(row["Script_file"], row["Hparam_file"], *flags_elsewhere(row, tmp_path / name, **changed))
+        folder = tmp_path / name / "ft" / "1986"
+        predicted[name] = logged(folder), (folder / "predictions.csv").read_bytes()
+    assert predicted["as it is"] == predicted["workers"] == predicted["nothing kept"]
 
 
 def read_predictions(folder):

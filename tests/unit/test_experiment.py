@@ -124,6 +124,11 @@ def test_a_model_of_other_settings_is_refused_before_anything_is_written(hparams
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(InputError, match=r"was trained with processes 1, not 4"):
         start_experiment(*parse_arguments(options))
+    # What it has learnt is asked for by any number.
+    assert start_experiment(*parse_arguments(options), trains=False)["lr"] == 0.1
+    assert load_experiment(*parse_arguments(options), trains=False)["settings"]["processes"] == 1
+    with pytest.raises(InputError, match=r"was trained with lr 0.1, not 0.2"):
+        start_experiment(*parse_arguments([*options, "--lr=0.2"]), trains=False)
     assert sorted(os.walk(tmp_path)) == before
 
 

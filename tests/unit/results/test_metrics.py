@@ -4,6 +4,7 @@ import math
 import re
 import tracemalloc
 
+import audmetric
 import numpy as np
 import pytest
 import scipy.stats
@@ -80,6 +81,13 @@ pairs = arrays(
     st.tuples(st.integers(2, 20), st.just(2)),
     elements=st.floats(-100, 100).map(lambda x: round(x, 3)),
 ).filter(lambda pair: (np.ptp(pair, axis=0) > 0).all())
+
+
+def test_metrics_are_those_of_audeerings_package():
+    predictions, targets = ratings()
+    for ours, theirs in ((ccc, audmetric.concordance_cc), (pearson, audmetric.pearson_cc)):
+        expected = [theirs(targets[:, j], predictions[:, j]) for j in range(3)]
+        np.testing.assert_allclose(ours(predictions, targets), expected, rtol=1e-12)
 
 
 @given(pairs)

@@ -16,7 +16,7 @@ from speechbrain.augment.time_domain import DropFreq, SpeedPerturb
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.emotion import LabelScale
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.results import metrics
@@ -24,6 +24,7 @@ from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.distributed import GlobalBatches
 from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.lexical import embed_sentences
 from ser_ts_lobes.training.losses import ccc_loss, soft_label_loss
@@ -31,6 +32,7 @@ from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
 from ser_ts_lobes.training.uncertainty import DropoutSpread
 from tests.fixtures_msp import write_msp_tree
+from tests.ranks import on_each_rank
 from tests.tiny_models import save_word_vectors
 from tests.unit.training.test_datasets import msp_podcast_prepare
 from tools.build_hparams import compose
@@ -814,6 +816,69 @@ def test_an_untrained_system_is_not_tested(make_brain):
 def test_a_training_set_smaller_than_a_batch_is_refused(make_brain):
     with pytest.raises(InputError, match="24 recordings, fewer than one batch of 32: choose a smaller --batch_size"):
         train(*make_brain("hubert_base", batch_size=32))
+
+
+def test_two_processes_train_and_predict_as_one_even_where_one_keeps_nothing(make_brain, manifests, tmp_path):
+    """Of 24 utterances in batches of 7: shares of 4 and 3, and of a last batch of 2 and 1."""
+    batches, of_first = GlobalBatches(24, 7, shuffle=True, seed=1986), set(range(24))
+    for epoch in (1, 2):
+        batches.set_epoch(epoch)
+        of_first &= {item for batch in batches for item in batch[::2]}
+    assert len(of_first) > 2
+    targets = make_targets(manifests["train"], embedding=0.1)
+    targets.residual = np.tile((-1.0) ** np.arange(24), (3, 1)).T
+    targets.residual[list(of_first)] = 0
+
+    def follow(run, run_opts=None):
+        options = {"results_folder": str(tmp_path / run), "batch_size": 7, "residual_threshold": 0.5}
+        options |= {"trainable_layers": 0, "train_dataloader_opts": {"drop_last": False}}
+        brain, hparams, datasets = make_brain("cts", targets=targets, run_opts=run_opts, **options)
+        brain.train(datasets)
+        validated, learning_rate = brain.outputs, brain.optimizer.param_groups[0]["lr"]
+        one = datasets["test1"].filtered_sorted(select_n=1)
+        outputs = [validated, brain.predict(datasets["test1"]), brain.predict(one)]
+        brain.test(datasets)
+        log = (tmp_path / run / "cts" / "1986" / "train_log.txt").read_text()
+        said = [(output.ids, output.embedding, output.prediction, output.label) for output in outputs]
+        return said, brain.best, learning_rate, log, brain.modules.model.state_dict()
+
+    (tmp_path / "ranks").mkdir()
+    first, second = on_each_rank(lambda _: follow("two", {"distributed_backend": "gloo"}), tmp_path / "ranks", 2)
+    *alone, log, model = follow("one")
+    assert 0 < float(re.search(r"kept: ([\d.e+-]+)", log)[1]) < 0.5
+    assert repr(first[:3]) == repr(second[:3])  # they choose alike
+    np.testing.assert_equal(first[0], second[0])
+    for of_two, of_one in zip(first[0], alone[0], strict=True):
+        assert of_two[0] == of_one[0]
+        for two, one in zip(of_two[1:], of_one[1:], strict=True):
+            np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    assert first[1]["epoch"] == alone[1]["epoch"]
+    assert first[1]["valid_loss"] == pytest.approx(alone[1]["valid_loss"], abs=1e-5)
+    for name, parameter in model.items():
+        torch.testing.assert_close(first[4][f"module.{name}"], parameter, rtol=0, atol=1e-5)
+
+
+def test_a_process_that_has_nothing_to_validate_waits_for_nobody(make_brain, tmp_path):
+    def task(_):
+        options = {"text_trainable_layers": 1, "run_opts": {"distributed_backend": "gloo"}}
+        brain, _, datasets = make_brain("teacher", TeacherBrain, **options)  # with buffers, which DDP sends around
+        brain.train(datasets | {"valid": datasets["valid"].filtered_sorted(select_n=2)})
+        return brain.outputs.ids, brain.optimizer_step
+
+    (tmp_path / "ranks").mkdir()
+    said = on_each_rank(task, tmp_path / "ranks", 3)
+    assert said == [said[0]] * 3 and len(said[0][0]) == 2 and said[0][1] == 6
+
+
+def test_batch_norms_of_several_processes_are_for_gpus(make_brain, tmp_path):
+    def task(_):
+        brain, _, datasets = make_brain("attn", run_opts={"distributed_backend": "gloo"})
+        with plain_errors():
+            brain.train(datasets)
+
+    (tmp_path / "ranks").mkdir()
+    said = "error: attn normalises over the global batch, which PyTorch does on GPUs alone: train it by one process."
+    assert on_each_rank(task, tmp_path / "ranks", 2) == [said, said]
 
 
 def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brain, manifests):

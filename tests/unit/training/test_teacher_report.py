@@ -82,8 +82,8 @@ def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets,
     preparation = SimpleNamespace(**{f"prepare_{prepare}": lambda: None})
     monkeypatch.setitem(sys.modules, f"{prepare}_prepare", preparation)
     monkeypatch.setattr("ser_ts_lobes.experiment.parse_arguments", lambda _: (None, None, None))
-    monkeypatch.setattr("ser_ts_lobes.experiment.start_experiment", lambda *_: settings)
-    monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", lambda *_: hparams)
+    monkeypatch.setattr("ser_ts_lobes.experiment.start_experiment", lambda *_, **__: settings)
+    monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", lambda *_, **__: hparams)
     monkeypatch.setattr(
         "ser_ts_lobes.training.datasets.load_manifests", lambda *_, **__: {"train": SimpleNamespace(label_range=(1, 7))}
     )
