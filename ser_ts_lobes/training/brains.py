@@ -163,7 +163,7 @@ class EmotionBrain(ReproducibleBrain):
         """Embed and predict a batch, with as much speech and text as the model takes."""
         return self.modules.model(**self.encode(batch, stage))
 
-    def encode(self, batch: Any, stage: Any) -> dict[str, torch.Tensor]:
+    def encode(self, batch: Any, stage: Any = sb.Stage.TEST) -> dict[str, torch.Tensor]:
         """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`.
 
         In training, where that is wanted, the waveforms or the frames are augmented, and the batch becomes one of as

@@ -74,6 +74,7 @@ def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets,
         "data_folder": "",
         "unrated_manifest": None,
         "soft_label_weight": 0,
+        "emotion_weight": 0,
         "output_folder": tmp_path,
     }
     (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
