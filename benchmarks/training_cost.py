@@ -224,7 +224,7 @@ def tell(brain, loader):
     """Do what makes the targets of a batch: the teacher's output, and how sure it is."""
     brain.modules.eval()
     for batch in loader:
-        inputs = brain.encode(batch)
+        inputs = brain.encode(batch, sb.Stage.VALID)
         brain.modules.model(**inputs)
         brain.spread.of(brain.hparams.modules["model"], inputs, batch.id)
 

@@ -987,7 +987,7 @@ def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain, with_unr
     batch = next(iter(brain.make_dataloader(datasets[UNRATED], torch_stage("TEST"), batch_size=20)))
     brain.modules.eval()
     with torch.no_grad():
-        spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch), batch.id)
+        spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch, torch_stage("VALID")), batch.id)
     np.testing.assert_allclose(together.spread, spread, rtol=1e-3, atol=1e-6)
 
 
@@ -1108,10 +1108,10 @@ def test_in_bfloat16_losses_labels_and_what_is_standardised_stay_in_float32(
     brain, hparams, datasets = make_brain(system, brain_class, **options)
     batch = first_batch(brain, datasets, hparams)
     brain.modules.eval()  # no dropout
-    exact = brain.encode(batch)
+    exact = brain.encode(batch, torch_stage("VALID"))
     brain.on_stage_start(torch_stage("TRAIN"))
     with brain.training_ctx:
-        inputs = brain.encode(batch)
+        inputs = brain.encode(batch, torch_stage("VALID"))
         output = brain.modules.model(**inputs)
         loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
     assert output.prediction.dtype == torch.bfloat16  # it is on
