@@ -52,6 +52,8 @@ def _be_main(command, environment, output):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
+    # The system's own, as in any program; a pool's processes would otherwise import all that tests do, for seconds.
+    multiprocessing.set_start_method(None, force=True)
     sys.argv = command
     sys.path[0] = str(Path(command[0]).resolve().parent)
     runpy.run_path(command[0], run_name="__main__")
