@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import itertools
 import logging
 import os
@@ -63,7 +64,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields a temporary path in the same folder; when the block ends without an error it takes the place of
-    `path`, otherwise it is removed and an older `path` stays as it was.
+    `path`, otherwise it is removed and an older `path` stays as it was. What processes of this machine have left that
+    were killed while they wrote the same file is removed, too.
 
     Parameters
     ----------
@@ -84,7 +86,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'all of it'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in find_abandoned(path):
+        left.unlink(missing_ok=True)
+    temporary = temporary_path(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # of any new file; safetensors lets nobody but the owner read
@@ -94,6 +98,62 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: str | Path) -> Path:
+    """Name what this process writes before it takes the place of a file or folder, which is beside it.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    return Path(path).with_name(_temporary_name(Path(path).name, os.getpid()))
+
+
+def find_abandoned(path: str | Path) -> list[Path]:
+    """Find what processes of this machine that are gone, or this one, began to write in place of a file or folder.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Of the names that `temporary_path` gives.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "notes.txt"
+    >>> temporary_path(path).touch()
+    >>> find_abandoned(path) == [temporary_path(path)]
+    True
+    """
+    path = Path(path)
+    found = sorted(path.parent.glob(_temporary_name(glob.escape(path.name), "*")))
+    return [left for left in found if not _is_another(left.name.removesuffix(".tmp").rpartition("-")[2])]
+
+
+def _temporary_name(name, process):
+    """Name what a process writes; only its own machine can tell whether it is still there."""
+    return f".{name}.{socket.gethostname()}-{process}.tmp"
+
+
+def _is_another(process):
+    """Say whether another process may be running under a number."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (PermissionError, ValueError):  # somebody else's; no number, so no process wrote it
+        return True
+    return int(process) != os.getpid()
 
 
 def remove_leftovers(folder: str | Path) -> None:

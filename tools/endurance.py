@@ -122,7 +122,9 @@ def make_programs(material, work):
             script(f"{msp}/precompute_targets", "teacher", *trains, hears, reads), after="teacher", kept=(shards,)
         ),
         "features": Program(
-            script(f"{msp}/train_student", "hubert_base", *trains, hears), kept=(shards,), within="features"
+            script(f"{msp}/train_student", "hubert_base", *trains, hears, "--feature_dtype=float32"),
+            kept=(shards,),
+            within="features",
         ),
         "student": Program(
             script(f"{msp}/train_student", "cts", *trains, hears, "--trainable_layers=1", "--ckpt_interval_steps=2"),
@@ -249,7 +251,7 @@ class Interrupter:
                 self._draw(self.programs[name], timeline)
                 for _ in range(1 + (left > 1 and self.random.random() < 1 / 3))
             ]
-            tally.problems += self._try(name, moments, whole, tally)
+            self._try(name, moments, whole, tally)
 
     def _run_undisturbed(self, name):
         """Run a program, and those before it; give its tally, the times of its operations, and what it leaves."""
@@ -296,34 +298,32 @@ class Interrupter:
         return Moment(place, max(delay, 1e-6), timeline[place][1])
 
     def _try(self, name, moments, whole, tally):
-        """Kill a program at some moments, one after another, and let it end; say what is wrong."""
+        """Kill a program at some moments, one after another, and let it end; note what is wrong."""
         program, problems = self.programs[name], []
         self._restore(program.after)
-        base = contents(self.work)
-        log = ""
-        finished = {}
+        base, killed = contents(self.work), []
         for moment in moments:
-            timeline, output = self._run(program, moment)
+            output = self._run(program, moment)[1]
             if output is not None:  # it has ended before
                 break
-            tally.moments.append(moment)
+            killed.append(moment)
             problems += half_written(self.work, {**base, **whole})
-            finished = self._finished(program)
-            log = _read_logs(self.work)
+            finished, logs = self._finished(program), _read_logs(self.work)
+        if not killed:
+            return
+        tally.moments += killed
+        try:
+            if output is None:
+                output = self._run(program)[1]
+        except InputError as error:
+            problems.append(str(error))
         else:
-            try:
-                _, output = self._run(program)
-            except InputError as error:
-                return [*problems, self._tell(name, moments, [str(error)])]
-        problems += differences(whole, contents(self.work))
-        problems += [f"{path} was written again" for path, state in finished.items() if _state_of(path) != state]
-        problems += self._done_again(name, log, output)
-        return [self._tell(name, moments, problems)] if problems else self._tell(name, moments, problems) or []
-
-    def _tell(self, name, moments, problems):
-        told = f"{name}, killed {' and '.join(map(str, moments))}: {'; '.join(problems) or 'the same'}"
+            problems += differences(whole, contents(self.work))
+            problems += [f"{path} was written again" for path, state in finished.items() if _state_of(path) != state]
+            problems += self._done_again(name, logs, output)
+        told = f"{name}, killed {' and '.join(map(str, killed))}: {'; '.join(problems) or 'the same'}"
         self.say(told)
-        return told if problems else None
+        tally.problems += [told] if problems else []
 
     def _finished(self, program):
         """Give the state of what is there and must not be written again."""
@@ -333,7 +333,7 @@ class Interrupter:
         self._n_transcribed = sum(1 for _ in read_rows(transcripts, ["ID"])) if transcripts.is_file() else 0
         return {path: _state_of(path) for path in paths}
 
-    def _done_again(self, name, log, output):
+    def _done_again(self, name, logs, output):
         """Say which epochs or transcripts that had been saved were made again."""
         problems = []
         if name == "transcription":
@@ -342,8 +342,7 @@ class Interrupter:
             if (int(told[1]) if told else 0) != n_left:
                 problems.append(f"{n_left} utterances were left, and it says {output[-300:]!r}")
         for run, saved in self._saved.items():
-            before = log.get(run, 0) if log else 0
-            lines = (run / "log.txt").read_text(encoding="utf-8", errors="replace")[before:]
+            lines = (run / "log.txt").read_text(encoding="utf-8", errors="replace")[logs.get(run, 0) :]
             trained = [int(epoch) for epoch in re.findall(r"- epoch: (\d+), ", lines)]
             if trained != list(range(saved + 1, N_EPOCHS + 1)):
                 problems.append(f"{run.name}: {saved} epochs had been saved, and {trained} were trained afterwards")

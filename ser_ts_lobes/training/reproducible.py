@@ -279,6 +279,5 @@ def keep_epochs(train_log: str | Path, last: float = math.inf) -> None:
     if log.is_file():
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if (match := _EPOCH.match(line)) and int(match[1]) <= last]
-        if kept != lines:
-            with replacing(log) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+        with replacing(log) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")

@@ -58,6 +58,43 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "metrics.json", "notes.tmp"]
 
 
+def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
+    path = tmp_path / "a[1].csv"
+    program = f"""
+from ser_ts_lobes.files import replacing
+with replacing({str(path)!r}) as temporary:
+    temporary.write_text("half of it")
+    print()
+    input()
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1) for _ in range(2)]
+    for writer in writers:
+        writer.stdout.readline()
+    writers[0].kill()
+    writers[0].wait()
+    others = [".a[1].csv.elsewhere-999999999.tmp", ".b.csv.999999999.tmp"]  # another machine's, another file's
+    for name in others:
+        (tmp_path / name).touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    with replacing(path) as temporary:
+        temporary.write_text("all of it")
+    left = {entry.name for entry in tmp_path.iterdir()} - {path.name, *others}
+    assert len(left) == 1 and left.pop().endswith(f"-{writers[1].pid}.tmp")  # which still writes
+    writers[1].communicate(b"\n")
+    assert path.read_text() == "half of it"
+
+
+def test_what_may_be_a_process_is_left_alone(monkeypatch):
+    assert files._is_another(str(os.getppid())) and files._is_another("none")
+    assert not files._is_another(str(os.getpid())) and not files._is_another("9" * 30)
+
+    def kill(process, signal):
+        raise PermissionError  # somebody else's
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert files._is_another("12")
+
+
 def test_a_shared_lock_keeps_out_who_would_be_alone_until_all_have_let_it_go(tmp_path):
     path = tmp_path / ".in_use"
     first, second = share_lock(path), share_lock(path)
