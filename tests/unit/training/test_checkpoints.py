@@ -38,6 +38,17 @@ def test_a_save_that_is_cut_short_leaves_the_earlier_checkpoint(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1  # the best and the last; what was cut short is gone
 
 
+@pytest.mark.parametrize("seconds", [[9e8, 5e8, 5e8, 1e8], [5e8, 5e8, 5e8, 5e8], [1e8, 9e8, 2e9, 3e8]])
+def test_the_last_checkpoint_is_the_newest_whatever_the_clock_says(tmp_path, monkeypatch, seconds):
+    checkpointer = Checkpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)})
+    for epoch, now in enumerate(seconds, 1):
+        monkeypatch.setattr(checkpoints.time, "time", lambda now=now: now)
+        checkpointer.save_and_keep_only(meta={"valid_loss": epoch, "epoch": epoch}, min_keys=["valid_loss"])
+        assert Checkpointer(tmp_path).find_checkpoint().meta["epoch"] == epoch
+    assert {saved.meta["epoch"] for saved in checkpointer.list_checkpoints()} == {1, len(seconds)}
+    assert checkpointer.find_checkpoint().meta["unixtime"] == pytest.approx(max(seconds), abs=0.01)
+
+
 def test_processes_meet_when_the_checkpoint_is_whole(tmp_path, monkeypatch):
     # Otherwise they may see different checkpoints, and wait for one another for good when they delete some.
     seen = []
