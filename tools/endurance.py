@@ -187,9 +187,11 @@ def make_material(folder):
             os.utime(path, (path.stat().st_mtime - 60,) * 2)
 
 
-def _watch(sender, work, moment):
+def _watch(sender, work, moment, before):
     """In a program: tell of each operation on its files, or be killed around one."""
     os.setpgid(0, 0)
+    if before is not None:
+        before()
     # Little at a time, so that there is something between the beginning and the end.
     features._SHARD_BYTES, transcription.SAVE_EVERY_S = 4096, 0.0
     main, count = os.getpid(), 0
@@ -261,18 +263,22 @@ class Interrupter:
             program = self.programs[name]
             if program.after:
                 self._run_undisturbed(program.after)
-            self._restore(program.after)
+            self.restore(program.after)
             started = time.time()
-            timeline, _ = self._run(program)
+            timeline, _ = self.run(program)
             shutil.copytree(self.work, self._state(name))
             tally = self.tallies[name] = Tally(len(timeline) - 1, time.time() - started)
             self._undisturbed[name] = tally, timeline, contents(self.work)
         return self._undisturbed[name]
 
+    def undisturbed(self, name):
+        """Give what a program leaves that nothing disturbs, as of `contents`."""
+        return self._run_undisturbed(name)[2]
+
     def _state(self, name):
         return self.folder / "states" / name
 
-    def _restore(self, name):
+    def restore(self, name):
         """Put back what a program had left; nothing for None."""
         shutil.rmtree(self.work, ignore_errors=True)
         if name:
@@ -302,10 +308,10 @@ class Interrupter:
     def _try(self, name, moments, whole, tally):
         """Kill a program at some moments, one after another, and let it end; note what is wrong."""
         program, problems = self.programs[name], []
-        self._restore(program.after)
+        self.restore(program.after)
         base, killed = contents(self.work), []
         for moment in moments:
-            output = self._run(program, moment)[1]
+            output = self.run(program, moment)[1]
             if output is not None:  # it has ended before
                 break
             killed.append(moment)
@@ -316,7 +322,7 @@ class Interrupter:
         tally.moments += killed
         try:
             if output is None:
-                output = self._run(program)[1]
+                output = self.run(program)[1]
         except InputError as error:
             problems.append(str(error))
         else:
@@ -350,8 +356,17 @@ class Interrupter:
                 problems.append(f"{run.name}: {saved} epochs had been saved, and {trained} were trained afterwards")
         return problems
 
-    def _run(self, program, moment=None):
+    def run(self, program, moment=None, before=None):
         """Run a program to its end or to a moment.
+
+        Parameters
+        ----------
+        program
+            One of `programs`, or another.
+        moment
+            When to kill it; None for not at all.
+        before
+            Is called in its process first.
 
         Returns
         -------
@@ -359,11 +374,16 @@ class Interrupter:
             Times of its operations, and what they were, where nothing disturbs it.
         output : str or None
             None if it was killed.
+
+        Raises
+        ------
+        InputError
+            With all its output, if it fails.
         """
         receiver, sender = multiprocessing.Pipe(duplex=False)
         timeline = []
         with tempfile.TemporaryFile("w+") as output:
-            first = functools.partial(_watch, sender, str(self.work), moment)
+            first = functools.partial(_watch, sender, str(self.work), moment, before)
             process = start_warm(list(program.command), output, first)
             sender.close()
             deadline = time.time() + TIMEOUT_S
@@ -398,7 +418,7 @@ class Interrupter:
             output.seek(0)
             text = output.read()
             if process.exitcode:
-                raise InputError(f"it ended with {process.exitcode}: {text[-3000:]}")
+                raise InputError(f"it ended with {process.exitcode}:\n{text}")
             return timeline, text
 
 
@@ -518,9 +538,8 @@ def half_written(folder, known):
             continue
         name = str(path.relative_to(folder))
         try:
-            if path.name != "CKPT.yaml" and _describe(path) == known.get(name):
-                continue
-            _read_whole(path)
+            if _describe(path) != known.get(name):
+                _read_whole(path)
         except Exception as error:  # whatever a reader says of a file that is not whole
             problems.append(f"{name} is half-written ({type(error).__name__}: {str(error)[:100]})")
     return problems
@@ -528,7 +547,9 @@ def half_written(folder, known):
 
 def _read_whole(path):
     """Read a file that may be another than in the end."""
-    if path.suffix == ".json":
+    if path.name == "CKPT.yaml":
+        _describe(path)["end-of-epoch"]
+    elif path.suffix == ".json":
         json.loads(path.read_text())
     elif path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:

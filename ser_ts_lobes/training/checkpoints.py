@@ -19,6 +19,7 @@ from speechbrain.utils.checkpoints import Checkpointer as SpeechBrainCheckpointe
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import name_failed_write
 from ser_ts_lobes.provenance import MADE_FROM, refuse_difference
 
 _MIN_STEP_S = 1e-3  # between two checkpoints, where the clock tells no order
@@ -28,8 +29,9 @@ class Checkpointer(SpeechBrainCheckpointer):
     """SpeechBrain's checkpointer, whose checkpoints survive a process that is killed while it saves.
 
     SpeechBrain takes a folder for a checkpoint once its ``CKPT.yaml`` is there, and writes that file first. Here it
-    gets its name last; a folder that has remained without it is removed when the next checkpoint is whole. And it takes
-    the one of the latest time for the newest. Here each is later than those before it, also if the clock was set back.
+    gets its name last; a folder that has remained without it is removed before the next checkpoint needs its room. And
+    it takes the one of the latest time for the newest. Here each is later than those before it, also if the clock was
+    set back.
 
     Example
     -------
@@ -43,13 +45,24 @@ class Checkpointer(SpeechBrainCheckpointer):
     """
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Save, as SpeechBrain does."""
-        checkpoint = super().save_checkpoint(*args, **kwargs)
+        """Save, as SpeechBrain does.
+
+        Raises
+        ------
+        OSError
+            If the disk is full.
+        """
+        folder = Path(self.checkpoints_dir)
+        if if_main_process():
+            for cut_short in [path for path in folder.glob("CKPT*") if not (path / METAFNAME).is_file()]:
+                shutil.rmtree(cut_short)
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+        except Exception as error:
+            name_failed_write(error, folder)
+            raise
         if checkpoint is not None:  # None on processes that are not the main one
             os.replace(_unfinished(checkpoint.path / METAFNAME), checkpoint.path / METAFNAME)
-            for folder in checkpoint.path.parent.glob("CKPT*"):
-                if not (folder / METAFNAME).is_file():
-                    shutil.rmtree(folder)
         # All processes must see the same checkpoints: each decides for itself which to delete, and then they wait for
         # one another.
         ddp_barrier()

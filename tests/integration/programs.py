@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from speechbrain.utils import logger
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600  # processes that wait for one another would wait for good
 
@@ -64,6 +66,7 @@ def _be_main(command, environment, output, before):
     os.chdir(ROOT)
     # The system's own, as in any program; a pool's processes would otherwise import all that tests do, for seconds.
     multiprocessing.set_start_method(None, force=True)
+    logger.get_environment_description = str  # pip's list of all packages takes longer than many a run
     if before is not None:
         before()
     if command[0] == "-m":

@@ -2,11 +2,13 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,17 @@ from safetensors.numpy import save_file
 
 from ser_ts_lobes import files
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, share_lock, try_lock, walk_files
+from ser_ts_lobes.files import (
+    locked,
+    map_files,
+    remove_leftovers,
+    replacing,
+    share_lock,
+    temporary_folder,
+    temporary_path,
+    try_lock,
+    walk_files,
+)
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
@@ -38,6 +50,50 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+class SafetensorError(Exception):
+    """As of the library, whose real ones need a full disk."""
+
+
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2**30),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), 2**30),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 51840 vs 51792"), 2**20 - 1),
+    ],
+    ids=["Python", "safetensors", "torch"],
+)
+def test_a_full_disk_is_an_error_of_the_file_that_was_wanted(tmp_path, monkeypatch, error, free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(OSError) as raised, replacing(tmp_path / "targets.safetensors") as temporary:
+        temporary.write_text("half of it")
+        raise error
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "targets.safetensors"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("odd"), FileNotFoundError(2, "No such file", "b.csv"), RuntimeError("a bug")]
+)
+def test_another_error_stays_as_it_is(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    before = vars(error) | {"filename": getattr(error, "filename", None)}
+    with pytest.raises(type(error)) as raised, replacing(tmp_path / "a.csv"):
+        raise error
+    assert raised.value is error and vars(error) | {"filename": getattr(error, "filename", None)} == before
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as gone:
+        gone.setattr(os, "getpid", lambda: 999_999_999)
+        left = temporary_path(tmp_path / "config.json")
+    left.mkdir()
+    (left / "model.bin").touch()
+    with temporary_folder(tmp_path / "config.json") as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name] != [left.name]
+    assert not list(tmp_path.iterdir())
 
 
 def test_whoever_may_read_a_new_file_may_read_what_is_written(tmp_path):

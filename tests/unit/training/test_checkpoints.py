@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -36,6 +37,23 @@ def test_a_save_that_is_cut_short_leaves_the_earlier_checkpoint(tmp_path):
     again.save_and_keep_only(meta={"valid_loss": 0.3, "epoch": 2}, min_keys=["valid_loss"])
     assert again.recover_if_possible().meta["epoch"] == 2
     assert len(list(tmp_path.iterdir())) == 1  # the best and the last; what was cut short is gone
+
+
+def test_a_checkpoint_that_can_not_be_written_is_named(tmp_path):
+    def fail(layer, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError) as error:
+        Checkpointer(tmp_path, {"a": torch.nn.Linear(1, 1)}, custom_save_hooks={"a": fail}).save_checkpoint()
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
+def test_what_was_cut_short_makes_room_for_the_next(tmp_path):
+    (tmp_path / "CKPT+half").mkdir()
+    seen = []
+    hook = {"layer": lambda layer, path: seen.append(sorted(folder.name for folder in tmp_path.iterdir()))}
+    Checkpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)}, custom_save_hooks=hook).save_checkpoint(name="whole")
+    assert seen == [["CKPT+whole"]]
 
 
 @pytest.mark.parametrize("seconds", [[9e8, 5e8, 5e8, 1e8], [5e8, 5e8, 5e8, 5e8], [1e8, 9e8, 2e9, 3e8]])
