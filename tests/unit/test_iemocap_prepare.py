@@ -596,6 +596,8 @@ def test_skip_prep_takes_what_is_there(corpus, folder):
     folds = prepare_iemocap(corpus, folder)
     shutil.rmtree(corpus)
     assert prepare_iemocap(corpus, folder, skip_prep=True) == folds
+    shutil.rmtree(folder / "fold1")
+    assert list(prepare_iemocap(corpus, folder, skip_prep=True)) == [2, 3, 4, 5]
 
 
 def test_command_line(corpus, folder):

@@ -1,0 +1,159 @@
+"""Lay a tree of ``tools.speechbrain_pr.compose`` over a checkout of SpeechBrain and run SpeechBrain's own checks of it.
+
+To run: ``make speechbrain-pr OUT=folder SPEECHBRAIN_SOURCE=checkout``, or ``python -m tools.speechbrain_pr.check OUT
+CHECKOUT``. The checkout is copied, and nothing is written into it. What is checked: SpeechBrain's
+``tests/consistency``; ruff, yamllint and codespell by its settings, as far as they are installed; that no file is over
+1 MB; and with ``--run``, its recipe runner on our rows, which takes some 20 seconds a row.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from ser_ts_lobes.errors import InputError, plain_errors
+from tools.speechbrain_pr.compose import RECIPES
+
+#: SpeechBrain's .pre-commit-config.yaml, check-added-large-files.
+MAX_BYTES = 1024 * 1024
+
+# Programs of its .pre-commit-config.yaml, by the module that shows that they are installed, and what they look at.
+_LINTERS = {
+    "ruff check": ("ruff", ["ruff", "check"], ".py"),
+    "ruff format": ("ruff", ["ruff", "format", "--check"], ".py"),
+    "yamllint": ("yamllint", ["yamllint", "-c", ".yamllint.yaml"], ".yaml"),
+    "codespell": (
+        "codespell_lib",
+        ["codespell_lib", "--ignore-words=.dict-speechbrain.txt"],
+        (".py", ".yaml", ".md", ".txt"),
+    ),
+}
+_RUNNER = """
+import sys
+from tests.utils.recipe_tests import run_recipe_tests
+sys.exit(not run_recipe_tests(filters_fields=["Script_file"], filters=[sys.argv[1:]], run_opts="--device=cpu"))
+"""
+
+
+def lay_over(out, source, folder):
+    """Copy a checkout and lay a composed tree over it.
+
+    Parameters
+    ----------
+    out, source, folder : str | pathlib.Path
+        The tree, the checkout, and where the two go together; it must not exist.
+
+    Raises
+    ------
+    InputError
+        If the checkout has no consistency tests.
+    """
+    if not Path(source, "tests", "consistency").is_dir():
+        raise InputError(f"{source} has no tests/consistency: name a checkout of SpeechBrain, not a package of it.")
+    shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", "tmp"))
+    shutil.copytree(out, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git", "tmp"))
+
+
+def consistency(merged):
+    """Run SpeechBrain's consistency tests.
+
+    Parameters
+    ----------
+    merged : str | pathlib.Path
+        From `lay_over`.
+
+    Returns
+    -------
+    subprocess.CompletedProcess
+        Of pytest.
+    """
+    return _run(merged, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/consistency")
+
+
+def lint(out, merged):
+    """Run its linters on the files of a composed tree, and look for large files.
+
+    Parameters
+    ----------
+    out, merged : str | pathlib.Path
+        The tree, and what `lay_over` made of it.
+
+    Returns
+    -------
+    dict[str, str]
+        What each check that was made complains of; nothing where it passes.
+    """
+    files = [path for recipe in RECIPES for path in Path(out, "recipes", recipe.there).rglob("*") if path.is_file()]
+    files += [path for path in Path(out, "tests", "samples", "SER").rglob("*") if path.is_file()]
+    complaints = {"size": "\n".join(str(path) for path in files if path.stat().st_size > MAX_BYTES)}
+    for name, (module, command, endings) in _LINTERS.items():
+        if find_spec(module):
+            names = [path.relative_to(out) for path in files if path.name.endswith(endings)]
+            result = _run(merged, "-m", *command, *names)
+            complaints[name] = result.stdout if result.returncode else ""
+    return complaints
+
+
+def run_rows(merged):
+    """Run SpeechBrain's recipe runner on the rows of a composed tree; it says how each went.
+
+    Parameters
+    ----------
+    merged : str | pathlib.Path
+        From `lay_over`; the rows write into its ``tests/tmp``.
+
+    Returns
+    -------
+    bool
+        Whether all pass.
+    """
+    scripts = [f"recipes/{recipe.there}/{path.name}" for recipe in RECIPES for path in _scripts(merged, recipe)]
+    return _run(merged, "-c", _RUNNER, *scripts, stdout=None).returncode == 0
+
+
+def _scripts(merged, recipe):
+    return sorted(Path(merged, "recipes", recipe.there).glob("*.py"))
+
+
+def _run(merged, *command, stdout=subprocess.PIPE):
+    # The runner starts `python`, which is to be this one.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=merged,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(merged)},
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def main():
+    """Check the tree that the command line names; end with 1 if a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="a composed tree")
+    parser.add_argument("source", type=Path, help="a checkout of SpeechBrain")
+    parser.add_argument("--run", action="store_true", help="run the rows, too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        merged = Path(folder, "speechbrain")
+        lay_over(arguments.out, arguments.source, merged)
+        result = consistency(merged)
+        print(f"tests/consistency: {result.stdout.splitlines()[-1]}")
+        failed = [line for line in result.stdout.splitlines() if "ERROR" in line] if result.returncode else []
+        complaints = lint(arguments.out, merged)
+        for name in ("size", *_LINTERS):
+            print(f"{name}: {'passed' if complaints.get(name) == '' else complaints.get(name, 'not installed')}")
+        rows_pass = not arguments.run or run_rows(merged)
+    print("\n".join(failed), end="")
+    sys.exit(bool(result.returncode or any(complaints.values()) or not rows_pass))
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
