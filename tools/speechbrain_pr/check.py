@@ -8,6 +8,7 @@ CHECKOUT``. The checkout is copied, and nothing is written into it. What is chec
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def lint(out, merged):
 
 
 def run_rows(merged):
-    """Run SpeechBrain's recipe runner on the rows of a composed tree; it says how each went.
+    """Run SpeechBrain's recipe runner on the rows of a composed tree.
 
     Parameters
     ----------
@@ -108,25 +109,29 @@ def run_rows(merged):
 
     Returns
     -------
-    bool
-        Whether all pass.
+    dict[str, str]
+        What it complains of in each row that it ran; nothing where the row passes.
     """
-    scripts = [f"recipes/{recipe.there}/{path.name}" for recipe in RECIPES for path in _scripts(merged, recipe)]
-    return _run(merged, "-c", _RUNNER, *scripts, stdout=None).returncode == 0
+    scripts = [path for recipe in RECIPES for path in Path(merged, "recipes", recipe.there).glob("*.py")]
+    log = _run(merged, "-c", _RUNNER, *(path.relative_to(merged) for path in scripts)).stdout
+    complaints = {}
+    for part in log.split("Running test for ")[1:]:
+        row, _, rest = part.partition("...")
+        errors = [line for line in rest.splitlines() if line.startswith("ERROR")]
+        for name in re.findall(r"Check (\S+) and", rest):
+            errors += Path(merged, name).read_text(encoding="utf-8").splitlines()[-5:]
+        complaints[row] = "\n".join(errors)
+    return complaints
 
 
-def _scripts(merged, recipe):
-    return sorted(Path(merged, "recipes", recipe.there).glob("*.py"))
-
-
-def _run(merged, *command, stdout=subprocess.PIPE):
+def _run(merged, *command):
     # The runner starts `python`, which is to be this one.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=merged,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(merged)},
-        stdout=stdout,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
@@ -144,14 +149,15 @@ def main():
         merged = Path(folder, "speechbrain")
         lay_over(arguments.out, arguments.source, merged)
         result = consistency(merged)
-        print(f"tests/consistency: {result.stdout.splitlines()[-1]}")
-        failed = [line for line in result.stdout.splitlines() if "ERROR" in line] if result.returncode else []
-        complaints = lint(arguments.out, merged)
-        for name in ("size", *_LINTERS):
-            print(f"{name}: {'passed' if complaints.get(name) == '' else complaints.get(name, 'not installed')}")
-        rows_pass = not arguments.run or run_rows(merged)
-    print("\n".join(failed), end="")
-    sys.exit(bool(result.returncode or any(complaints.values()) or not rows_pass))
+        complaints = {"tests/consistency": result.stdout if result.returncode else "", **lint(arguments.out, merged)}
+        for name in ("tests/consistency", "size", *_LINTERS):
+            print(f"{name}: {'not installed' if name not in complaints else complaints[name] or 'passed'}", flush=True)
+        if arguments.run:
+            rows = run_rows(merged)
+            print(f"rows of tests/recipes: {list(rows.values()).count('')} of {len(rows)} passed")
+            print("".join(f"{row}: {errors}\n" for row, errors in rows.items() if errors), end="")
+            complaints |= rows or {"rows": "none was run"}
+    sys.exit(any(complaints.values()))
 
 
 if __name__ == "__main__":
