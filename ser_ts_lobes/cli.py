@@ -109,6 +109,7 @@ def _add_table(commands):
         "  ser-ts table --systems teacher,ts,cts --folds 1,2 -- --data_folder /path/to/corpus\n"
         "  ser-ts table --systems cts --sweep residual_threshold=1.5,2,2.5,none -- --data_folder /path/to/corpus\n"
         "  ser-ts table --slurm partition=gpu,time=24:00:00,gpus_per_node=1 -- --data_folder /path/to/corpus\n"
+        "  ser-ts table --slurm partition=gpu,time=9:00:00,gpus_per_node=4 --processes 4 -- --data_folder /path\n"
         "  ser-ts table --report-only",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -120,10 +121,13 @@ def _add_table(commands):
     parser.add_argument("--against", metavar="ROW", help="row that p-values compare with (default: ft)")
     places = parser.add_mutually_exclusive_group()
     places.add_argument(
-        "--gpus", metavar="I,J", type=_names, default=(), help="one job at a time on each of these GPUs"
+        "--gpus", metavar="I,J", type=_names, default=(), help="one job at a time on each (N) of these GPUs"
     )
     places.add_argument("--slurm", metavar="KEY=V,...", type=_pairs, help="submit the jobs, with sbatch's options")
     parser.add_argument("--jobs", metavar="N", type=_positive, help="jobs at a time (default: 1; Slurm: all)")
+    parser.add_argument(
+        "--processes", metavar="N", type=_positive, default=1, help="of each job, on a GPU each (default: 1)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     parser.add_argument("--report-only", action="store_true", help="only write the tables of what is on disk")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="of the training scripts")

@@ -14,9 +14,15 @@ class InputError(ValueError):
     """
 
 
+# What gloo says to a process that waits for one that has ended.
+_LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """End the program with the sentence of an `InputError` instead of a traceback.
+
+    Of several processes that work together, one that can't go on says why; the others, which wait for it, say that.
 
     Example
     -------
@@ -29,6 +35,10 @@ def plain_errors() -> Iterator[None]:
         yield
     except InputError as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _LEFT_ALONE):
+            raise
+        sys.exit("error: another process of this run has ended: see what it said.")
 
 
 def needs_extra(what: str, package: str, extra: str) -> InputError:

@@ -1,6 +1,5 @@
 """The start of an experiment: from a hparams file and a command line to the objects that it describes."""
 
-import atexit
 import dataclasses
 import difflib
 import os
@@ -16,7 +15,8 @@ from speechbrain.utils.run_opts import RunOptions
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import hold_lock
 from ser_ts_lobes.options import check_run_options, check_settings
-from ser_ts_lobes.provenance import refuse_another_corpus, refuse_other_settings
+from ser_ts_lobes.processes import join
+from ser_ts_lobes.provenance import made_from, refuse_another_corpus, refuse_other_settings
 from ser_ts_lobes.settings import Hparams, flatten, plain_hparams_errors, read_settings
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
@@ -202,7 +202,7 @@ def model_settings(settings: dict[str, Any], run_opts: RunOptions, processes: in
     return {**flatten(settings), **given, "processes": processes}
 
 
-def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> Hparams:
+def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str, trains: bool = True) -> Hparams:
     """Join the other processes, if there are any, and see to it that the run can go on; no network is loaded.
 
     What costs little comes before what costs much: a script prepares its corpus and looks for its teacher with these
@@ -212,6 +212,9 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) ->
     ----------
     hparams_file, run_opts, overrides
         From `parse_arguments`.
+    trains
+        Whether the script trains, and must go on with as many processes as it has begun with; what a trained model
+        says does not depend on them.
 
     Returns
     -------
@@ -227,24 +230,21 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) ->
     settings = Hparams(read_settings(hparams_file, overrides), hparams_file)
     check_settings(settings)
     check_run_options(run_opts, settings)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    if torch.distributed.is_initialized():
-        # Or else the threads of gloo may still be at work when the program ends, and abort it.
-        atexit.register(torch.distributed.destroy_process_group)
+    join(run_opts)
     if sb.utils.distributed.if_main_process():
         hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
-    refuse_other_settings(settings["save_folder"], _of_model(settings, run_opts))
+    refuse_other_settings(settings["save_folder"], _of_model(settings, run_opts, trains))
     refuse_another_corpus(settings)
     return settings
 
 
-def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> Hparams:
+def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str, trains: bool = True) -> Hparams:
     """Load the hyper-parameters; networks are made, and fetched where need be.
 
     Parameters
     ----------
-    hparams_file, run_opts, overrides
-        From `parse_arguments`; `start_experiment` has checked them.
+    hparams_file, run_opts, overrides, trains
+        As for `start_experiment`, which has checked them.
 
     Returns
     -------
@@ -258,9 +258,12 @@ def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str) -> 
     """
     with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
-    made_with = _of_model(read_settings(hparams_file, overrides), run_opts)
+    made_with = _of_model(read_settings(hparams_file, overrides), run_opts, trains)
     return Hparams({**hparams, "settings": made_with}, hparams_file)
 
 
-def _of_model(settings, run_opts):
-    return model_settings(settings, run_opts, int(os.environ.get("WORLD_SIZE", 1)))
+def _of_model(settings, run_opts, trains):
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if not trains and (saved := made_from(settings["save_folder"])) is not None:
+        processes = saved.get("settings", {}).get("processes", processes)
+    return model_settings(settings, run_opts, processes)

@@ -14,6 +14,10 @@ from ser_ts_lobes.errors import InputError
 POOLINGS = ("gru", "transformer", "attention")
 #: What ``taught`` may name of `ser_ts_lobes.training.targets.TeacherTargets`, and how it is called.
 TAUGHT = {"joint": "embedding", "text": "embedding of the text", "sentence": "embedding of the sentence"}
+#: What ``tracker`` may name (`ser_ts_lobes.training.tracking.make_train_logger` makes them).
+TRACKERS = ("tensorboard", "wandb")
+#: The keys of what is augmented in training, waveforms and frames.
+AUGMENTATIONS = ("wav_augment", "fea_augment")
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -49,6 +53,10 @@ def _are_points(value):
     return isinstance(value, list) and len(value) > 1 and all(map(_is_number, value)) and sorted(set(value)) == value
 
 
+def _are_names(value):
+    return isinstance(value, list) and len(set(value)) == len(value) > 1 and all(isinstance(n, str) for n in value)
+
+
 def _from(least):
     return _Rule(lambda value: _is_whole(value) and value >= least, f"give a whole number from {least} on")
 
@@ -57,19 +65,29 @@ def _one_of(values):
     return _Rule(lambda value: value in values, f"choose one of {', '.join(values)}")
 
 
+# An object of the file, or what it is made from.
+_AUGMENTER = _Rule(
+    lambda value: value is None or callable(value) or (isinstance(value, dict) and "!" in value),
+    "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml, or null",
+)
 _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a number from 0 on")
 
 _RULES = {
     **dict.fromkeys(("batch_size", "number_of_epochs", "grad_accumulation_factor"), _from(1)),
     **dict.fromkeys(("num_workers", "trainable_layers", "lora_rank", "seed"), _from(0)),
-    **dict.fromkeys(("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight", "emotion_weight"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "soft_label_points": _Rule(_are_points, "give the points of the labels' scale, two or more, as [1, 2, 3]"),
+    "emotion_classes": _Rule(_are_names, "give the classes to learn, two or more, as [angry, neutral]"),
+    **dict.fromkeys(AUGMENTATIONS, _AUGMENTER),
     "feature_dtype": _one_of(_DTYPES),
     "pooling": _one_of(POOLINGS),
     "batches": _one_of(_BATCHES),
     "taught": _one_of(TAUGHT),
     "trust": _one_of(_TRUST),
+    "tracker": _Rule(lambda value: value in (None, *TRACKERS), f"choose one of {', '.join(TRACKERS)}, or null"),
     "max_grad_norm": _Rule(
         lambda value: value is None or (_is_number(value) and value > 0),
         "give a number above 0, or null to clip nothing",
@@ -117,6 +135,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if settings.get("max_batch_s") is not None:
         _check_batch_length(settings)
     _check_teaching(settings)
+    for name in AUGMENTATIONS:
+        if settings.get(name) is not None and "speech_encoder" not in settings:
+            raise InputError(f"{name} is of speech, and {settings['system']} only reads: give null.")
     factor = settings.get("grad_accumulation_factor", 1)
     if "ccc_weights" in settings and factor > 1:
         raise InputError(

@@ -24,6 +24,7 @@ _NO_MATTER = {
     "save_folder",
     "train_log",
     "train_logger",
+    "tracker",
     "checkpointer",
     "manifest_folder",
     "feature_folder",
@@ -63,9 +64,12 @@ _CAME_LATER = {
     "max_batch_s": None,
     "train_dataloader_opts.batches": "shuffled",
     "train_dataloader_opts.max_batch_s": None,
+    "emotion_weight": 0.0,
+    "wav_augment": None,
+    "fea_augment": None,
 }
 # Keys that came later for systems in which they have no effect by default.
-_HAD_NO_EFFECT = {"encoder_lr", "soft_label_points"}
+_HAD_NO_EFFECT = {"encoder_lr", "soft_label_points", "emotion_classes"}
 
 
 class MissingKey(InputError, AttributeError):
@@ -196,7 +200,10 @@ _ABSENT = "(not set)"
 
 def _is_attribute(value: Any) -> bool:
     """Whether a value is ``!ref <object.attribute>``, resolved: it follows from the object's own settings."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "!" in value[0]
+    match value:
+        case [{"!": _}, str()]:
+            return True
+    return False
 
 
 @contextlib.contextmanager

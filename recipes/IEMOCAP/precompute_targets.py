@@ -14,6 +14,7 @@ With ``--unrated_manifest <CSV>`` it also says what it knows of transcribed spee
 
 import sys
 
+import speechbrain as sb
 from iemocap_prepare import prepare_iemocap
 
 from ser_ts_lobes.errors import plain_errors
@@ -28,23 +29,25 @@ from ser_ts_lobes.training.teacher_report import report_teacher
 if __name__ == "__main__":
     with plain_errors():
         hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
-        settings = start_experiment(hparams_file, run_opts, overrides)
+        settings = start_experiment(hparams_file, run_opts, overrides, trains=False)
         refuse_untrained(settings)
 
-        prepare_iemocap(**settings["prepare_opts"])
+        sb.utils.distributed.run_on_main(prepare_iemocap, kwargs=settings["prepare_opts"])
         manifests = load_manifests(
             settings["manifest_folder"],
             settings["data_folder"],
             needs_text=True,
             unrated=settings["unrated_manifest"],
             needs_ratings=settings["soft_label_weight"] > 0,
+            emotion_classes=settings["emotion_classes"] if settings["emotion_weight"] > 0 else None,
         )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.
-        hparams = load_experiment(hparams_file, run_opts, overrides)
+        hparams = load_experiment(hparams_file, run_opts, overrides, trains=False)
         learn_from_training_set(manifests["train"], hparams, run_opts)
         datasets = make_datasets(manifests, hparams, run_opts)
 
         targets = TeacherBrain(hparams, run_opts, manifests).make_targets(datasets)
-        report_teacher(hparams["output_folder"], targets, label_range=manifests["train"].label_range)
-        save_targets(hparams["output_folder"], targets)  # last: they tell that all is there
+        if sb.utils.distributed.if_main_process():
+            report_teacher(hparams["output_folder"], targets, label_range=manifests["train"].label_range)
+            save_targets(hparams["output_folder"], targets)  # last: they tell that all is there

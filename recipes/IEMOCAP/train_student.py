@@ -33,6 +33,7 @@ if __name__ == "__main__":
             settings["data_folder"],
             unrated=settings.get("unrated_manifest"),
             needs_ratings=settings["soft_label_weight"] > 0,
+            emotion_classes=settings["emotion_classes"] if settings["emotion_weight"] > 0 else None,
         )
         targets = load_teacher(manifests, settings)
 

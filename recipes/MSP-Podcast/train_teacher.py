@@ -32,6 +32,7 @@ if __name__ == "__main__":
             settings["data_folder"],
             needs_text=True,
             needs_ratings=settings["soft_label_weight"] > 0,
+            emotion_classes=settings["emotion_classes"] if settings["emotion_weight"] > 0 else None,
         )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.

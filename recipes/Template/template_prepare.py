@@ -9,9 +9,10 @@ DATA_FOLDER has ``recordings.csv``, with the columns
     activation, valence, dominance     numbers on one scale, 1 to 7 unless told otherwise
 
 and, if there are any, ``transcript`` (an empty one is nobody's yet: `ser-ts transcribe MANIFEST_FOLDER` makes it),
-``gender`` and ``split`` (train, valid, test). Without ``split``, a fifth of the speakers validates and a fifth tests.
-If what each rater said is to be learnt (soft_label_weight), it is in ``ratings.csv``: ``file, activation, valence,
-dominance``, a line a rater and recording; a number that a rater has not given is left empty.
+``gender``, ``emotion`` (a class) and ``split`` (train, valid, test). Without ``split``, a fifth of the speakers
+validates and a fifth tests. If what each rater said is to be learnt (soft_label_weight), it is in ``ratings.csv``:
+``file, activation, valence, dominance``, a line a rater and recording; a number that a rater has not given is left
+empty.
 
 The training scripts call `prepare_template` themselves. For a corpus of another form, copy this folder and change what
 is here.
@@ -79,7 +80,8 @@ def prepare_template(data_folder, manifest_folder, label_range=LABEL_RANGE, skip
             continue
         text = row.get("transcript", "").strip() or texts.get(row["file"])
         who = row["speaker"], row.get("gender", "Unknown")
-        utterance = manifests.Utterance(row["file"], info.duration, path, *who, row["labels"], text, emotion="")
+        said = row["labels"], text, row.get("emotion", "")
+        utterance = manifests.Utterance(row["file"], info.duration, path, *who, *said)
         splits[row["split"]].append(utterance)
     make_folder(manifest_folder)
     side_files = [manifest_folder / "excluded.csv"]

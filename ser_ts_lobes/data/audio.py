@@ -266,7 +266,8 @@ def _resample(blocks, ratio):
     """Convert blocks as their whole would be converted.
 
     `ratio.numerator` samples become `ratio.denominator`. Each call sees as many samples on either side of the part
-    that it converts as the filter is wide.
+    that it converts as the filter is wide. (soxr has a stream of its own, but not torchaudio's filter, which clips
+    that fit into one block are converted with: a long recording must not sound otherwise than its parts.)
     """
     import torch
     import torchaudio

@@ -75,7 +75,7 @@ class Utterance:
     transcript
         The words; ``""`` when somebody listened and nothing was said, None when nobody transcribed it.
     emotion
-        The corpus's emotion class, which no system here learns.
+        The corpus's emotion class.
     """
 
     id: str
@@ -112,6 +112,8 @@ class Manifest:
         What ``$data_root`` in the CSV stands for.
     ratings
         By id, what each rater said (`ser_ts_lobes.data.ratings.read_ratings`); None where nobody has asked for it.
+    emotion_classes
+        Of the column ``emotion``, the classes that are learnt, in their order; none where nobody has asked for them.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Manifest:
     label_range: tuple[float, float] | None
     data_root: str | None
     ratings: dict[str, Any] | None = None
+    emotion_classes: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -145,6 +148,8 @@ class Manifest:
             seen[f"{self.name}_transcripts"] = self.text_fingerprint
         if self.ratings is not None:
             seen[f"{self.name}_ratings"] = hashlib.sha256(json.dumps(self.ratings).encode()).hexdigest()
+        if self.emotion_classes:
+            seen[f"{self.name}_emotions"] = self._digest("emotion")
         return seen
 
     def _digest(self, *columns):
@@ -165,6 +170,25 @@ class Manifest:
         if not self.labelled:
             raise InputError(f"{self.path} has no labels: its utterances can be predicted, but not scored.")
         return np.array([[row[name] for name in DIMENSIONS] for row in self.utterances.values()], dtype=np.float64)
+
+    def emotions(self) -> np.ndarray:
+        """Return each utterance's place in `emotion_classes`, int64 of shape (utterances,), in the order of the rows.
+
+        It is -1 where the utterance is of none of them, such as one on which the raters did not agree.
+        """
+        places = {name: place for place, name in enumerate(self.emotion_classes)}
+        return np.array([places.get(row["emotion"], -1) for row in self.utterances.values()], dtype=np.int64)
+
+    def require_emotions(self) -> None:
+        """Raise `InputError` when no utterance is of one of `emotion_classes`."""
+        there = Counter(row["emotion"] for row in self.utterances.values())
+        missing = [name for name in self.emotion_classes if not there[name]]
+        if missing:
+            known = first_few([f"{name} ({n})" for name, n in sorted(there.items()) if name], 20) or "none"
+            raise InputError(
+                f"{self.path}: no utterance is of emotion class {first_few(missing)}; its column emotion has {known}. "
+                "Name what is to be learnt by --emotion_classes, or give --emotion_weight=0."
+            )
 
     def require_transcripts(self) -> None:
         """Raise `InputError` when an utterance has not been transcribed."""

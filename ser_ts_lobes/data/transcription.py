@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import hf_hub_download
+from speechbrain.utils.distributed import get_local_rank, if_main_process, run_on_main
 from tqdm import tqdm
 from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
@@ -24,6 +25,8 @@ from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.data.manifests import TRANSCRIPT_COLUMNS, find_manifests, read_manifest
 from ser_ts_lobes.devices import check_device
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import locked
+from ser_ts_lobes.processes import gather_in_turn, join, my_share
 from ser_ts_lobes.text_files import read_rows, write_csv
 
 if TYPE_CHECKING:
@@ -59,6 +62,8 @@ def transcribe(
     on the batch: Whisper pads each clip to its window, and CTC models hear one window at a time whatever
     ``batch_size`` says.
 
+    Processes that `torchrun` starts share the work out (`ser_ts_lobes.processes`).
+
     Parameters
     ----------
     manifest_folder
@@ -69,9 +74,9 @@ def transcribe(
     out
         The CSV to write or to go on with, ``transcripts.csv`` in ``manifest_folder`` by default.
     batch_size
-        Windows recognised at a time.
+        Windows recognised at a time, by each process.
     device
-        Such as ``"cpu"`` or ``"cuda:0"``; by default the first GPU where there is one.
+        Such as ``"cpu"`` or ``"cuda:0"``; by default the first GPU where there is one, or each process's own.
     data_root
         What ``$data_root`` in the manifests stands for; None takes the folder that was prepared.
 
@@ -92,44 +97,72 @@ def transcribe(
         raise InputError(f"The folder of {out} does not exist. Make it, or name another file.")
     if batch_size < 1:
         raise InputError(f"A batch size of {batch_size} is not at least 1.")
-    on = check_device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    join({"distributed_backend": "gloo"})
+    on = check_device(device or (f"cuda:{get_local_rank() or 0}" if torch.cuda.is_available() else "cpu"))
     asr = str(asr or (GPU_ASR if on.type == "cuda" else CPU_ASR))
     name = Path(asr).resolve().name if Path(asr).is_dir() else asr
 
-    rows = {row["ID"]: row for _, row in read_rows(out, TRANSCRIPT_COLUMNS, key="ID")} if out.exists() else {}
-    pending = _find_pending(manifest_folder, data_root, rows)
-    _refuse_others(out, rows, "model", name)
+    # All must share out the same, and one of them may save when another has not looked yet.
+    before, pending, revision = run_on_main(_look, [manifest_folder, data_root, out, asr, name])
     if not pending:
-        print(f"No transcript is missing in {manifest_folder}.")
+        if if_main_process():
+            print(f"No transcript is missing in {manifest_folder}.")
         return out
 
-    revision = find_revision(asr)
-    _refuse_others(out, rows, "revision", revision)
+    own = my_share(list(pending))
     recogniser = load_recogniser(asr, revision, on)
-
-    def save():
-        write_csv(out, TRANSCRIPT_COLUMNS, ([row[column] for column in TRANSCRIPT_COLUMNS] for row in rows.values()))
-
+    rows: dict[str, dict[str, str]] = {}
     started = last_saved = time.monotonic()
     try:
-        texts = recognise(recogniser, [utterance["wav"] for utterance in pending.values()], batch_size)
-        for id, text in zip(pending, tqdm(texts, "Transcribing", len(pending), unit="utt"), strict=True):
+        texts = recognise(recogniser, [pending[id]["wav"] for id in own], batch_size)
+        texts = tqdm(texts, "Transcribing", len(own), unit="utt", disable=not if_main_process())
+        for id, text in zip(own, texts, strict=True):
             rows[id] = {"ID": id, "transcript": text, "model": name, "revision": revision}
             if time.monotonic() - last_saved > SAVE_EVERY_S:
-                save()
+                _save(out, rows)
                 last_saved = time.monotonic()
-    finally:
+        done = gather_in_turn(rows.values())
+    except BaseException:
         if rows:
-            save()
+            _save(out, rows)
+        raise
 
-    seconds = time.monotonic() - started
-    audio_s = sum(utterance["duration"] for utterance in pending.values())
-    empty = sum(not rows[id]["transcript"] for id in pending)
-    print(
-        f"Transcribed {len(pending)} utterances ({empty} empty), {audio_s / 3600:.2f} h of audio, "
-        f"in {seconds:.0f} s (real-time factor {seconds / audio_s:.3f}): {out}"
-    )
+    if if_main_process():
+        _write(out, before | {row["ID"]: row for row in done})  # in the order that one process gives
+        seconds = time.monotonic() - started
+        audio_s = sum(utterance["duration"] for utterance in pending.values())
+        empty = sum(not row["transcript"] for row in done)
+        print(
+            f"Transcribed {len(done)} utterances ({empty} empty), {audio_s / 3600:.2f} h of audio, "
+            f"in {seconds:.0f} s (real-time factor {seconds / audio_s:.3f}): {out}"
+        )
     return out
+
+
+def _look(manifest_folder, data_root, out, asr, name):
+    """See what is done and what is to be done; find the recogniser's revision, if anything is."""
+    rows = _read(out)
+    pending = _find_pending(manifest_folder, data_root, rows)
+    _refuse_others(out, rows, "model", name)
+    revision = None
+    if pending:
+        revision = find_revision(asr)
+        _refuse_others(out, rows, "revision", revision)
+    return rows, pending, revision
+
+
+def _read(out):
+    return {row["ID"]: row for _, row in read_rows(out, TRANSCRIPT_COLUMNS, key="ID")} if out.exists() else {}
+
+
+def _write(out, rows):
+    write_csv(out, TRANSCRIPT_COLUMNS, ([row[column] for column in TRANSCRIPT_COLUMNS] for row in rows.values()))
+
+
+def _save(out, rows):
+    """Add rows to what others have saved."""
+    with locked(out.with_name(f".{out.name}.lock")):
+        _write(out, _read(out) | rows)
 
 
 def find_revision(source: str) -> str:

@@ -221,6 +221,7 @@ class WhisperEncoder(Encoder):
             else load_pretrained(AutoFeatureExtractor, source).to_dict()
         )
         self.n_mels, self.n_fft, self.hop_length = (features[name] for name in ("feature_size", "n_fft", "hop_length"))
+        self.filters_rate = features.get("sampling_rate", SAMPLE_RATE)
         for name, value in self.make_filters().items():
             self.register_buffer(name, value, False)
 
@@ -235,7 +236,9 @@ class WhisperEncoder(Encoder):
         """
         from transformers import WhisperFeatureExtractor
 
-        extractor = WhisperFeatureExtractor(self.n_mels, hop_length=self.hop_length, n_fft=self.n_fft)
+        extractor = WhisperFeatureExtractor(
+            self.n_mels, sampling_rate=self.filters_rate, hop_length=self.hop_length, n_fft=self.n_fft
+        )
         return {
             "mel_filters": torch.tensor(extractor.mel_filters.T, dtype=torch.float32, device="cpu"),
             "window": torch.hann_window(self.n_fft, device="cpu"),

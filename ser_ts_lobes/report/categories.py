@@ -55,7 +55,8 @@ def by_category(test_set: TestSet, view: View) -> str:
         )
         + html.table(
             f"Recall of each class ({sizes}) and their mean, with its interval. {_THE_LABELS.capitalize()} show how "
-            "far three dimensions can tell these classes apart: no system here was trained to.",
+            "far three dimensions can tell these classes apart. Classes that a system has learnt "
+            "(`emotion_weight`) are not looked at here: their scores are in its metrics.json.",
             ["", "mean recall", *names],
             table,
         )

@@ -112,6 +112,44 @@ def evaluate(predictions: ArrayLike, targets: ArrayLike) -> dict[str, dict[str, 
     }
 
 
+#: How well classes are told (`classify`): names, and what to call them.
+CLASSIFICATION = {"accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro-F1"}
+
+
+def classify(predictions: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    """Return how well classes are told.
+
+    Parameters
+    ----------
+    predictions, targets
+        A class of each of N >= 1 utterances.
+
+    Returns
+    -------
+    dict of str to float
+        ``accuracy``, the share that is right; ``uar``, the unweighted average of the recalls of the classes that occur
+        among the targets; ``macro_f1``, that of F1 = 2 hits / (predicted + there) over the classes that occur at all.
+
+    Raises
+    ------
+    InputError
+        If there are not as many predictions as targets, or none.
+
+    Example
+    -------
+    >>> {name: round(value, 3) for name, value in classify(["a", "a", "b"], ["a", "b", "b"]).items()}
+    {'accuracy': 0.667, 'uar': 0.75, 'macro_f1': 0.667}
+    """
+    if len(predictions) != len(targets) or not targets:
+        raise InputError(f"{len(predictions)} classes are predicted of {len(targets)} utterances; give one for each.")
+    names, places = np.unique([predictions, targets], return_inverse=True)
+    p, y = places.reshape(2, -1)
+    predicted, there, hits = (np.bincount(of, minlength=len(names)) for of in (p, y, y[p == y]))
+    recall = hits[there > 0] / there[there > 0]
+    f1 = 2 * hits / (predicted + there)
+    return {"accuracy": float(np.mean(p == y)), "uar": float(recall.mean()), "macro_f1": float(f1.mean())}
+
+
 def moments(predictions: ArrayLike, targets: ArrayLike) -> Moments:
     """Return the population moments of predictions and targets, computed in two passes.
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _LABELS = tuple(f"label_{dimension}" for dimension in DIMENSIONS)
 _COLUMNS = ("ID", "split", "spk_id", *DIMENSIONS, *_LABELS)
+_EMOTIONS = ("emotion", "label_emotion")
 # Predictions are written with six decimals.
 _TOLERANCE = 1e-4
 _PACKAGES = ("speechbrain", "torch", "transformers", "numpy")
@@ -70,16 +71,21 @@ class Outputs:
         (N, 3) float64, on the corpus's scale.
     label
         (N, 3) float64, on the corpus's scale.
+    emotion
+        The likeliest emotion class of each; none of a system that does not learn them.
     """
 
     ids: list[str]
     embedding: np.ndarray
     prediction: np.ndarray
     label: np.ndarray
+    emotion: Sequence[str] = ()
 
 
 def write_predictions(
-    path: str | Path, rows: Iterable[tuple[str, str, str, Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]]
+    path: str | Path,
+    rows: Iterable[tuple[str, str, str, Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]],
+    emotions: Iterable[tuple[str, str]] | None = None,
 ) -> None:
     """Write predictions beside their labels, in the columns of a run's ``predictions.csv``.
 
@@ -90,15 +96,17 @@ def write_predictions(
     rows
         Id of the utterance, name of the test set, speaker, prediction (3,) and label (3,). NaN, as of the labels of
         an unlabelled set, becomes an empty cell.
+    emotions
+        Predicted class and class of each row, in two more columns; None for none.
     """
-    write_csv(
-        path,
-        _COLUMNS,
-        (
-            (*who, *("" if np.isnan(value) else f"{value:.6f}" for value in (*prediction, *label)))
-            for *who, prediction, label in rows
-        ),
+    cells = (
+        (*who, *("" if np.isnan(value) else f"{value:.6f}" for value in (*prediction, *label)))
+        for *who, prediction, label in rows
     )
+    if emotions is None:
+        write_csv(path, _COLUMNS, cells)
+    else:
+        write_csv(path, (*_COLUMNS, *_EMOTIONS), ((*row, *pair) for row, pair in zip(cells, emotions, strict=True)))
 
 
 class RunFolder:
@@ -382,7 +390,8 @@ class RunFolder:
         """Write the predictions on all test sets, then the scores.
 
         Of each labelled test set and dimension these are CCC with its 95 % bootstrap interval, Pearson's rho and RMSE.
-        Intervals resample speakers or utterances (``"resampled"``), as `metrics.resampling_groups` decides.
+        Intervals resample speakers or utterances (``"resampled"``), as `metrics.resampling_groups` decides. Of emotion
+        classes, where they are learnt, the scores are those of `ser_ts_lobes.results.metrics.classify`.
 
         Parameters
         ----------
@@ -421,7 +430,14 @@ class RunFolder:
             for split, output in outputs.items()
             for utterance, prediction, label in zip(output.ids, output.prediction, output.label, strict=True)
         ]
-        write_predictions(self.predictions_file, sorted(rows, key=lambda row: row[:3]))
+        rows.sort(key=lambda row: row[:3])
+        predicted = {
+            (utterance, split): emotion
+            for split, output in outputs.items()
+            for utterance, emotion in zip(output.ids, output.emotion, strict=bool(output.emotion))
+        }
+        told = [(predicted[row[:2]], known_emotion(manifests[row[1]], row[0])) for row in rows] if predicted else None
+        write_predictions(self.predictions_file, rows, told)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Write ``metrics.json``, with which the run is finished.
@@ -452,7 +468,7 @@ class RunFolder:
         report = self.report()
         tables = [
             f"Test CCC [95 % bootstrap interval over {scores['resampled']}] of epoch {report['best']['epoch']}\n\n"
-            f"{ccc_table({report['system']: report}, split)}"
+            f"{ccc_table({report['system']: report}, split)}{_describe_emotions(scores)}"
             for split, scores in report["test"].items()
         ]
         return "\n\n".join([*tables, f"Written: {self.metrics_file}, {self.predictions_file}"])
@@ -460,6 +476,45 @@ class RunFolder:
     def _forget_results(self) -> None:
         for name in ("_report", "_predictions"):
             vars(self).pop(name, None)
+
+
+def score_emotions(output: Outputs, manifest: "Manifest") -> dict[str, float] | None:
+    """Score the emotion classes of a set.
+
+    Parameters
+    ----------
+    output
+        What a Brain says of the set.
+    manifest
+        Of the set.
+
+    Returns
+    -------
+    dict or None
+        As of `ser_ts_lobes.results.metrics.classify`, of the utterances that are of a class which is learnt, and
+        ``utterances``, how many these are; None where there is none, or no class is learnt.
+    """
+    pairs = [
+        (told, known)
+        for utterance, told in zip(output.ids, output.emotion, strict=bool(output.emotion))
+        if (known := known_emotion(manifest, utterance))
+    ]
+    return {"utterances": len(pairs), **metrics.classify(*zip(*pairs, strict=True))} if pairs else None
+
+
+def _describe_emotions(scores: dict[str, Any]) -> str:
+    """Say how well the classes of a test set are told, if that is known."""
+    if "emotion" not in scores:
+        return ""
+    of_classes = scores["emotion"]
+    shown = (f"{title} {of_classes[name]:.3f}" for name, title in metrics.CLASSIFICATION.items())
+    return f"\n\nEmotion classes of {of_classes['utterances']} utterances: {', '.join(shown)}"
+
+
+def known_emotion(manifest: "Manifest", utterance: str) -> str:
+    """Give the class of an utterance, or an empty string where it is of none that is learnt."""
+    emotion: str = manifest.utterances[utterance]["emotion"]
+    return emotion if emotion in manifest.emotion_classes else ""
 
 
 def _scores(output: Outputs, manifest: "Manifest") -> dict[str, Any]:
@@ -475,4 +530,5 @@ def _scores(output: Outputs, manifest: "Manifest") -> dict[str, Any]:
         "utterances": len(output.ids),
         "resampled": "utterances" if groups is None else "speakers",
         **scores,
+        **({"emotion": emotion} if (emotion := score_emotions(output, manifest)) else {}),
     }

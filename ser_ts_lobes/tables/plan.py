@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
+from ser_ts_lobes.data.manifests import SIDECAR, UNRATED, find_manifests, read_manifest, read_unrated
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.experiment import RUN_OPTIONS, model_settings, nearest, parse_arguments, split_options
 from ser_ts_lobes.fingerprint import fingerprint_file
@@ -87,6 +87,8 @@ class Job:
         What a model of it is made with, as `ser_ts_lobes.experiment.model_settings` gives it.
     needs
         Names of jobs that must have succeeded.
+    processes
+        That run the script together.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Job:
     settings: dict[str, Any]
     makes: dict[str, Any]
     needs: list[str] = field(default_factory=list)
+    processes: int = 1
 
     @property
     def folder(self) -> Path:
@@ -110,23 +113,23 @@ class Job:
     @property
     def command(self) -> list[str]:
         """The command line; it runs in the recipe's folder."""
-        return [sys.executable, self.script, *self.arguments]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}"]
+        return [sys.executable, *(launcher if self.processes > 1 else []), self.script, *self.arguments]
 
     @cached_property
-    def shares(self) -> set[str]:
-        """What it makes unless another job has: manifests and features of frozen networks."""
-        shared = {f"manifests {self.settings['prepare_opts']['manifest_folder']}"}
+    def shares(self) -> dict[str, Path]:
+        """What it makes unless another job has, and the file that tells that it is there.
+
+        These are manifests and features of frozen networks.
+        """
+        all_folds = self.settings["prepare_opts"]["manifest_folder"]
+        shared = {f"manifests {all_folds}": self.recipe / self.settings["manifest_folder"] / SIDECAR}
         if self.settings["feature_folder"]:
             for name, encoder in self.settings["modules"].items():
                 if name.endswith("_encoder"):
                     made_from = [self.settings["feature_folder"], self.settings["feature_dtype"], encoder]
-                    shared.add(f"features {json.dumps(made_from)}")
+                    shared[f"features {json.dumps(made_from)}"] = self.run_folder.train_log_file
         return shared
-
-    @property
-    def past_start(self) -> bool:
-        """Whether it has come to train, so that what it shares is there."""
-        return self.run_folder.started
 
     @property
     def epochs(self) -> tuple[int, int] | None:
@@ -207,6 +210,7 @@ def make_plan(
     folds: Sequence[int] | None = None,
     options: Sequence[str] = (),
     sweep: Sweep | None = None,
+    processes: int = 1,
 ) -> list[Job]:
     """Plan all runs of a table, with the teachers that they need.
 
@@ -225,6 +229,8 @@ def make_plan(
         ``--system.key`` is for that system alone.
     sweep
         Trains each system once a value, next to its own.
+    processes
+        Of each job.
 
     Returns
     -------
@@ -241,7 +247,7 @@ def make_plan(
         if not hparams_path(recipe, system).is_file():
             known = ", ".join(known_systems(recipe))
             raise InputError(f"{recipe} has no hparams/{system}.yaml; choose systems of {known}.")
-    planner = _Planner(recipe, _parse_options(options), sweep)
+    planner = _Planner(recipe, _parse_options(options), sweep, processes)
     planner.check_options(systems)
     settings = read_settings(hparams_path(recipe, systems[0]))
     seeds = seeds or [settings["seed"]]
@@ -271,8 +277,8 @@ def _choose_folds(recipe, there, wanted):
 class _Planner:
     """Jobs by name, added with what they need."""
 
-    def __init__(self, recipe, options, sweep) -> None:
-        self.recipe, self.options, self.sweep = recipe, options, sweep
+    def __init__(self, recipe, options, sweep, processes) -> None:
+        self.recipe, self.options, self.sweep, self.processes = recipe, options, sweep, processes
         self.jobs: dict[str, Job] = {}
         self._keys: dict[str, set[str]] = {}
 
@@ -296,7 +302,8 @@ class _Planner:
         if "scripts" not in settings:
             raise InputError(f"{hparams_path(self.recipe, system)} has no `scripts`: copy that key from another.")
         script = settings["scripts"]["teacher" if "text_encoder" in settings["modules"] else "student"]
-        job = Job(name, self.recipe, script, self._arguments(system, options), settings, makes)
+        arguments = self._arguments(system, options)
+        job = Job(name, self.recipe, script, arguments, settings, makes, processes=self.processes)
         if not job.finished and "teacher_folder" in settings:
             teacher, _ = self._settings(TEACHER, {**self._options_of(TEACHER), **chosen})
             if teacher["output_folder"] == settings["teacher_folder"]:
@@ -327,6 +334,7 @@ class _Planner:
             teacher.settings | {option: unrated},
             teacher.makes,
             [teacher.name],
+            self.processes,
         )
         return self.jobs[name]
 
@@ -365,7 +373,7 @@ class _Planner:
         path = hparams_path(self.recipe, system)
         _, run_opts, overrides = parse_arguments([str(path), *self._arguments(system, options)[1:]])
         settings = read_settings(path, overrides)
-        return settings, model_settings(settings, run_opts)
+        return settings, model_settings(settings, run_opts, self.processes)
 
 
 def results_folder(recipe: str | Path, options: Sequence[str] = ()) -> str:

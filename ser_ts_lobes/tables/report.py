@@ -39,6 +39,7 @@ def make_tables(
     gpus: Sequence[str] = (),
     jobs: int | None = None,
     slurm: dict[str, str] | None = None,
+    processes: int = 1,
     dry_run: bool = False,
     report_only: bool = False,
 ) -> None:
@@ -64,6 +65,8 @@ def make_tables(
         See `ser_ts_lobes.tables.runner.LocalPool`.
     slurm
         Options of a Slurm cluster; see `ser_ts_lobes.tables.runner.SlurmPool`. None runs on this machine.
+    processes
+        Of each job; with ``torchrun`` if there are several.
     dry_run
         Whether only to print the commands.
     report_only
@@ -89,13 +92,16 @@ def make_tables(
     systems = systems or known_systems(recipe)
     if against and not sweep and against not in systems:
         raise InputError(f"--against {against} is none of the systems {', '.join(systems)}.")
-    plan = make_plan(recipe, systems, seeds, folds, options, sweep)
+    plan = make_plan(recipe, systems, seeds, folds, options, sweep, processes)
     if dry_run:
         print_commands(plan, recipe)
         return
     logs = results / "table" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    pool = LocalPool(logs, jobs or 1, gpus) if slurm is None else SlurmPool(logs, jobs, slurm)
+    if slurm is None:
+        pool: LocalPool | SlurmPool = LocalPool(logs, jobs or 1, gpus, processes=processes)
+    else:
+        pool = SlurmPool(logs, jobs, slurm)
     failures = run_jobs(plan, pool, logs)
     key = sweep.key if sweep else None
     planned_seeds = {job.settings["seed"] for job in plan}

@@ -110,7 +110,7 @@ def run_to_end(job: "Job", log: Path) -> int:
 
 
 class LocalPool:
-    """Runs jobs on this machine: one a GPU, or a number of them.
+    """Runs jobs on this machine: one on each GPU, or on so many as it has processes; or a number of them.
 
     Parameters
     ----------
@@ -119,18 +119,33 @@ class LocalPool:
     jobs
         Jobs at a time, if there are no `gpus`.
     gpus
-        Each is ``CUDA_VISIBLE_DEVICES`` for one job at a time.
+        As many of them as a job has processes are ``CUDA_VISIBLE_DEVICES`` for one job at a time.
     environment
         Variables that all jobs get besides this process's.
+    processes
+        Of each job.
+
+    Raises
+    ------
+    InputError
+        If some of the GPUs would be too few for a job.
     """
 
     def __init__(
-        self, logs: Path, jobs: int = 1, gpus: Sequence[str] = (), environment: dict[str, str] | None = None
+        self,
+        logs: Path,
+        jobs: int = 1,
+        gpus: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        processes: int = 1,
     ) -> None:
+        if len(gpus) % processes:
+            raise InputError(f"--gpus: {len(gpus)} GPUs are no multiple of {processes}, the --processes of each job.")
         self._logs = logs
-        environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{} for _ in range(jobs)]
-        if len(environments) > 1 and "OMP_NUM_THREADS" not in os.environ:
-            threads = max(1, (os.cpu_count() or 1) // len(environments))
+        groups = [",".join(gpus[start : start + processes]) for start in range(0, len(gpus), processes)]
+        environments = [{"CUDA_VISIBLE_DEVICES": group} for group in groups] or [{} for _ in range(jobs)]
+        if (n_processes := len(environments) * processes) > 1 and "OMP_NUM_THREADS" not in os.environ:
+            threads = max(1, (os.cpu_count() or 1) // n_processes)
             environments = [{"OMP_NUM_THREADS": str(threads), **variables} for variables in environments]
         self._slots: list[tuple[dict[str, str], list[JobProcess]]] = [
             ({**variables, **(environment or {})}, []) for variables in environments
@@ -167,7 +182,7 @@ class SlurmPool:
     Raises
     ------
     InputError
-        If submitit or Slurm isn't there, or an option isn't known.
+        If submitit or Slurm isn't there, an option isn't known, or a job would get several nodes.
     """
 
     def __init__(self, logs: Path, jobs: int | None = None, options: dict[str, str] | None = None) -> None:
@@ -177,6 +192,11 @@ class SlurmPool:
             raise needs_extra("--slurm", "submitit", "slurm") from error
         options = dict(options or {})
         cluster = options.pop("cluster", "slurm")
+        if options.get("nodes", "1") != "1":
+            raise InputError(
+                f"--slurm nodes={options['nodes']}: a job of a table runs on one node, with as many --processes as it "
+                "has GPUs; docs/tables.md says how to train on several."
+            )
         if "time" not in options:
             raise InputError("--slurm needs the time that a job may take, such as time=24:00:00.")
         parameters = {"timeout_min": _minutes(options.pop("time")), "name": "ser-ts"}
@@ -242,7 +262,7 @@ class Failure:
     log: Path | None = None
 
     def describe(self) -> str:
-        """Say what happened, with the last lines of the output and what to do.
+        """Say what happened, with the sentence that says why, or else the last lines of the output.
 
         Returns
         -------
@@ -251,7 +271,10 @@ class Failure:
         """
         if self.log is None or not self.log.is_file():
             return f"{self.job.name}: {self.reason}"
-        tail = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+        *_, last_run = self.log.read_text(encoding="utf-8", errors="replace").split("\n$ cd ")
+        lines = last_run.splitlines()
+        # Of several processes each may say it; and torchrun has much to say after them.
+        tail = list(dict.fromkeys(line for line in lines if line.startswith("error: "))) or lines[-_TAIL_LINES:]
         return "\n".join([f"{self.job.name}: {self.reason}; the end of {self.log}:", *(f"    {line}" for line in tail)])
 
 
@@ -263,8 +286,8 @@ def log_path(folder: Path, job: "Job") -> Path:
 def run_jobs(jobs: "list[Job]", pool: LocalPool | SlurmPool, logs: Path) -> list[Failure]:
     """Run what has not been finished, each job after those that it needs; a failure does not stop the others.
 
-    Of jobs that would make the same manifests or frozen features, one starts alone; the others follow when it has
-    come to train.
+    Of jobs that would make the same manifests or frozen features, one starts alone; the others follow when these are
+    there.
 
     Parameters
     ----------
@@ -360,7 +383,7 @@ def _tell_progress(job, told):
 def _may_share(job, running, jobs):
     """Say whether nobody is just making what a job would make too."""
     return all(
-        any(other.past_start for other in jobs if shared in other.shares)
+        any(other.shares[shared].is_file() for other in jobs if shared in other.shares)
         or not any(shared in other.shares for other, _ in running)
         for shared in job.shares
     )

@@ -19,13 +19,16 @@ from ser_ts_lobes.fingerprint import fingerprint, fingerprint_tensors
 from ser_ts_lobes.lobes.emotion import EmotionModel
 from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.text import TextEncoder, embed_tokens
+from ser_ts_lobes.options import AUGMENTATIONS
+from ser_ts_lobes.processes import gather_in_turn, my_share
 from ser_ts_lobes.results import metrics
-from ser_ts_lobes.results.run_folder import Outputs, RunFolder
+from ser_ts_lobes.results.run_folder import Outputs, RunFolder, score_emotions
 from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.seeds import derive_seed
+from ser_ts_lobes.training.augmentation import augment, take_rows
 from ser_ts_lobes.training.datasets import MixedDataset
 from ser_ts_lobes.training.distributed import MixedBatches, gather_batch
-from ser_ts_lobes.training.losses import ccc_loss, make_distance_loss, soft_label_loss
+from ser_ts_lobes.training.losses import balance, ccc_loss, emotion_loss, make_distance_loss, soft_label_loss
 from ser_ts_lobes.training.reproducible import ReproducibleBrain, keep_epochs, make_batches
 from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
@@ -57,7 +60,10 @@ class EmotionBrain(ReproducibleBrain):
         the model needs them, ``speech_encoder`` and ``text_encoder``; ``ccc_weights`` are those of
         `ser_ts_lobes.training.losses.ccc_loss`; without ``lr_annealing`` (null) the rates stay as they are. Where
         ``soft_label_weight`` is not 0, that times the divergence from the raters' distributions
-        (`ser_ts_lobes.training.losses.soft_label_loss`) is added to the training loss.
+        (`ser_ts_lobes.training.losses.soft_label_loss`) is added to the training loss, and where ``emotion_weight`` is
+        not 0, that times the cross-entropy of the manifests' emotion classes
+        (`ser_ts_lobes.training.losses.emotion_loss`), each of which counts as much as any other. ``wav_augment`` and
+        ``fea_augment`` are augmenters of SpeechBrain's, of waveforms and of the encoder's frames in training, or None.
     run_opts
         From `speechbrain.parse_arguments`.
     manifests
@@ -73,21 +79,30 @@ class EmotionBrain(ReproducibleBrain):
         hparams = copy.copy(hparams)
         hparams["modules"] = {**hparams["modules"], **layers}
         super().__init__(hparams, run_opts, **self.made_from())
+        if "emotions" in layers:
+            train = manifests["train"]
+            weights = balance(torch.from_numpy(train.emotions()), len(train.emotion_classes))
+            self.emotion_class_weights = weights.to(self.device)
         for name, layer in layers.items():
             self.checkpointer.add_recoverable(name, layer)
 
     def make_layers(self, hparams: dict[str, Any]) -> dict[str, torch.nn.Linear]:
-        """Make what learns for the losses alone, from the embedding: it is in the checkpoints, and not exported.
+        """Make what learns from the embedding beside the dimensions: it is in the checkpoints, and not exported.
 
         Returns
         -------
         dict[str, torch.nn.Linear]
             By its name among the modules.
         """
-        if not hparams["soft_label_weight"]:
-            return {}
-        size = len(DIMENSIONS) * len(hparams["soft_label_points"])
-        return {"soft_labels": _make_layer(hparams["modules"]["model"].embedding_size, size, hparams["seed"], 3)}
+        layers = {}
+        embedding_size = hparams["modules"]["model"].embedding_size
+        if hparams["soft_label_weight"]:
+            size = len(DIMENSIONS) * len(hparams["soft_label_points"])
+            layers["soft_labels"] = _make_layer(embedding_size, size, hparams["seed"], 3)
+        if hparams["emotion_weight"]:
+            size = len(self.manifests["train"].emotion_classes)
+            layers["emotions"] = _make_layer(embedding_size, size, hparams["seed"], 4)
+        return layers
 
     def made_from(self) -> dict[str, str]:
         """Fingerprints of the data that training sees.
@@ -120,10 +135,11 @@ class EmotionBrain(ReproducibleBrain):
     def make_dataloader(
         self, dataset: "DynamicItemDataset", stage: Any, ckpt_prefix: str = "dataloader-", **loader_kwargs: Any
     ) -> Any:
-        """Make the loader of a dataset: padded inputs; test sets sorted by length."""
+        """Make the loader of a dataset: padded inputs; outside training sorted by length, of which it is a share."""
         loader_kwargs["collate_fn"] = functools.partial(PaddedBatch, padded_keys=["speech", "text"])
         if stage != sb.Stage.TRAIN:
             dataset = dataset.filtered_sorted(sort_key="duration")
+            dataset.data_ids = my_share(dataset.data_ids)
         return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
 
     def init_optimizers(self) -> None:
@@ -145,21 +161,37 @@ class EmotionBrain(ReproducibleBrain):
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Embed and predict a batch, with as much speech and text as the model takes."""
-        return self.modules.model(**self.encode(batch))
+        return self.modules.model(**self.encode(batch, stage))
 
-    def encode(self, batch: Any) -> dict[str, torch.Tensor]:
-        """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`."""
+    def encode(self, batch: Any, stage: Any = sb.Stage.TEST) -> dict[str, torch.Tensor]:
+        """Encode a batch: what the model takes, as of `ser_ts_lobes.lobes.emotion.EmotionModel.forward`.
+
+        In training, where that is wanted, the waveforms or the frames are augmented, and the batch becomes one of as
+        many rows as they then have.
+        """
         batch = batch.to(self.device, non_blocking=True)
         inputs = {}
         if "speech_encoder" in self.modules:
-            frozen = compute_frozen(self.hparams.modules["speech_encoder"], *batch.speech)
-            inputs["frames"], inputs["frame_lens"] = self.modules.speech_encoder(*frozen)
+            speech = self._augment("wav_augment", batch, stage, *batch.speech)
+            frozen = compute_frozen(self.hparams.modules["speech_encoder"], *speech)
+            frames = self._augment("fea_augment", batch, stage, *self.modules.speech_encoder(*frozen))
+            inputs["frames"], inputs["frame_lens"] = frames
         if "text_encoder" in self.modules:
             inputs["tokens"], inputs["token_lens"] = self.modules.text_encoder(*batch.text)
         return inputs
 
+    def _augment(self, name, batch, stage, signals, lens):
+        """Augment waveforms or frames as the setting of that name says; the rest of the batch follows."""
+        augmenter = getattr(self.hparams, name)
+        if augmenter is None or stage != sb.Stage.TRAIN:
+            return signals, lens
+        seed = derive_seed(self.step_seed(), AUGMENTATIONS.index(name))
+        signals, lens, rows = augment(augmenter, signals, lens, seed)
+        take_rows(batch, rows)
+        return signals, lens
+
     def compute_objectives(self, output: Any, batch: Any, stage: Any) -> torch.Tensor:
-        """Compute L_CCC and, where wanted, how far the raters are; outside training, also remember what was said."""
+        """Compute L_CCC and, where wanted, how far raters and classes are; outside training, remember what was said."""
         rated = self._rated(batch, stage)
         labels = self.modules.label_scale.standardise(batch.labels[rated])
         loss = ccc_loss(output.prediction[rated], labels, self.hparams.ccc_weights)
@@ -170,16 +202,24 @@ class EmotionBrain(ReproducibleBrain):
                 divergence = soft_label_loss(logits, batch.soft_labels, self.hparams.ccc_weights)
                 self.batch_means.add(soft_label_loss=divergence)
                 loss = loss + self.hparams.soft_label_weight * divergence
+            if self.hparams.emotion_weight:
+                logits = self.modules.emotions(output.embedding)
+                surprise = emotion_loss(logits, batch.emotion_class, self.emotion_class_weights)
+                self.batch_means.add(emotion_loss=surprise)
+                loss = loss + self.hparams.emotion_weight * surprise
         else:
-            self._collected.append(
-                (
-                    batch.id,
-                    output.embedding.float().cpu(),
-                    self.modules.label_scale.restore(output.prediction.double()).cpu(),
-                    batch.labels.double().cpu(),
-                )
+            said = (
+                output.embedding.float(),
+                self.modules.label_scale.restore(output.prediction.double()),
+                batch.labels.double(),
+                *self._likeliest_emotions(output.embedding),
             )
+            self._collected += zip(batch.id, *(rows.cpu().numpy() for rows in said), strict=True)
         return loss
+
+    def _likeliest_emotions(self, embedding):
+        """Give the place of the class of each utterance of a batch that is most likely, if classes are learnt."""
+        return [self.modules.emotions(embedding).argmax(dim=1)] if "emotions" in self.modules else []
 
     def _rated(self, batch: Any, stage: Any) -> slice | torch.Tensor:
         """Give the rows of a batch that L_CCC is of."""
@@ -192,17 +232,14 @@ class EmotionBrain(ReproducibleBrain):
         self._collected: list[Any] = []
 
     def on_stage_end(self, stage: Any, stage_loss: float, epoch: int | None = None) -> None:
-        """Put the set together; after validation, anneal, log and save."""
+        """Put together what all processes have said of the set; after validation, anneal, log and save."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.batch_means.take()}
             return
-        ids, embeddings, predictions, labels = zip(*self._collected, strict=True)
-        self.outputs = Outputs(
-            [utterance for batch in ids for utterance in batch],
-            torch.cat(embeddings).numpy(),
-            torch.cat(predictions).numpy(),
-            torch.cat(labels).numpy(),
-        )
+        ids, *said = zip(*gather_in_turn(self._collected), strict=True)
+        embedding, prediction, label, *emotion = map(np.stack, said)
+        classes = [self.manifests["train"].emotion_classes[place] for places in emotion for place in places]
+        self.outputs = Outputs(list(ids), embedding, prediction, label, classes)
         if stage == sb.Stage.VALID:
             self._end_epoch(epoch)
 
@@ -219,9 +256,14 @@ class EmotionBrain(ReproducibleBrain):
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, **dict(zip(("lr", "encoder_lr"), learning_rates, strict=False))},
             train_stats=self.train_stats,
-            valid_stats={"loss": valid_loss, **dict(zip(_CCC_NAMES, ccc, strict=True))},
+            valid_stats={"loss": valid_loss, **dict(zip(_CCC_NAMES, ccc, strict=True)), **self._valid_emotions()},
         )
         self.checkpointer.save_and_keep_only(meta={"valid_loss": valid_loss, "epoch": epoch}, min_keys=["valid_loss"])
+
+    def _valid_emotions(self):
+        """Say how well the classes of the validation set are told, if they are learnt and it has some."""
+        scores = score_emotions(self.outputs, self.manifests["valid"])
+        return {"emotion_uar": scores["uar"]} if scores else {}
 
     def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
         """Load the best checkpoint; an untrained model is not tested."""
@@ -330,15 +372,16 @@ class TeacherBrain(EmotionBrain):
         self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", manifests: "dict[str, Manifest]"
     ) -> None:
         self.spread = DropoutSpread(hparams["spread_passes"], hparams["spread_dropout"], hparams["seed"])
-        self._told: list[dict[str, torch.Tensor]] | None = None  # of the batches so far, while targets are made
+        self._told: list[dict[str, np.ndarray]] | None = None  # of the utterances so far, while targets are made
         self._tells_spread = False  # which takes most of their time
         super().__init__(hparams, run_opts, manifests)
 
     def compute_forward(self, batch: Any, stage: Any) -> Any:
         """Embed and predict a batch; while targets are made, tell the rest of them, too."""
-        inputs = self.encode(batch)
+        inputs = self.encode(batch, stage)
         if self._told is not None:
-            self._told.append({name: told.cpu() for name, told in self._tell(inputs, batch.id).items()})
+            told = {name: rows.cpu().numpy() for name, rows in self._tell(inputs, batch.id).items()}
+            self._told += ({name: rows[row] for name, rows in told.items()} for row in range(len(batch)))
         return self.modules.model(**inputs)
 
     def _tell(self, inputs, utterances):
@@ -387,7 +430,8 @@ class TeacherBrain(EmotionBrain):
             self._told = []
             self._tells_spread = UNRATED in taught and name in ("train", UNRATED)
             outputs[name] = self.predict(dataset)
-            told[name] = {key: torch.cat([batch[key] for batch in self._told]).numpy() for key in self._told[0]}
+            rows = gather_in_turn(self._told)
+            told[name] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         self._told = None
         fitted = fit_residuals(outputs["train"].prediction, outputs["train"].label)
         teacher = self.fingerprint()

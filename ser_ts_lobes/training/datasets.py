@@ -1,5 +1,6 @@
 """Datasets: from manifests to what a Brain's batches hold."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import infer_device, run_on_main
+from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS
@@ -37,6 +38,7 @@ def load_manifests(
     needs_text: bool = False,
     unrated: str | Path | None = None,
     needs_ratings: bool = False,
+    emotion_classes: Sequence[str] | None = None,
 ) -> "dict[str, Manifest]":
     """Read all manifests of a folder and check that they can train and test a system.
 
@@ -52,6 +54,8 @@ def load_manifests(
         A manifest of speech that nobody rated, to be taught on; None for none.
     needs_ratings
         Whether to read what each rater said of the training set.
+    emotion_classes
+        The classes of the column ``emotion`` that are to be learnt; None for none.
 
     Returns
     -------
@@ -61,7 +65,7 @@ def load_manifests(
     Raises
     ------
     InputError
-        If a split that training needs is missing, or a transcript; or as of
+        If a split that training needs is missing, or a transcript, or a class in the training set; or as of
         `ser_ts_lobes.data.manifests.read_unrated` and `ser_ts_lobes.data.ratings.read_ratings`.
     """
     manifests = {name: read_manifest(path, data_root) for name, path in find_manifests(folder).items()}
@@ -70,6 +74,10 @@ def load_manifests(
             raise InputError(f"{folder} has no utterances for {name}.csv: training needs it.")
     if unrated is not None:
         manifests[UNRATED] = read_unrated(unrated, list(manifests.values()))
+    if emotion_classes is not None:
+        for name in manifests.keys() - {UNRATED}:
+            manifests[name].emotion_classes = tuple(emotion_classes)
+        manifests["train"].require_emotions()
     if needs_ratings:
         manifests["train"].ratings = read_ratings(folder, manifests["train"].utterances)
     if needs_text:
@@ -110,15 +118,23 @@ def _make_dataset(manifest, items):
     """Make a dataset of ids, labels and some items: by name, a function and the column that it takes."""
     # Copies, for a dataset that is filtered writes the ids into its rows.
     dataset = DynamicItemDataset({utterance: dict(row) for utterance, row in manifest.utterances.items()})
-    dataset.add_dynamic_item(lambda *labels: torch.tensor(labels, dtype=torch.float32), DIMENSIONS, "labels")
+    dataset.add_dynamic_item(_to_labels, DIMENSIONS, "labels")
     for key, (function, column) in items.items():
         dataset.add_dynamic_item(function, column, key)
     dataset.set_output_keys(["id", "labels", *items])
     return dataset
 
 
+def _to_labels(*labels):
+    return torch.tensor(labels, dtype=torch.float32)
+
+
 def make_frozen_dataset(
-    manifest: "Manifest", encoders: "dict[str, Encoder]", feature_folder: str | Path, **options
+    manifest: "Manifest",
+    encoders: "dict[str, Encoder]",
+    feature_folder: str | Path,
+    keeps_waveforms: bool = False,
+    **options,
 ) -> DynamicItemDataset:
     """Make a dataset like `make_dataset`'s, of what frozen networks compute, kept on disk.
 
@@ -130,6 +146,8 @@ def make_frozen_dataset(
         The encoder of each item, ``speech`` or ``text``.
     feature_folder
         Where features are kept, and the digests of the audio files beside them.
+    keeps_waveforms
+        Whether ``speech`` is the waveform nevertheless, and nothing of it is computed.
     **options
         ``dtype``, ``device``, ``batch_size``, ``num_workers``, ``progressbar``: see
         `ser_ts_lobes.training.features.FrozenFeatures.compute`.
@@ -138,24 +156,26 @@ def make_frozen_dataset(
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
         Its ``speech`` and ``text`` are (T, D) float32; an encoder of which nothing is frozen gets its tokens, (T,).
+        Kept waveforms are as of `make_dataset`.
     """
     text_encoder: Any = encoders.get("text")
     dataset = make_dataset(manifest, text_encoder, hears="speech" in encoders)
     items: dict[str, Any] = {}
     for key, encoder in encoders.items():
+        if key == "speech" and keeps_waveforms:
+            items[key] = read_audio, "wav"
+            continue
         if not encoder.computes_frozen:
             items[key] = text_encoder.tokenize, "transcript"
             continue
-        arguments = {
-            "cache_folder": feature_folder,
-            "encoder": encoder,
-            "dataset": dataset,
-            "key": key,
-            "contents": _CONTENTS[key](manifest, feature_folder),
+        features = FrozenFeatures.compute(
+            cache_folder=feature_folder,
+            encoder=encoder,
+            dataset=dataset,
+            key=key,
+            contents=_CONTENTS[key](manifest, feature_folder),
             **options,
-        }
-        run_on_main(FrozenFeatures.compute, kwargs=arguments)
-        features = FrozenFeatures.compute(**arguments)
+        )
         items[key] = features.__getitem__, "id"
     return _make_dataset(manifest, items)
 
@@ -247,8 +267,9 @@ def make_datasets(
     """Make the datasets of all manifests, as the system needs them.
 
     With ``feature_folder``, all but the test sets give what the frozen networks compute; test sets always go the whole
-    way from the audio. The networks have learnt from the training set before
-    (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing that they know changes here.
+    way from the audio, and so does what is trained on where waveforms are augmented (``wav_augment``). The networks
+    have learnt from the training set before (`ser_ts_lobes.training.fitting.learn_from_training_set`), and nothing that
+    they know changes here.
 
     Parameters
     ----------
@@ -256,8 +277,9 @@ def make_datasets(
         From `load_manifests`.
     hparams
         ``modules`` (``speech_encoder``, ``text_encoder``), ``feature_folder``, ``feature_dtype``,
-        ``batch_size``, ``num_workers``, ``soft_label_weight``, ``soft_label_points`` and, with a teacher, ``taught``,
-        ``trust`` and ``residual_threshold``; for unrated speech ``unrated_keep``.
+        ``batch_size``, ``num_workers``, ``wav_augment``, ``soft_label_weight``, ``soft_label_points``,
+        ``emotion_weight`` and, with a teacher, ``taught``, ``trust`` and ``residual_threshold``; for unrated speech
+        ``unrated_keep``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
     targets
@@ -270,8 +292,9 @@ def make_datasets(
     """
     modules = hparams["modules"]
     encoders = {key: modules[f"{key}_encoder"] for key in ("speech", "text") if f"{key}_encoder" in modules}
+    augmented = hparams["wav_augment"] is not None
     datasets: dict[str, Any] = {
-        name: make_training_dataset(manifest, encoders, hparams, run_opts)
+        name: make_training_dataset(manifest, encoders, hparams, run_opts, augmented and name != "valid")
         if name in ("train", "valid", UNRATED)
         else make_dataset(manifest, encoders.get("text"), hears="speech" in encoders)
         for name, manifest in manifests.items()
@@ -279,6 +302,9 @@ def make_datasets(
     if hparams["soft_label_weight"]:
         for name in datasets.keys() & {"train", UNRATED}:
             use_raters(datasets[name], manifests[name], hparams["soft_label_points"])
+    if hparams["emotion_weight"]:
+        for name in datasets.keys() & {"train", UNRATED}:
+            use_emotions(datasets[name], manifests[name])
     if targets:
         trust = _trust_rated(targets["train"], hparams, hparams["trust"])
         use_teacher(datasets["train"], manifests["train"], targets["train"], trust, hparams["taught"])
@@ -300,7 +326,11 @@ def _trust_rated(targets, hparams, kind):
 
 
 def make_training_dataset(
-    manifest: "Manifest", encoders: "dict[str, Encoder]", hparams: dict[str, Any], run_opts: dict[str, Any]
+    manifest: "Manifest",
+    encoders: "dict[str, Encoder]",
+    hparams: dict[str, Any],
+    run_opts: dict[str, Any],
+    keeps_waveforms: bool = False,
 ) -> DynamicItemDataset:
     """Make a dataset that is read in each epoch; with ``feature_folder``, of what the frozen networks compute.
 
@@ -314,6 +344,8 @@ def make_training_dataset(
         ``feature_folder``, ``feature_dtype``, ``batch_size``, ``num_workers``.
     run_opts
         SpeechBrain's run options: ``device``, ``noprogressbar``.
+    keeps_waveforms
+        As of `make_frozen_dataset`.
 
     Returns
     -------
@@ -327,6 +359,7 @@ def make_training_dataset(
         manifest,
         encoders,
         hparams["feature_folder"],
+        keeps_waveforms,
         dtype=hparams["feature_dtype"],
         device=device_of(run_opts),
         batch_size=hparams["batch_size"],
@@ -360,6 +393,26 @@ def use_raters(dataset: DynamicItemDataset, manifest: "Manifest", points: Sequen
     dataset.set_output_keys([*dataset.pipeline.output_mapping, "soft_labels"])
     if ratings:
         logger.info(f"Raters' distributions are learnt of {len(ratings)} of {len(rows)} {manifest.name} utterances.")
+
+
+def use_emotions(dataset: DynamicItemDataset, manifest: "Manifest") -> None:
+    """Add the class of each utterance.
+
+    Parameters
+    ----------
+    dataset
+        To be trained on; it gets the item ``emotion_class``, int64, as of
+        `ser_ts_lobes.data.manifests.Manifest.emotions`.
+    manifest
+        The manifest that it was made from.
+    """
+    rows = {utterance: row for row, utterance in enumerate(manifest.utterances)}
+    emotions = torch.from_numpy(manifest.emotions())
+    _add_rows(dataset, "emotion_class", emotions, rows)
+    dataset.set_output_keys([*dataset.pipeline.output_mapping, "emotion_class"])
+    if manifest.emotion_classes:
+        n_known = int((emotions >= 0).sum())
+        logger.info(f"Emotion classes are learnt of {n_known} of {len(rows)} {manifest.name} utterances.")
 
 
 def use_teacher(
@@ -398,4 +451,9 @@ def use_teacher(
 
 
 def _add_rows(dataset, name, tensor, rows):
-    dataset.add_dynamic_item(lambda utterance: tensor[rows[utterance]], "id", name)
+    # No function of its own: a loader's processes may be sent the dataset, where they aren't forked (macOS).
+    dataset.add_dynamic_item(functools.partial(_row, tensor, rows), "id", name)
+
+
+def _row(tensor, rows, utterance):
+    return tensor[rows[utterance]]

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.processes import is_distributed, place
 from ser_ts_lobes.seeds import derive_seed
 
 # Batches whose items are sorted together: enough for little padding, few enough for ever new batches.
@@ -41,7 +42,7 @@ def gather_batch(tensor: torch.Tensor) -> torch.Tensor:
     >>> gather_batch(torch.ones(2, 3)).shape  # one process: the batch itself
     torch.Size([2, 3])
     """
-    if not (_is_distributed() and torch.is_grad_enabled()):
+    if not (is_distributed() and torch.is_grad_enabled()):
         return tensor
     world_size = dist.get_world_size()
     size = torch.tensor([len(tensor)], device=tensor.device)
@@ -122,7 +123,7 @@ class GlobalBatches(torch.utils.data.Sampler):
         assert max_length is None or (lengths is not None and drop_last)
         if batch_size < 1:
             raise InputError(f"--{option} is {batch_size}: give a whole number from 1 on.")
-        self._rank, self._n_ranks = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+        self._rank, self._n_ranks = place()
         items = range(n_items)
         self._order = (
             ReproducibleRandomSampler(items, derive_seed(seed))
@@ -261,7 +262,3 @@ class MixedBatches(torch.utils.data.Sampler):
 
     def __len__(self):
         return len(self._first)
-
-
-def _is_distributed():
-    return dist.is_available() and dist.is_initialized()

@@ -6,7 +6,7 @@ base that is nearly all of the work of an epoch.
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from ser_ts_lobes.files import locked, make_folder, share_lock
 from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import n_valid
 from ser_ts_lobes.lobes.parallel import compute_frozen
+from ser_ts_lobes.processes import gather, my_share, share_out
 from ser_ts_lobes.training.feature_store import (
     IN_USE,
     LOCK,
@@ -71,6 +73,11 @@ class FrozenFeatures:
         self.folder = Path(folder)
         self._lock: Any = share_lock(self.folder / IN_USE)  # nobody prunes what is being read
         shards = find_shards(self.folder)
+        if unseen := [utterance for utterance, content in content_of.items() if content not in shards]:
+            raise InputError(
+                f"{self.folder} lacks the features of {first_few(unseen)}, which another process has computed: name a "
+                "--feature_folder that all machines of the run share."
+            )
         self._content_of = content_of
         self._shard_of = {content: shards[content] for content in content_of.values()}
         self._open_shards: dict[str, Any] = {}
@@ -91,8 +98,9 @@ class FrozenFeatures:
     ) -> "FrozenFeatures":
         """Compute what is not there (yet, or any more), and open it.
 
-        Of processes that want features of the same network, one computes at a time; the others wait, and compute what
-        is still missing then. What is finished is kept when a process ends, but the shard that it was about to write.
+        The processes of a run (`ser_ts_lobes.processes`) do it together, each a share. Of runs that want features of
+        the same network, one computes at a time; the others wait, and compute what is still missing then. What is
+        finished is kept when a process ends, but the shard that it was about to write.
 
         Parameters
         ----------
@@ -112,7 +120,7 @@ class FrozenFeatures:
             computed under autocast to it. That is less exact (8 bits) and, where a processor knows the type, several
             times as fast.
         batch_size
-            Utterances computed at once, sorted by length.
+            Utterances that a process computes at once, sorted by length.
         num_workers
             Processes that read the inputs.
         device
@@ -132,20 +140,19 @@ class FrozenFeatures:
         """
         folder = network_folder(cache_folder, fingerprint(encoder=encoder.frozen_fingerprint(), dtype=dtype))
         utterances = list(dataset.data_ids)
-        content_of = dict(zip(utterances, contents(utterances), strict=True))
-        if _missing(folder, content_of):
+        content_of = dict(zip(utterances, share_out(contents, utterances), strict=True))
+        if run_on_main(_missing, [folder, content_of]):
             make_folder(folder)
-            with locked(folder / LOCK) as alone, dataset.output_keys_as(["id", key]):
-                if alone:
-                    remove_damaged(folder)
-                if missing := _missing(folder, content_of):  # whoever had the lock may have computed it
+            with _filling(folder), dataset.output_keys_as(["id", key]):
+                # Whoever had the lock may have computed it.
+                if missing := run_on_main(_missing, [folder, content_of]):
                     part = _in_order(dataset, missing, batch_size)
                     loader = make_dataloader(
                         part, collate_fn=PaddedBatch, batch_size=batch_size, num_workers=num_workers
                     )
                     batches = _encode(encoder.to(device), loader, key, dtype, device)
-                    batches = _refuse_full_disk(batches, folder, key, len(part))
-                    batches = _show_progress(batches, key, len(part), progressbar)
+                    batches = _refuse_full_disk(batches, folder, key, len(missing))
+                    batches = _show_progress(batches, key, len(part), progressbar and if_main_process())
                     for shard in _join(batches):
                         _refuse_changed(shard, content_of, contents)
                         write_shard(folder, {content_of[id]: shard[id] for id in shard}, _describe(encoder, dtype))
@@ -167,14 +174,28 @@ class FrozenFeatures:
 def _missing(folder, content_of):
     """Give an utterance of each content that no shard has the features of."""
     there = find_shards(folder)
-    return {content: utterance for utterance, content in content_of.items() if content not in there}.values()
+    return list({content: utterance for utterance, content in content_of.items() if content not in there}.values())
+
+
+@contextmanager
+def _filling(folder):
+    """Keep other runs out of a network's folder while the processes of this one fill it."""
+    with locked(folder / LOCK) if if_main_process() else nullcontext() as alone:
+        if alone:
+            remove_damaged(folder)
+        yield
+        ddp_barrier()  # all is there, and nobody writes any more
 
 
 def _in_order(dataset, utterances, batch_size):
-    """Sort by length, for little padding; but the first batch is of all lengths, for it tells what all will take."""
+    """Give this process's share of some utterances, sorted by length, for little padding.
+
+    But the first batch is of all lengths, for it tells what all will take.
+    """
     wanted = set(utterances)
     part = dataset.filtered_sorted(key_test={"id": wanted.__contains__}, sort_key="duration")
-    n, n_first = len(wanted), min(batch_size, len(wanted))
+    part.data_ids = my_share(part.data_ids)
+    n, n_first = len(part), min(batch_size, len(part))
     first = [part.data_ids[(2 * i + 1) * n // (2 * n_first)] for i in range(n_first)]
     in_first = set(first)
     part.data_ids = [*first, *(utterance for utterance in part.data_ids if utterance not in in_first)]
@@ -214,21 +235,24 @@ def _convert(row, dtype, utterance):
 
 
 def _refuse_full_disk(batches, folder, key, n_utterances):
-    """Say after the first batch how much all take; go on if there is room."""
-    for number, batch in enumerate(batches):
-        if number == 0:
-            n_bytes, free = _n_bytes(batch) / len(batch) * n_utterances, shutil.disk_usage(folder).free
-            needs = (
-                f"Frozen features ({key}) of {n_utterances} utterances take about {n_bytes / 1e9:.2f} GB, and "
-                f"{free / 1e9:.2f} GB are free in {folder}"
-            )
-            if n_bytes > free:
-                raise InputError(
-                    f"{needs}: make room (`ser-ts features {folder.parent}` tells what is kept), name a "
-                    "--feature_folder on another disk, or compute them in each epoch (--feature_folder null)."
-                )
-            logger.info(f"{needs}.")
-        yield batch
+    """Say after the first batch, of each process, how much all take; go on if there is room."""
+    first: dict[str, torch.Tensor] = next(batches, {})
+    tried = gather((len(first), _n_bytes(first)))
+    n_tried, n_bytes_tried = (sum(numbers) for numbers in zip(*tried, strict=True))
+    n_bytes, free = n_bytes_tried / n_tried * n_utterances, shutil.disk_usage(folder).free
+    needs = (
+        f"Frozen features ({key}) of {n_utterances} utterances take about {n_bytes / 1e9:.2f} GB, and "
+        f"{free / 1e9:.2f} GB are free in {folder}"
+    )
+    if n_bytes > free:
+        raise InputError(
+            f"{needs}: make room (`ser-ts features {folder.parent}` tells what is kept), name a --feature_folder on "
+            "another disk, or compute them in each epoch (--feature_folder null)."
+        )
+    logger.info(f"{needs}.")
+    if first:
+        yield first
+    yield from batches
 
 
 def _show_progress(batches, key, n_utterances, wanted):

@@ -147,6 +147,73 @@ def soft_label_loss(
     return (_alpha(weights, logits.shape[1], log_q) * divergence.sum(dim=0) / n_rated.clamp(min=1)).sum()
 
 
+def emotion_loss(logits: torch.Tensor, classes: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of emotion classes, the weighted mean of -log q_i over the utterances of a class.
+
+    q_i is the softmax of the logits at the class of utterance i, whose weight is that of its class.
+
+    Parameters
+    ----------
+    logits
+        Shape (B, C), any floating dtype.
+    classes
+        int64, shape (B,), in 0 to C - 1; -1 for an utterance that is of none, which counts for nothing.
+    weights
+        Of the classes, > 0, shape (C,) (`balance`).
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar >= 0 in nats, the same on every rank; 0 with a gradient of 0 when no utterance is of a class.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+
+    Example
+    -------
+    >>> loss = emotion_loss(torch.zeros(2, 4), torch.tensor([3, -1]), torch.ones(4))
+    >>> f"{loss.item():.4f}"  # log 4
+    '1.3863'
+    """
+    if logits.dim() != 2 or classes.shape != logits.shape[:1] or weights.shape != logits.shape[1:]:
+        raise ValueError(
+            f"emotion_loss needs logits (batch, classes), classes (batch,) and weights (classes,), not "
+            f"{tuple(logits.shape)}, {tuple(classes.shape)} and {tuple(weights.shape)}."
+        )
+    log_q = _at_least_float32(logits).log_softmax(dim=1)
+    known, places = classes >= 0, classes.clamp(min=0)
+    surprise = -log_q.gather(1, places.unsqueeze(1)).squeeze(1)
+    return _mean_over_batch(surprise, weights.to(log_q)[places] * known)
+
+
+def balance(classes: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return weights by which each class counts as much as any other, whatever the number of its utterances.
+
+    w_c = N / (C N_c), so that the mean weight of an utterance is 1.
+
+    Parameters
+    ----------
+    classes
+        int64, shape (N,), of the training set, in 0 to C - 1, each of them there; -1 counts for nothing.
+    n_classes
+        C.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (C,), float32.
+
+    Example
+    -------
+    >>> balance(torch.tensor([0, 0, 0, 1, -1]), 2)
+    tensor([0.6667, 2.0000])
+    """
+    counts = torch.bincount(classes[classes >= 0], minlength=n_classes)
+    return counts.sum() / (n_classes * counts)
+
+
 def embedding_distance_loss(student: torch.Tensor, teacher: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Return the mean over kept utterances of the distance ||teacher - student||_2 (paper, Eq. 6).
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
+from torch.nn.parallel import DistributedDataParallel
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
@@ -54,6 +55,8 @@ class ReproducibleBrain(sb.Brain):
     InputError
         If a setting is out of range.
     """
+
+    modules: Any
 
     def __init__(self, hparams: dict[str, Any], run_opts: "RunOptions | dict[str, Any]", **made_from: str) -> None:
         check_settings(hparams)
@@ -122,6 +125,16 @@ class ReproducibleBrain(sb.Brain):
             RunFolder(self.hparams.output_folder).remove_results()
             keep_epochs(self.hparams.train_log, counter.current)
 
+    def _wrap_distributed(self):
+        batch_norm = torch.nn.modules.batchnorm._BatchNorm
+        if self.distributed_launch and "cpu" in self.device:
+            if any(isinstance(module, batch_norm) for module in self.modules.modules()):
+                raise InputError(
+                    f"{self.hparams.system} normalises over the global batch, which PyTorch does on GPUs alone: train "
+                    "it by one process."
+                )
+        super()._wrap_distributed()
+
     def on_stage_start(self, stage: Any, epoch: int | None = None) -> None:
         """Remember the epoch; forget the means of the last one, unless this one goes on in its middle."""
         if stage == sb.Stage.TRAIN:
@@ -131,7 +144,20 @@ class ReproducibleBrain(sb.Brain):
 
     def on_fit_batch_start(self, batch: Any, should_step: bool) -> None:
         """Seed what is random in the step (dropout, negatives), so that it does not depend on what ran before it."""
-        torch.manual_seed(derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0))))
+        torch.manual_seed(self.step_seed())
+
+    def step_seed(self) -> int:
+        """Give the seed of what is random in this step of the training, on this process."""
+        return derive_seed(self.hparams.seed, self._epoch, self.step, int(os.environ.get("RANK", 0)))
+
+    def evaluate_batch(self, batch: Any, stage: Any) -> torch.Tensor:
+        """Evaluate past the wrappers of distributed training, whose talk would wait for processes without a batch."""
+        wrapped = self.modules
+        self.modules = torch.nn.ModuleDict({name: _unwrap(module) for name, module in wrapped.items()})
+        try:
+            return super().evaluate_batch(batch, stage)
+        finally:
+            self.modules = wrapped
 
     def optimizers_step(self) -> None:
         """Step, after clipping where that is wanted; SpeechBrain clips, and only the first group of parameters."""
@@ -198,6 +224,10 @@ class ReproducibleBrain(sb.Brain):
         """Two sums of each parameter that learns, (2 n,): enough to tell whether any has moved."""
         learning = (p.double() for p in self.modules.parameters() if p.requires_grad)
         return torch.stack([total for p in learning for total in (p.sum(), p.square().sum())])
+
+
+def _unwrap(module):
+    return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def make_batches(

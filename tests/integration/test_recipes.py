@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ser_ts_lobes.data.transcribed import prepare_transcribed_speech
+from ser_ts_lobes.training.targets import TeacherTargets
 from tests.fixtures_iemocap import write_iemocap_tree
 from tests.fixtures_librispeech import write_librispeech_tree
 from tests.fixtures_msp import write_msp_tree
@@ -52,7 +53,9 @@ def material():
     prepare_transcribed_speech([TMP / "unrated" / "speech"], TMP / "unrated", valid_share=0.1, max_duration_s=20)
     write_iemocap_tree(TMP / "iemocap")
     write_librispeech_tree(TMP / "librispeech")
-    write_recordings(TMP / "recordings", raters=3)
+    write_recordings(
+        TMP / "recordings", raters=3, emotion=lambda place: ("angry", "happy", "neutral", "sad")[place % 4]
+    )
     save_tiny_cpc(TMP / "modified_cpc.pt")
     save_tiny_ssl(TMP / "hubert")
     for system in ("hubert_large", "wav2vec2_base", "wav2vec2_large"):
@@ -152,6 +155,13 @@ def test_raters_are_learnt_from(name):
     assert [epoch["train soft_label_loss"] > 0 for epoch in logged(folder)] == [True, True]
 
 
+def test_classes_are_learnt_and_tested():
+    folder, output = run_row("Template-train_student-cts")
+    assert [epoch["train emotion_loss"] > 0 for epoch in logged(folder)] == [True, True]
+    scores = json.loads((folder / "metrics.json").read_text())["test"]["test"]["emotion"]
+    assert scores["utterances"] == 8 and f"Emotion classes of 8 utterances: accuracy {scores['accuracy']:.3f}" in output
+
+
 def test_unrated_speech_is_taught_on():
     folder, _ = run_row("MSP-Podcast-train_student-cts_unrated")
     report = json.loads((folder / "metrics.json").read_text())
@@ -182,8 +192,39 @@ def test_two_processes_train_the_student_that_one_would(tmp_path, system, batche
     for epoch_of_one, epoch_of_two in zip(one, two, strict=True):
         assert epoch_of_one == pytest.approx(epoch_of_two, rel=0.02, abs=1e-6)  # the log has three digits
     predicted = [read_predictions(folder) for folder in runs.values()]
-    np.testing.assert_allclose(*predicted, atol=1e-4)
+    np.testing.assert_allclose(*predicted, rtol=0, atol=1e-5)
     assert json.loads((runs[2] / "metrics.json").read_text())["settings"]["processes"] == 2
+
+
+def test_two_processes_make_the_targets_that_one_would(tmp_path):
+    name = "MSP-Podcast-precompute_targets-teacher"
+    alone, _ = run_row(name)
+    shutil.copytree(alone, tmp_path / "teacher" / "1986", ignore=shutil.ignore_patterns("targets", "table1.md"))
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    flags = flags_elsewhere(ROWS[name], tmp_path)  # of which one process has trained; nothing is kept there
+    output = run(*launcher, ROWS[name]["Script_file"], ROWS[name]["Hparam_file"], *flags)
+    assert output.count("| training set | activation | valence | dominance |") == 1
+    paths = sorted((alone / "targets").iterdir())
+    assert len(paths) == 5
+    for path in paths:
+        one, two = TeacherTargets.load(path), TeacherTargets.load(tmp_path / "teacher" / "1986" / "targets" / path.name)
+        assert (one.ids, one.made_from) == (two.ids, two.made_from)
+        for key in ("embedding", "prediction", "residual", "text", "sentence", "spread"):
+            np.testing.assert_equal(getattr(one, key) is None, getattr(two, key) is None)
+            if getattr(one, key) is not None:
+                np.testing.assert_allclose(getattr(two, key), getattr(one, key), rtol=0, atol=1e-5)
+
+
+def test_neither_workers_nor_kept_features_change_a_number(tmp_path):
+    row = ROWS["MSP-Podcast-train_student-ft"]
+    others = {"as it is": {}, "workers": {"num_workers": 2}, "nothing kept": {"feature_folder": "null"}}
+    row = row | {"test_debug_flags": row["test_debug_flags"] + " --feature_dtype=float32"}
+    predicted = {}
+    for name, changed in others.items():
+        run_warm(row["Script_file"], row["Hparam_file"], *flags_elsewhere(row, tmp_path / name, **changed))
+        folder = tmp_path / name / "ft" / "1986"
+        predicted[name] = logged(folder), (folder / "predictions.csv").read_bytes()
+    assert predicted["as it is"] == predicted["workers"] == predicted["nothing kept"]
 
 
 def read_predictions(folder):

@@ -124,6 +124,11 @@ def test_a_model_of_other_settings_is_refused_before_anything_is_written(hparams
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(InputError, match=r"was trained with processes 1, not 4"):
         start_experiment(*parse_arguments(options))
+    # What it has learnt is asked for by any number.
+    assert start_experiment(*parse_arguments(options), trains=False)["lr"] == 0.1
+    assert load_experiment(*parse_arguments(options), trains=False)["settings"]["processes"] == 1
+    with pytest.raises(InputError, match=r"was trained with lr 0.1, not 0.2"):
+        start_experiment(*parse_arguments([*options, "--lr=0.2"]), trains=False)
     assert sorted(os.walk(tmp_path)) == before
 
 
@@ -190,6 +195,9 @@ def test_a_run_of_before_a_key_is_one_with_its_first_value():
     raters = {"soft_label_weight": 0.0, "soft_label_points": [1, 2, 3]}
     assert difference(before, before | raters) is None
     assert difference(before, before | raters | {"soft_label_weight": 1}) == "soft_label_weight 0.0, not 1"
+    classes = {"emotion_weight": 0.0, "emotion_classes": ["a", "b"]}
+    assert difference(before, before | classes) is None
+    assert difference(before, before | classes | {"emotion_weight": 1}) == "emotion_weight 0.0, not 1"
     other_points = raters | {"soft_label_points": [1, 3]}
     assert difference(before | raters, before | other_points) == "soft_label_points [1, 2, 3], not [1, 3]"
     assert difference({"lr": 0.1, "encoder_lr": 0.1}, {"lr": 0.1, "encoder_lr": 0.025}) == "encoder_lr 0.1, not 0.025"
@@ -213,6 +221,16 @@ def test_an_attribute_of_an_object_is_no_difference_of_its_own():
     )
     assert difference(before, now) == "object.size 1, not 2"
     assert difference(before, {"object.size": 1}) is None
+
+
+def test_other_augmentations_are_a_difference():
+    noise, speed = {"!": "new:AddNoise", "snr_low": 0}, {"!": "new:SpeedPerturb", "speeds": [90, 110]}
+    runs = [
+        flatten({"wav_augment": {"!": "new:Augmenter", "augmentations": which}}) for which in ([noise], [noise, speed])
+    ]
+    assert difference(runs[0], runs[0]) is None and "wav_augment.augmentations" in difference(*runs)
+    assert difference({"lr": 0.1}, {"lr": 0.1, "wav_augment": None, "fea_augment": None}) is None
+    assert "wav_augment" in difference({}, runs[0])
 
 
 def test_a_setting_is_the_number_that_the_networks_get(hparams_file):

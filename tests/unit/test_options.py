@@ -39,6 +39,11 @@ def test_the_recipes_settings_are_in_range(path):
         ("taught", "words", "choose one of joint, text, sentence"),
         ("trust", "hard", "choose one of cut, soft, per_dimension"),
         ("batches", "sorted", "choose one of shuffled, by_length"),
+        ("emotion_weight", -1, "give a number from 0 on"),
+        ("emotion_classes", "angry", "give the classes to learn, two or more"),
+        ("wav_augment", "noise", "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
+        ("fea_augment", True, "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml"),
+        ("tracker", "mlflow", "choose one of tensorboard, wandb, or null"),
         ("max_batch_s", 0, "give a number of seconds above 0, or null"),
         ("residual_threshold", -0.1, "give a number of standard deviations from 0 on, or null to follow"),
     ],
@@ -55,11 +60,23 @@ def test_points_of_a_scale_are_numbers_that_increase(points):
         check_settings({"soft_label_points": points})
 
 
+@pytest.mark.parametrize("classes", [[], ["a"], ["a", "a"], ["a", 1]])
+def test_classes_are_names_that_differ(classes):
+    check_settings({"emotion_classes": ["a", "b"]})
+    with pytest.raises(InputError, match=re.escape(f"emotion_classes is {classes}: give the classes to learn")):
+        check_settings({"emotion_classes": classes})
+
+
 def test_adapters_need_layers():
     with pytest.raises(InputError, match="^lora_rank is 4, and trainable_layers 0: say by --trainable_layers how many"):
         check_settings({"lora_rank": 4, "trainable_layers": 0})
     check_settings({"lora_rank": 4, "trainable_layers": 1})
     check_settings({"lora_rank": 0, "trainable_layers": 0})
+
+
+def test_what_only_reads_has_no_speech_to_augment():
+    with pytest.raises(InputError, match="^fea_augment is of speech, and bert_base only reads: give null.$"):
+        check_settings({"system": "bert_base", "wav_augment": None, "fea_augment": {"!": "new:Augmenter"}})
 
 
 def test_batches_of_a_length_are_by_length_and_of_rated_speech():

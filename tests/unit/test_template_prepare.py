@@ -53,7 +53,13 @@ def test_the_manifests_say_what_the_table_says(table):
             assert utterance[name] == float(row[name])
         assert (utterance["spk_id"], utterance["transcript"]) == (row["speaker"], row["transcript"])
         assert utterance["wav"] == str(table.parent / row["file"]) and utterance["duration"] > 0.3
+        assert utterance["emotion"] == row.get("emotion", "")
     assert manifests["train"].label_range == (1, 7)
+
+
+def test_classes_are_taken_up(tmp_path):
+    table = write_recordings(tmp_path / "recordings", emotion=lambda place: ("angry", "sad")[place % 2])
+    test_the_manifests_say_what_the_table_says(table)
 
 
 def write_raters(table, *rows):

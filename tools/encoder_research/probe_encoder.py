@@ -95,7 +95,8 @@ def ridge_predictions(features, labels, test_features, penalties):
     """Fit ridge regression once for each penalty, and predict.
 
     Minimises ||y - b - Xw||^2 + penalty n ||w||^2 over n utterances, with features standardised by the training
-    set's mean and standard deviation, from one singular value decomposition.
+    set's mean and standard deviation, from one singular value decomposition (scikit-learn's `Ridge` makes one for each
+    penalty, and its `RidgeCV` knows no folds by speaker).
 
     Parameters
     ----------

@@ -26,7 +26,8 @@ from ser_ts_lobes.data import transcription
 from ser_ts_lobes.data.audio import read_audio
 from ser_ts_lobes.data.manifests import Utterance, write_manifests
 from ser_ts_lobes.data.transcription import load_recogniser, recognise, transcribe
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.errors import InputError, plain_errors
+from tests.ranks import on_each_rank
 from tests.tiny_models import save_tiny_bert, save_tiny_ssl
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -228,6 +229,55 @@ def test_what_is_done_is_saved_while_it_runs(ctc, manifests, monkeypatch):
     monkeypatch.setattr(transcription, "SAVE_EVERY_S", 0.0)
     transcribe(manifests, ctc)
     assert saved == [1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("n_processes", [2, 5])  # of five, the last gets nothing
+def test_processes_write_together_what_one_would(ctc, manifests, tmp_path, monkeypatch, n_processes):
+    alone = transcribe(manifests, ctc, out=tmp_path / "alone.csv").read_text()
+    out, heard = manifests / "transcripts.csv", []
+    recognise = transcription.recognise
+    monkeypatch.setattr(
+        transcription, "recognise", lambda *args: (heard.append(text) or text for text in recognise(*args))
+    )
+    monkeypatch.setattr(transcription, "SAVE_EVERY_S", 0.0)  # so that they also write at the same time
+
+    def task(_):
+        transcribe(manifests, ctc)
+        transcribe(manifests, ctc)  # nothing is left to do
+        return len(heard), out.read_text()
+
+    shares = [2, 2] if n_processes == 2 else [1, 1, 1, 1, 0]
+    assert on_each_rank(task, tmp_path, n_processes) == [(n_heard, alone) for n_heard in shares]
+
+
+@pytest.mark.parametrize(("rank", "device"), [(None, "cuda:0"), ("3", "cuda:3")])
+def test_each_process_has_a_gpu_of_its_own(manifests, monkeypatch, rank, device):
+    def check_device(name):
+        raise InputError(f"asked for {name}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(transcription, "join", lambda run_opts: None)
+    monkeypatch.setattr(transcription, "check_device", check_device)
+    monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(InputError, match=f"asked for {device}$"):
+        transcribe(manifests)
+
+
+def test_what_processes_have_heard_is_kept_when_one_fails(ctc, manifests, tmp_path):
+    whole = (tmp_path / "c.wav").read_bytes()
+    (tmp_path / "c.wav").write_bytes(whole[:2000])
+
+    def task(_):
+        with plain_errors():
+            transcribe(manifests, ctc, batch_size=1)
+
+    said = on_each_rank(task, tmp_path, 2)
+    assert "another process of this run has ended" in said[0] and "c.wav can't be used (truncated)" in said[1]
+    path = manifests / "transcripts.csv"
+    assert sorted(row["ID"] for row in read(path)) == ["a", "b", "d"]
+    (tmp_path / "c.wav").write_bytes(whole)
+    transcribe(manifests, ctc)
+    assert sorted(row["ID"] for row in read(path)) == ["a", "b", "c", "d"]
 
 
 def test_nothing_to_do(ctc, manifests, tmp_path, capsys):

@@ -4,6 +4,7 @@ import math
 import re
 import tracemalloc
 
+import audmetric
 import numpy as np
 import pytest
 import scipy.stats
@@ -80,6 +81,13 @@ pairs = arrays(
     st.tuples(st.integers(2, 20), st.just(2)),
     elements=st.floats(-100, 100).map(lambda x: round(x, 3)),
 ).filter(lambda pair: (np.ptp(pair, axis=0) > 0).all())
+
+
+def test_metrics_are_those_of_audeerings_package():
+    predictions, targets = ratings()
+    for ours, theirs in ((ccc, audmetric.concordance_cc), (pearson, audmetric.pearson_cc)):
+        expected = [theirs(targets[:, j], predictions[:, j]) for j in range(3)]
+        np.testing.assert_allclose(ours(predictions, targets), expected, rtol=1e-12)
 
 
 @given(pairs)
@@ -369,3 +377,24 @@ def test_rounding_carries_no_correlation_past_1(sign):
     values = np.random.default_rng(0).normal(size=(5, 200))
     correlation = pearson(values, sign * 0.1 * values)
     assert np.abs(correlation).max() == 1 and (sign * correlation > 0.999).all()
+
+
+def test_classes_are_scored_as_by_counting():
+    random = np.random.default_rng(2)
+    targets = random.choice(["ang", "hap", "neu"], 60, p=[0.1, 0.2, 0.7]).tolist()
+    said = [t if random.random() < 0.6 else str(random.choice(["ang", "neu", "sad"])) for t in targets]
+    pairs = list(zip(said, targets, strict=True))
+    recalls, f1 = [], []
+    for name in sorted({*said, *targets}):
+        hits = sum(p == y == name for p, y in pairs)
+        predicted, there = said.count(name), targets.count(name)
+        if there:
+            recalls.append(hits / there)
+        precision, recall = hits / max(predicted, 1), hits / max(there, 1)
+        f1.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+    assert len(recalls) == 3 and len(f1) == 4  # sad is said, and never there
+    assert metrics.classify(said, targets) == pytest.approx(
+        {"accuracy": np.mean([p == y for p, y in pairs]), "uar": np.mean(recalls), "macro_f1": np.mean(f1)}
+    )
+    with pytest.raises(InputError, match="^0 classes are predicted of 0 utterances; give one for each.$"):
+        metrics.classify([], [])

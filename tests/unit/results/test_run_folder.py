@@ -286,3 +286,31 @@ def test_a_run_says_its_corpus_and_where_its_manifests_were(tmp_path, monkeypatc
     assert run.corpus == "mine"
     assert run.manifest_path("test1") == tmp_path / "results" / "manifests" / "test1.csv"
     assert run.made_with()["batch_size"] == 32
+
+
+def test_classes_are_written_beside_the_dimensions(tmp_path):
+    manifests = make_manifests(4)
+    classes = ["ang", "neu", "X"] * 20
+    for row, emotion in zip(manifests["test1"].utterances.values(), classes, strict=True):
+        row["emotion"] = emotion
+    manifests["test1"].emotion_classes = ("ang", "neu")
+    told = ["ang"] * 30 + ["neu"] * 30
+    of_test = OUTPUTS["test1"]
+    shuffled = np.random.default_rng(1).permutation(60)
+    outputs = Outputs(
+        [of_test.ids[row] for row in shuffled],
+        of_test.embedding[shuffled],
+        PREDICTION[shuffled],
+        LABEL[shuffled],
+        [told[row] for row in shuffled],
+    )
+    run = RunFolder(tmp_path)
+    run.write({"test1": outputs}, manifests, reads=False, system="cts", best={"epoch": 1})
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert [(row["emotion"], row["label_emotion"]) for row in rows] == [
+        (said, "" if known == "X" else known) for said, known in zip(told, classes, strict=True)
+    ]
+    assert run.report()["test"]["test1"]["emotion"] == {"utterances": 40, "accuracy": 0.5, "uar": 0.5, "macro_f1": 0.5}
+    assert "Emotion classes of 40 utterances: accuracy 0.500, UAR 0.500, macro-F1 0.500" in run.describe_scores()
+    write_report(tmp_path)
+    assert "emotion" not in (tmp_path / "predictions.csv").read_text().splitlines()[0]

@@ -295,13 +295,13 @@ def test_a_taught_student_shows_its_teachers_residuals(trained, run, tmp_path):
     assert "taught by a teacher" in card and "it learnt the teacher's embedding, everywhere" in card
 
 
-def test_what_maps_a_student_to_its_teacher_and_raters_stays_behind(trained, run, student_folder, tmp_path):
+def test_what_maps_a_student_to_its_teacher_raters_and_classes_stays_behind(trained, run, student_folder, tmp_path):
     taught = shutil.copytree(trained, tmp_path / "moved") / run.relative_to(trained)
     text = (run / "hyperparams.yaml").read_text()
     more = "ts_weight: 30\ntaught: sentence\nprediction_weight: 0.5\nresidual_threshold: 2.0\n"
     (taught / "hyperparams.yaml").write_text(f"{text}\n{more}")
     for checkpoint in (taught / "save").glob("CKPT*"):
-        for name, size in (("projector", 24), ("soft_labels", 21)):
+        for name, size in (("projector", 24), ("soft_labels", 21), ("emotions", 8)):
             torch.save(torch.nn.Linear(128, size).state_dict(), checkpoint / f"{name}.ckpt")
     export(taught, tmp_path / "student")
     weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "student", student_folder)]

@@ -102,8 +102,8 @@ def test_a_recipe_says_its_scripts_rows_and_folds(tmp_path):
         )
     }
     assert known_systems(recipe)[:3] == ["ts", "cpc", "modified_cpc"]
-    further = ["best", "cts_reads", "cts_unrated", "cts_words", "ft_reads", "ft_words"]
-    assert known_systems(recipe)[-9:] == ["cts", "atmaja", "attn", *further]
+    further = ["best", "cts_reads", "cts_unrated", "cts_words", "ft_augmented", "ft_reads", "ft_words"]
+    assert known_systems(recipe)[-10:] == ["cts", "atmaja", "attn", *further]
     with pytest.raises(InputError, match="Another has no fold 1: choose --folds of 2, 7"):
         plan(tmp_path, "ts", recipe=recipe, folds=[1, 2])
 
@@ -145,6 +145,17 @@ def test_an_option_goes_to_the_systems_that_have_its_key(tmp_path):
     assert "--lr=0.2" in teacher and "--lr=0.1" not in teacher and "--lr=0.1" in ft
     for arguments in (teacher, ft):
         assert "--device=cpu" in arguments and "--noprogressbar" in arguments
+
+
+def test_jobs_of_several_processes_are_started_by_torchrun_and_are_other_runs(tmp_path):
+    jobs = plan(tmp_path, "cts", processes=4)
+    for job in jobs.values():
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+        assert job.command[1:] == [*launcher, job.script, *job.arguments]
+        assert job.makes["processes"] == 4
+    finish(jobs["teacher/1986"])
+    with pytest.raises(InputError, match="teacher/1986 was trained with processes 4, not 1"):
+        plan(tmp_path, "cts")
 
 
 def test_a_teacher_of_the_users_own_is_not_trained(tmp_path):
@@ -245,7 +256,7 @@ def test_a_job_sees_what_was_written_since_it_was_planned(tmp_path):
     teacher, targets = jobs["teacher/1986"], jobs["teacher/1986/targets"]
     finish(teacher)
     finish(targets)
-    assert teacher.finished and targets.finished and not teacher.past_start
+    assert teacher.finished and targets.finished
     metrics = teacher.folder / "metrics.json"
     metrics.write_text(metrics.read_text().replace("model of", "another model of"))
     assert not targets.finished
@@ -325,6 +336,9 @@ def test_jobs_share_what_the_same_frozen_networks_compute(tmp_path):
     features = {name: {key for key in job.shares if key.startswith("features")} for name, job in jobs.items()}
     assert features["ft/1"] == features["ts/1"] != features["hubert_base/1"]
     assert features["bert_base/1"] < features["teacher/1"]
+    # Which are there when it has come to train; manifests are, when their sidecar is.
+    told_by = {path.relative_to(tmp_path).as_posix() for path in jobs["ft/1"].shares.values()}
+    assert told_by == {"ft/1/train_log.txt", "manifests/manifests.json"}
     assert len({key for job in jobs.values() for key in job.shares if key.startswith("manifests")}) == 1
     uncached = plan(tmp_path, "ft", "--feature_folder=null")["ft/1986"]
     assert not any(key.startswith("features") for key in uncached.shares)
@@ -333,7 +347,9 @@ def test_jobs_share_what_the_same_frozen_networks_compute(tmp_path):
 def test_folds_share_what_the_same_frozen_networks_compute(tmp_path):
     one, two = plan(tmp_path, "hubert_base", recipe=IEMOCAP, folds=[1, 2], seeds=[1]).values()
     assert one.settings["manifest_folder"] != two.settings["manifest_folder"]
-    assert one.shares == two.shares and len(one.shares) == 2
+    assert one.shares.keys() == two.shares.keys() and len(one.shares) == 2
+    sidecars = [path for job in (one, two) for path in job.shares.values() if path.name == "manifests.json"]
+    assert [path.parent.name for path in sidecars] == ["fold1", "fold2"]
 
 
 @pytest.mark.parametrize(

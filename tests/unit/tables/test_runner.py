@@ -14,7 +14,7 @@ import pytest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import hold_lock
 from ser_ts_lobes.tables.plan import Job
-from ser_ts_lobes.tables.runner import LocalPool, SlurmPool, run_jobs
+from ser_ts_lobes.tables.runner import Failure, LocalPool, SlurmPool, run_jobs
 from tests.integration.programs import ROOT
 
 SCRIPT = """
@@ -39,6 +39,7 @@ def make_job(folder, name, start_s=0, train_s=0, status=0, needs=(), shares=None
     (folder / "recipe" / "train.py").write_text(SCRIPT)
     settings = {
         "output_folder": str(folder / name),
+        "manifest_folder": shares or name,
         "prepare_opts": {"manifest_folder": shares or name},
         "feature_folder": None,
     }
@@ -150,8 +151,28 @@ def test_a_gpu_has_one_job_at_a_time(tmp_path):
     assert set(gpus[:2]) == {"4", "7"} and gpus[2] in gpus
 
 
+def test_a_job_of_several_processes_has_a_gpu_for_each(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    pool = LocalPool(tmp_path, gpus=["4", "5", "6", "7"], processes=2)
+    environments = [pool.start(make_job(tmp_path, f"ft{i}", train_s=1)).environment for i in range(2)]
+    assert environments == [{"CUDA_VISIBLE_DEVICES": gpus, "OMP_NUM_THREADS": "3"} for gpus in ("4,5", "6,7")]
+    assert not pool.has_room()
+    with pytest.raises(InputError, match="3 GPUs are no multiple of 2, the --processes of each job"):
+        LocalPool(tmp_path, gpus=["0", "1", "2"], processes=2)
+
+
+def test_of_a_failure_the_sentence_is_told_once_and_not_what_torchrun_adds(tmp_path):
+    log = tmp_path / "cts.log"
+    log.write_text(
+        "$ cd recipe && python\nerror: of the last time\n$ cd recipe && python\n" + 2 * "error: no GPU.\n" + 9 * "...\n"
+    )
+    told = Failure(make_job(tmp_path, "cts"), "ended with status 1", log).describe()
+    assert told == f"cts: ended with status 1; the end of {log}:\n    error: no GPU."
+
+
 class PollPool:
-    """Runs jobs by polls: each comes to train at its first poll, and ends at its third."""
+    """Runs jobs by polls: each has made what it shares at its second poll, and ends at its third."""
 
     def __init__(self, room):
         self.room, self.running, self.history = room, [], []
@@ -168,7 +189,9 @@ class PollPool:
         def done():
             step = next(polls)
             if step == "train":
-                (job.folder / "train_log.txt").touch()
+                for made in job.shares.values():
+                    made.parent.mkdir(exist_ok=True)
+                    made.touch()
             elif step == "end":
                 (job.folder / "metrics.json").touch()
                 self.running.remove(job)
@@ -187,17 +210,14 @@ def test_of_jobs_that_would_make_the_same_files_one_starts_alone(tmp_path, quick
     jobs = [make_job(tmp_path, f"ft{i}", shares="manifests") for i in range(3)]
     pool, at_start = PollPool(room=3), []
     start = pool.start
-    pool.start = lambda job: (at_start.append([other.past_start for other in jobs]), start(job))[1]
+    [made] = jobs[0].shares.values()
+    pool.start = lambda job: (at_start.append(made.is_file()), start(job))[1]
     if cached:
-        jobs.append(make_job(tmp_path, "earlier", shares="manifests"))
-        jobs[3].folder.mkdir()
-        for name in ("train_log.txt", "metrics.json"):
-            (jobs[3].folder / name).touch()
+        made.parent.mkdir()
+        made.touch()
     assert run_jobs(jobs, pool, tmp_path) == []
     assert pool.history == [["ft0"], ["ft0", "ft1"], ["ft0", "ft1", "ft2"]]
-    # Uncached, the others wait for the first to train, and then for nobody.
-    assert [started[0] for started in at_start] == ([False] * 3 if cached else [False, True, True])
-    assert not at_start[2][1]
+    assert at_start == [cached, True, True]  # the others wait for the first, or for nobody
 
 
 def test_no_more_jobs_run_than_there_is_room_for(tmp_path, quick):
@@ -249,7 +269,7 @@ def start_runner(folder):
     )
     second = kill_jobs(folder)[1]
     deadline = time.time() + 60
-    while not second.past_start:
+    while not second.run_folder.started:
         assert time.time() < deadline and runner.poll() is None
         time.sleep(0.05)
     return runner
@@ -301,6 +321,7 @@ def test_submitit_runs_jobs(tmp_path):
         ({"partition": "gpu"}, "--slurm needs the time"),
         ({"time": "soon"}, "--slurm time=soon: expected minutes"),
         ({"time": "5", "cluster": "local", "gpu": "1"}, "Unknown argument 'gpu'"),
+        ({"time": "5", "nodes": "2"}, "--slurm nodes=2: a job of a table runs on one node, with as many --processes"),
         ({"time": "5", "cluster": "moon"}, "doesn't know any executor named moon"),
     ],
 )

@@ -1,4 +1,6 @@
+import csv
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +10,13 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from scipy.special import softmax
 from scipy.stats import entropy
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.augment.freq_domain import SpectrogramDrop
+from speechbrain.augment.time_domain import DropFreq, SpeedPerturb
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED, read_unrated
-from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.lobes.emotion import LabelScale
 from ser_ts_lobes.lobes.text import TextEncoder
 from ser_ts_lobes.results import metrics
@@ -19,6 +24,7 @@ from ser_ts_lobes.results.run_folder import RunFolder
 from ser_ts_lobes.results.text_tables import ccc_cell
 from ser_ts_lobes.training.brains import Outputs, StudentBrain, TeacherBrain
 from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.distributed import GlobalBatches
 from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.lexical import embed_sentences
 from ser_ts_lobes.training.losses import ccc_loss, soft_label_loss
@@ -26,6 +32,7 @@ from ser_ts_lobes.training.residuals import fit_residuals
 from ser_ts_lobes.training.targets import TeacherTargets
 from ser_ts_lobes.training.uncertainty import DropoutSpread
 from tests.fixtures_msp import write_msp_tree
+from tests.ranks import on_each_rank
 from tests.tiny_models import save_word_vectors
 from tests.unit.training.test_datasets import msp_podcast_prepare
 from tools.build_hparams import compose
@@ -811,6 +818,69 @@ def test_a_training_set_smaller_than_a_batch_is_refused(make_brain):
         train(*make_brain("hubert_base", batch_size=32))
 
 
+def test_two_processes_train_and_predict_as_one_even_where_one_keeps_nothing(make_brain, manifests, tmp_path):
+    """Of 24 utterances in batches of 7: shares of 4 and 3, and of a last batch of 2 and 1."""
+    batches, of_first = GlobalBatches(24, 7, shuffle=True, seed=1986), set(range(24))
+    for epoch in (1, 2):
+        batches.set_epoch(epoch)
+        of_first &= {item for batch in batches for item in batch[::2]}
+    assert len(of_first) > 2
+    targets = make_targets(manifests["train"], embedding=0.1)
+    targets.residual = np.tile((-1.0) ** np.arange(24), (3, 1)).T
+    targets.residual[list(of_first)] = 0
+
+    def follow(run, run_opts=None):
+        options = {"results_folder": str(tmp_path / run), "batch_size": 7, "residual_threshold": 0.5}
+        options |= {"trainable_layers": 0, "train_dataloader_opts": {"drop_last": False}}
+        brain, hparams, datasets = make_brain("cts", targets=targets, run_opts=run_opts, **options)
+        brain.train(datasets)
+        validated, learning_rate = brain.outputs, brain.optimizer.param_groups[0]["lr"]
+        one = datasets["test1"].filtered_sorted(select_n=1)
+        outputs = [validated, brain.predict(datasets["test1"]), brain.predict(one)]
+        brain.test(datasets)
+        log = (tmp_path / run / "cts" / "1986" / "train_log.txt").read_text()
+        said = [(output.ids, output.embedding, output.prediction, output.label) for output in outputs]
+        return said, brain.best, learning_rate, log, brain.modules.model.state_dict()
+
+    (tmp_path / "ranks").mkdir()
+    first, second = on_each_rank(lambda _: follow("two", {"distributed_backend": "gloo"}), tmp_path / "ranks", 2)
+    *alone, log, model = follow("one")
+    assert 0 < float(re.search(r"kept: ([\d.e+-]+)", log)[1]) < 0.5
+    assert repr(first[:3]) == repr(second[:3])  # they choose alike
+    np.testing.assert_equal(first[0], second[0])
+    for of_two, of_one in zip(first[0], alone[0], strict=True):
+        assert of_two[0] == of_one[0]
+        for two, one in zip(of_two[1:], of_one[1:], strict=True):
+            np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    assert first[1]["epoch"] == alone[1]["epoch"]
+    assert first[1]["valid_loss"] == pytest.approx(alone[1]["valid_loss"], abs=1e-5)
+    for name, parameter in model.items():
+        torch.testing.assert_close(first[4][f"module.{name}"], parameter, rtol=0, atol=1e-5)
+
+
+def test_a_process_that_has_nothing_to_validate_waits_for_nobody(make_brain, tmp_path):
+    def task(_):
+        options = {"text_trainable_layers": 1, "run_opts": {"distributed_backend": "gloo"}}
+        brain, _, datasets = make_brain("teacher", TeacherBrain, **options)  # with buffers, which DDP sends around
+        brain.train(datasets | {"valid": datasets["valid"].filtered_sorted(select_n=2)})
+        return brain.outputs.ids, brain.optimizer_step
+
+    (tmp_path / "ranks").mkdir()
+    said = on_each_rank(task, tmp_path / "ranks", 3)
+    assert said == [said[0]] * 3 and len(said[0][0]) == 2 and said[0][1] == 6
+
+
+def test_batch_norms_of_several_processes_are_for_gpus(make_brain, tmp_path):
+    def task(_):
+        brain, _, datasets = make_brain("attn", run_opts={"distributed_backend": "gloo"})
+        with plain_errors():
+            brain.train(datasets)
+
+    (tmp_path / "ranks").mkdir()
+    said = "error: attn normalises over the global batch, which PyTorch does on GPUs alone: train it by one process."
+    assert on_each_rank(task, tmp_path / "ranks", 2) == [said, said]
+
+
 def test_targets_are_the_teachers_embeddings_predictions_and_residuals(make_brain, manifests):
     brain, hparams, datasets = make_brain("teacher", TeacherBrain, number_of_epochs=1)
     brain.train(datasets)
@@ -917,7 +987,7 @@ def test_how_sure_a_teacher_is_does_not_depend_on_the_batch(make_brain, with_unr
     batch = next(iter(brain.make_dataloader(datasets[UNRATED], torch_stage("TEST"), batch_size=20)))
     brain.modules.eval()
     with torch.no_grad():
-        spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch), batch.id)
+        spread = DropoutSpread(10, 0.2, 1986).of(hparams["model"], brain.encode(batch, torch_stage("VALID")), batch.id)
     np.testing.assert_allclose(together.spread, spread, rtol=1e-3, atol=1e-6)
 
 
@@ -1038,10 +1108,10 @@ def test_in_bfloat16_losses_labels_and_what_is_standardised_stay_in_float32(
     brain, hparams, datasets = make_brain(system, brain_class, **options)
     batch = first_batch(brain, datasets, hparams)
     brain.modules.eval()  # no dropout
-    exact = brain.encode(batch)
+    exact = brain.encode(batch, torch_stage("VALID"))
     brain.on_stage_start(torch_stage("TRAIN"))
     with brain.training_ctx:
-        inputs = brain.encode(batch)
+        inputs = brain.encode(batch, torch_stage("VALID"))
         output = brain.modules.model(**inputs)
         loss = brain.compute_objectives(output, batch, torch_stage("TRAIN"))
     assert output.prediction.dtype == torch.bfloat16  # it is on
@@ -1129,6 +1199,163 @@ def first_batch(brain, datasets, hparams):
     return next(
         iter(brain.make_dataloader(datasets["train"], torch_stage("TRAIN"), **hparams["train_dataloader_opts"]))
     )
+
+
+@pytest.fixture
+def with_classes(manifests):
+    """Give the manifests with a class of each utterance but some: what the pitch and loudness are like."""
+    classed = {}
+    for name, manifest in manifests.items():
+        kinds = np.where(manifest.labels()[:, 2] > 4, "loud", "quiet")
+        rows = {
+            id: row | {"emotion": "X" if place % 5 == 4 else str(kind)}
+            for place, ((id, row), kind) in enumerate(zip(manifest.utterances.items(), kinds, strict=True))
+        }
+        classed[name] = replace(manifest, utterances=rows, emotion_classes=("quiet", "loud"))
+    return classed
+
+
+@pytest.mark.parametrize(("system", "brain_class"), [("attn", StudentBrain), ("teacher", TeacherBrain)])
+def test_classes_are_learnt_beside_the_dimensions(make_brain, with_classes, system, brain_class):
+    options = {"emotion_weight": 3, "batch_size": 24, "manifests": with_classes}
+    brain, hparams, datasets = make_brain(system, brain_class, **options)
+    brain.modules.eval()
+    batch, output, loss, means = one_step(brain, datasets, hparams)
+    layer = brain.modules.emotions
+    logits = (output.embedding.detach() @ layer.weight.detach().T + layer.bias.detach()).double().numpy()
+    surprise = -np.log(softmax(logits, axis=1))
+    classes = [with_classes["train"].utterances[utterance]["emotion"] for utterance in batch.id]
+    counts = {name: classes.count(name) for name in ("quiet", "loud")}
+    of_class = [
+        np.mean([surprise[row, place] for row, name in enumerate(classes) if name == kind])
+        for place, kind in enumerate(counts)
+    ]
+    assert counts["quiet"] != counts["loud"] and sum(counts.values()) == 20
+    assert means["emotion_loss"] == pytest.approx(np.mean(of_class), rel=1e-4)  # of the whole set each class is half
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 3 * means["emotion_loss"], rel=1e-5)
+
+
+def test_classes_are_told_and_the_same_without_them(make_brain, manifests, with_classes, tmp_path, capsys):
+    options = {"trainable_layers": 1, "number_of_epochs": 12, "lr": 0.003}
+    brain, hparams, datasets = make_brain("ft", manifests=with_classes, emotion_weight=1, **options)
+    brain.train(datasets)
+    brain.test({"test1": datasets["test1"]})
+    run = RunFolder(hparams["output_folder"])
+    scores = run.report()["test"]["test1"]["emotion"]
+    assert scores["utterances"] == 10 and "Emotion classes of 10" in capsys.readouterr().out
+    with open(run.predictions_file) as file:
+        rows = {row["ID"]: row for row in csv.DictReader(file)}
+    known = [row for row in rows.values() if row["label_emotion"]]
+    assert np.mean([row["emotion"] == row["label_emotion"] for row in known]) == scores["accuracy"]
+    for id, row in with_classes["test1"].utterances.items():
+        assert rows[id]["label_emotion"] == row["emotion"].replace("X", "")
+    log = run.train_log_file.read_text()
+    losses = [float(loss) for loss in re.findall(r"train emotion_loss: ([\d.e+-]+)", log)]
+    assert losses[-1] < 0.8 * np.log(2) and log.count("valid emotion_uar") == len(run.learning_curve()) == 12
+    assert {"train_emotions", "valid_emotions"} < brain.made_from().keys()
+    outputs = []
+    for name, of_which in (("none", manifests), ("unread", with_classes)):
+        plain, _, datasets = make_brain("hubert_base", manifests=of_which, run=name, number_of_epochs=1)
+        assert "emotions" not in plain.modules
+        plain.train(datasets)
+        outputs.append(plain.predict(datasets["test1"]))
+        assert outputs[-1].emotion == []
+    np.testing.assert_array_equal(outputs[0].prediction, outputs[1].prediction)
+
+
+def test_unrated_speech_has_no_class(make_brain, with_unrated, unrated_options):
+    train = replace(with_unrated["train"], emotion_classes=("N", "X"))
+    unrated_options["manifests"] = with_unrated | {"train": train}
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0, emotion_weight=2)
+    batch, _, loss, means = one_step(brain, datasets, hparams)
+    assert batch.emotion_class[8:].eq(-1).all() and batch.emotion_class[:8].ge(0).any()
+    expected = means["ccc_loss"] + 30 * means["ts_distance"] + 2 * means["emotion_loss"]
+    assert 0 < means["emotion_loss"] < 3 and loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def fail_outside_training(signals, lens):
+    raise AssertionError("augmented outside of training")
+
+
+def test_augmented_speech_is_learnt_and_nothing_else_is_augmented(make_brain, monkeypatch):
+    predicted = {}
+    for system in ("ft", "ft_augmented"):
+        brain, _, datasets = make_brain(system, trainable_layers=1, number_of_epochs=1)
+        brain.train(datasets)
+        if system == "ft_augmented":
+            for name in ("wav_augment", "fea_augment"):
+                monkeypatch.setattr(getattr(brain.hparams, name), "forward", fail_outside_training)
+        predicted[system] = brain.predict(datasets["test1"]).prediction
+    assert np.abs(predicted["ft"] - predicted["ft_augmented"]).max() > 1e-3
+
+
+def test_augmentation_goes_on_where_it_was(make_brain, tmp_path):
+    predicted, logs = [], []
+    for run, epochs in (("once", [2]), ("twice", [1, 2])):
+        for number in epochs:
+            options = {"trainable_layers": 1, "number_of_epochs": number, "run": run}
+            brain, _, datasets = make_brain("ft_augmented", **options)
+            brain.train(datasets)
+        predicted.append(brain.predict(datasets["test1"]).prediction)
+        logs.append((tmp_path / f"results/ft_augmented/{run}/train_log.txt").read_text())
+    np.testing.assert_array_equal(*predicted)
+    assert logs[0] == logs[1]
+
+
+def test_waveforms_that_are_augmented_are_heard_anew(make_brain, manifests, unrated_options):
+    wavs = {"wav_augment": Augmenter(augmentations=[DropFreq()])}
+    brain, hparams, datasets = make_brain("cts_unrated", **unrated_options, trainable_layers=0)
+    assert datasets["train"].rated[0]["speech"].dim() == datasets["train"].unrated[0]["speech"].dim() == 2
+    datasets = make_datasets(brain.manifests, hparams | wavs, RUN_OPTS, unrated_options["targets"])
+    assert datasets["train"].rated[0]["speech"].dim() == datasets["train"].unrated[0]["speech"].dim() == 1
+    assert datasets["valid"][0]["speech"].dim() == 2
+
+
+def test_all_that_a_batch_holds_follows_the_originals_beside_what_is_augmented(make_brain, manifests):
+    """Labels, ids, the teacher's embedding and where it is trusted: of twice the rows, then three times."""
+    targets = make_targets(manifests["train"])
+    targets.embedding[:] = np.random.default_rng(1).normal(size=targets.embedding.shape)
+    options = {"residual_threshold": 1.5, "ts_weight": 7, "trainable_layers": 0}
+    brain, hparams, datasets = make_brain("cts", targets=targets, **options)
+    brain.modules.eval()
+    brain.step_seed = lambda: 5
+    brain.hparams.wav_augment = Augmenter(concat_original=True, augmentations=[SpeedPerturb(16000, [90])])
+    datasets = make_datasets(manifests, hparams | {"wav_augment": True}, RUN_OPTS, {"train": targets})
+    brain.hparams.fea_augment = Augmenter(
+        concat_original=True,
+        parallel_augment=True,
+        min_augmentations=2,
+        augmentations=[SpectrogramDrop(dim=1), SpectrogramDrop(dim=2)],
+    )
+    batch, output, loss, means = one_step(brain, datasets, hparams)
+    assert len(batch.id) == len(output.prediction) == 48 and batch.id == batch.id[:8] * 6
+    rows = [list(manifests["train"].utterances).index(utterance) for utterance in batch.id]
+    labels = manifests["train"].labels()
+    np.testing.assert_allclose(batch.labels, labels[rows], rtol=1e-6)
+    standardised = (labels[rows] - labels.mean(axis=0)) / labels.std(axis=0)
+    ccc = metrics.ccc(output.prediction.detach().double().numpy(), standardised)
+    assert means["ccc_loss"] == pytest.approx(np.mean(1 - ccc), rel=1e-4)
+    norms = np.linalg.norm(output.embedding.detach().double().numpy() - targets.embedding[rows], axis=1)
+    assert means["ts_distance"] == pytest.approx(norms[np.array(rows) >= 6].mean(), rel=1e-5)
+    assert loss.item() == pytest.approx(means["ccc_loss"] + 7 * means["ts_distance"], rel=1e-5)
+    plain, hparams, datasets = make_brain("cts", targets=targets, run="plain", **options)
+    plain.modules.eval()
+    plain.modules.load_state_dict(brain.modules.state_dict())
+    _, expected, _, _ = one_step(plain, datasets, hparams)
+    torch.testing.assert_close(output.embedding[:8], expected.embedding, rtol=0, atol=1e-4)
+    assert (output.embedding[8:16] - expected.embedding).abs().max() > 1e-3
+
+
+def test_what_a_teacher_reads_follows_what_it_hears(make_brain):
+    brain, hparams, datasets = make_brain("teacher", TeacherBrain)
+    brain.modules.eval()
+    brain.step_seed = lambda: 5
+    batch = first_batch(brain, datasets, hparams)
+    expected = brain.compute_forward(batch, torch_stage("TRAIN"))
+    silent = Augmenter(concat_original=True, augmentations=[SpectrogramDrop(drop_count_low=0, drop_count_high=0)])
+    brain.hparams.fea_augment = silent
+    output = brain.compute_forward(batch, torch_stage("TRAIN"))
+    torch.testing.assert_close(output.embedding, expected.embedding.repeat(2, 1))
 
 
 def test_dropout_is_not_the_same_in_each_step(make_brain):

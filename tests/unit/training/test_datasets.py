@@ -60,7 +60,7 @@ def manifests(prepared):
 
 def hparams_of(modules, **changes):
     settings = {"feature_folder": None, "feature_dtype": "float32", "batch_size": 4, "num_workers": 0}
-    teaching = {"taught": "joint", "trust": "cut", "soft_label_weight": 0}
+    teaching = {"taught": "joint", "trust": "cut", "soft_label_weight": 0, "wav_augment": None, "emotion_weight": 0}
     return {"modules": modules, **teaching, **settings, **changes}
 
 
@@ -478,3 +478,14 @@ def test_a_missing_split_is_named(tmp_path):
     msp_podcast_prepare.prepare_msp_podcast(corpus, tmp_path / "manifests")
     with pytest.raises(InputError, match="no utterances for valid.csv"):
         load_manifests(tmp_path / "manifests")
+
+
+def test_classes_are_those_that_are_named(prepared):
+    assert "emotion_class" not in make_datasets(load_manifests(prepared), hparams_of({}), RUN_OPTS)["train"][0]
+    there = sorted({row["emotion"] for row in load_manifests(prepared)["train"].utterances.values()})
+    manifests = load_manifests(prepared, emotion_classes=there[::-1][:2])
+    dataset = make_datasets(manifests, hparams_of({}, emotion_weight=1), RUN_OPTS)["train"]
+    for item, row in zip(dataset, manifests["train"].utterances.values(), strict=True):
+        assert item["emotion_class"].item() == {there[-1]: 0, there[-2]: 1}.get(row["emotion"], -1)
+    with pytest.raises(InputError, match=r"train.csv: no utterance is of emotion class Q; its column emotion has .* "):
+        load_manifests(prepared, emotion_classes=[there[0], "Q"])

@@ -26,6 +26,7 @@ from ser_ts_lobes.lobes.parallel import compute_frozen
 from ser_ts_lobes.lobes.speech import load_speech_encoder
 from ser_ts_lobes.training.feature_store import find_networks, prune
 from ser_ts_lobes.training.features import FrozenFeatures
+from tests.ranks import on_each_rank
 from tests.tiny_models import save_tiny_whisper
 
 
@@ -254,6 +255,44 @@ def test_two_processes_may_fill_one_folder(tmp_path, wavs, locks):
         assert f"is in use by process {writers[first].pid} on " in waits
     else:
         assert all("has no locks" in output for output in outputs)
+
+
+@pytest.mark.parametrize("n_new", [3, 1])  # of one, the second process gets nothing
+def test_processes_of_a_run_compute_a_share_each(tmp_path, wavs, monkeypatch, n_new):
+    (tmp_path / "ranks").mkdir()
+    encoder = ShortTermStatistics()
+    old = compute(tmp_path / "features", encoder, dict(list(wavs.items())[n_new:]))
+    calls = count_utterances(monkeypatch, encoder)
+
+    def task(_):
+        features = compute(tmp_path / "features", encoder, wavs, batch_size=2)
+        return len(calls), {name: features[name] for name in wavs}
+
+    ranks = on_each_rank(task, tmp_path / "ranks", 2)
+    assert [n_calls for n_calls, _ in ranks] == [n_new - n_new // 2, n_new // 2]
+    alone = compute(tmp_path / "alone", encoder, wavs)
+    for _, features in ranks:
+        for name in wavs:
+            torch.testing.assert_close(features[name], alone[name], rtol=0, atol=1e-5)
+    assert all(old[name].equal(features[name]) for name in list(wavs)[n_new:])
+    assert_whole(tmp_path / "features", wavs)
+
+
+def test_the_disk_must_have_room_for_what_all_processes_write(tmp_path, wavs, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=4.9 * 68 * 2))
+
+    def task(_):
+        with pytest.raises(InputError, match=r"of 5 utterances take about 0.00 GB"):
+            compute(tmp_path / "features", ShortTermStatistics(), wavs)
+        return len(list(tmp_path.glob("features/*/*.safetensors")))
+
+    assert on_each_rank(task, tmp_path, 2) == [0, 0]
+
+
+def test_features_that_another_machine_has_kept_to_itself_are_missed(tmp_path, wavs):
+    folder = compute(tmp_path, ShortTermStatistics(), wavs).folder
+    with pytest.raises(InputError, match=f"{folder} lacks the features of utt9, .* --feature_folder that all machines"):
+        FrozenFeatures(folder, {"utt9": "never computed"})
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path, wavs):

@@ -13,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.training.losses import (
+    balance,
     ccc_loss,
     cosine_distance_loss,
     embedding_distance_loss,
+    emotion_loss,
     make_distance_loss,
     normalised_distance_loss,
     sentence_loss,
@@ -543,3 +545,47 @@ def test_two_processes_see_the_soft_labels_of_the_whole_batch(tmp_path):
     for rank, (of_rank, gradient_of_rank) in enumerate(on_each_rank(task, tmp_path, 2)):
         assert of_rank == pytest.approx(loss, rel=1e-6)
         torch.testing.assert_close(gradient_of_rank, 2 * gradient[parts[rank]])
+
+
+def test_emotion_loss_is_the_weighted_mean_surprise_of_who_has_a_class():
+    logits, classes = (3 * random(9, 4)).requires_grad_(), torch.tensor([0, 1, 2, 3, 3, 3, -1, 0, -1])
+    weights = torch.tensor([0.5, 2.0, 1.0, 3.0])
+    loss = emotion_loss(logits, classes, weights)
+    log_q = scipy.special.log_softmax(logits.detach().double().numpy(), axis=1)
+    told = [(float(weights[c]), -log_q[i, c]) for i, c in enumerate(classes.tolist()) if c >= 0]
+    assert loss.item() == pytest.approx(sum(w * s for w, s in told) / sum(w for w, _ in told), rel=1e-5)
+    loss.backward()
+    assert logits.grad[classes < 0].eq(0).all() and logits.grad[classes >= 0].ne(0).all()
+    logits.grad = None
+    nobody = emotion_loss(logits, torch.full((9,), -1), weights)
+    nobody.backward()
+    assert nobody.item() == 0 and logits.grad.eq(0).all()
+    half = emotion_loss(logits.detach().bfloat16(), classes, weights)
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(loss.item(), rel=0.02)
+    with pytest.raises(ValueError, match=r"not \(9, 4\), \(9,\) and \(3,\)"):
+        emotion_loss(logits, classes, weights[:3])
+
+
+def test_balanced_classes_count_alike():
+    classes = torch.tensor([0] * 5 + [1] * 2 + [2] + [-1] * 4)
+    weights = balance(classes, 3)
+    totals = [float(weights[c]) * int((classes == c).sum()) for c in range(3)]
+    assert totals == pytest.approx([8 / 3] * 3)
+
+
+def test_emotion_loss_on_two_ranks_is_that_of_the_whole_batch(tmp_path):
+    logits, classes, weights = random(6, 3), torch.tensor([0, 1, 1, -1, 2, 2]), torch.tensor([0.5, 2.0, 1.0])
+
+    def of_rank(rank):
+        rows = slice(0, 2) if rank == 0 else slice(2, 6)
+        own = logits[rows].clone().requires_grad_()
+        loss = emotion_loss(own, classes[rows], weights)
+        loss.backward()
+        return loss.item(), own.grad / 2  # as DistributedDataParallel does
+
+    whole = logits.clone().requires_grad_()
+    loss = emotion_loss(whole, classes, weights)
+    loss.backward()
+    (first, upper), (second, lower) = on_each_rank(of_rank, tmp_path, 2)
+    assert first == second == pytest.approx(loss.item(), rel=1e-6)
+    torch.testing.assert_close(torch.cat([upper, lower]), whole.grad)

@@ -74,6 +74,7 @@ def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets,
         "data_folder": "",
         "unrated_manifest": None,
         "soft_label_weight": 0,
+        "emotion_weight": 0,
         "output_folder": tmp_path,
     }
     (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
@@ -82,8 +83,8 @@ def test_targets_never_stand_beside_what_another_teacher_left(tmp_path, targets,
     preparation = SimpleNamespace(**{f"prepare_{prepare}": lambda: None})
     monkeypatch.setitem(sys.modules, f"{prepare}_prepare", preparation)
     monkeypatch.setattr("ser_ts_lobes.experiment.parse_arguments", lambda _: (None, None, None))
-    monkeypatch.setattr("ser_ts_lobes.experiment.start_experiment", lambda *_: settings)
-    monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", lambda *_: hparams)
+    monkeypatch.setattr("ser_ts_lobes.experiment.start_experiment", lambda *_, **__: settings)
+    monkeypatch.setattr("ser_ts_lobes.experiment.load_experiment", lambda *_, **__: hparams)
     monkeypatch.setattr(
         "ser_ts_lobes.training.datasets.load_manifests", lambda *_, **__: {"train": SimpleNamespace(label_range=(1, 7))}
     )
