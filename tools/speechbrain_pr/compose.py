@@ -15,6 +15,7 @@ none, those of the checkout that ``--source`` names.
 """
 
 import argparse
+import ast
 import csv
 import io
 import re
@@ -58,12 +59,8 @@ _DURATIONS_S = {
     "valid": {"spk1_snt5": 2.6, "spk2_snt5": 1.98},
     "test": {"spk1_snt6": 2.29, "spk2_snt6": 1.8},
 }
-# Of the package, what is no part of a run.
-_NO_RUN = ("cli.py", "settings.py", "student", "tables")
-_READS = re.compile(
-    r"""\b(?:hparams|settings)(?:\.get\(["']|\[["']|\.)(\w+)"""  # hparams["lr"], settings.get("lr"), self.hparams.lr
-    r"""|["'](\w+)["'] (?:not )?in (?:self\.)?(?:hparams|settings)\b"""
-)
+# Where the package reads hparams in a run; elsewhere it is given arguments.
+_READERS = ("experiment.py", "provenance.py", "results", "training")
 
 # How long a row trains, and below what its loss ends, which tells that it is a number, not that much was learnt. Where
 # nothing is named, the loss is 1 - CCC, at most 2.
@@ -141,8 +138,7 @@ def _write_recipe(recipe, rows, folder):
     """Write a recipe in SpeechBrain's form."""
     here = ROOT / "recipes" / recipe.here
     scripts = {path.name: path.read_text(encoding="utf-8") for path in sorted(here.glob("*.py"))}
-    # That a value is checked is no use of it.
-    read = keys_of_package(leave_out=["options.py"]) | keys_read("\n".join(scripts.values()))
+    read = names_in_package(*_READERS).union(*(names_in(scripts[Path(row["Script_file"]).name]) for row in rows))
     keys_of: dict[str, list[list[str]]] = {}
     for row in rows:
         hparams = folder / "hparams" / Path(row["Hparam_file"]).name
@@ -164,8 +160,8 @@ def _write_recipe(recipe, rows, folder):
     (folder / "extra_requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
 
 
-def keys_read(code):
-    r"""Name the keys of hparams that code reads.
+def names_in(code):
+    """Collect what may name a key of hparams in Python code: strings, and the attributes of hparams.
 
     Parameters
     ----------
@@ -178,28 +174,30 @@ def keys_read(code):
 
     Example
     -------
-    >>> sorted(keys_read('hparams["lr"] + self.hparams.seed\nif "release" in settings: settings.get("rows")'))
-    ['lr', 'release', 'rows', 'seed']
+    >>> sorted(names_in('getattr(hparams, "lr") + self.hparams.seed + other.rows'))
+    ['lr', 'seed']
     """
-    return {name for names in _READS.findall(code) for name in names if name}
+    nodes = list(ast.walk(ast.parse(code)))
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    attributes = (node for node in nodes if isinstance(node, ast.Attribute))
+    return strings | {node.attr for node in attributes if ast.unparse(node.value).endswith("hparams")}
 
 
-def keys_of_package(leave_out=()):
-    """Name the keys of hparams that the package, or SpeechBrain's Brain under it, reads in a run.
+def names_in_package(*rooms):
+    """Collect what may name a key of hparams where the package, or SpeechBrain's Brain under it, reads them in a run.
 
     Parameters
     ----------
-    leave_out : Iterable[str]
-        Modules that don't count.
+    *rooms : str
+        Modules and folders of the package.
 
     Returns
     -------
     set[str]
     """
-    package = ROOT / "ser_ts_lobes"
-    leave_out = {*_NO_RUN, *leave_out}
-    files = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in leave_out]
-    return keys_read("\n".join(path.read_text(encoding="utf-8") for path in files)) | RUN_OPTIONS
+    places = [ROOT / "ser_ts_lobes" / room for room in rooms]
+    files = [path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])]
+    return RUN_OPTIONS.union(*(names_in(path.read_text(encoding="utf-8")) for path in files))
 
 
 def _hparams(text, read, recipe):
@@ -223,9 +221,9 @@ def _hparams(text, read, recipe):
 
 def _with_keys(script, keys_of_files):
     """Let a script name what it and the package read of its hparams files."""
-    load, main = "load_experiment(hparams_file, run_opts, overrides)", '\n\nif __name__ == "__main__":'
-    assert script.count(load) == script.count(main) == 1
-    read = keys_of_package() | set(re.findall(r'\bhparams\["(\w+)"\]', script))
+    [load], main = re.findall(r" hparams = (load_experiment\(.+\))\n", script), '\n\nif __name__ == "__main__":'
+    # Here a Brain's check of values counts, too, although it is no use of them.
+    read = names_in_package("options.py", *_READERS) | set(re.findall(r'\bhparams\["(\w+)"\]', script))
     in_order = dict.fromkeys(key for keys in keys_of_files for key in keys if key in read)
     groups: dict[tuple[bool, ...], list[str]] = {}
     for key in in_order:
