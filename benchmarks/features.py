@@ -177,17 +177,21 @@ def compare_with_training(read, names, repeats):
     print(f"on this CPU ({torch.get_num_threads()} threads); ratio {loaded / learnt:.1f}")
 
 
+def write_alike(folder, n_utterances, features):
+    """Write shards of so many utterances, all of the same features."""
+    folder.mkdir()
+    for start in range(0, n_utterances, SHARD_UTTERANCES):
+        part = range(start, min(start + SHARD_UTTERANCES, n_utterances))
+        write_shard(folder, {f"{number:064x}": features.clone() for number in part}, {})
+
+
 def memory_of_reading(folder, n_utterances):
     """Write so many short utterances, and read all in random order; give the memory that takes, in MB.
 
     What is counted is what the process has for itself: pages of the shards are the file system's, which takes them
     back when others need them.
     """
-    folder.mkdir()
-    frames = torch.zeros(SHORT_FRAMES, SIZE, dtype=torch.float16)
-    for start in range(0, n_utterances, SHARD_UTTERANCES):
-        part = range(start, min(start + SHARD_UTTERANCES, n_utterances))
-        write_shard(folder, {f"{number:064x}": frames.clone() for number in part}, {})
+    write_alike(folder, n_utterances, torch.zeros(SHORT_FRAMES, SIZE, dtype=torch.float16))
     names = list(find_shards(folder))
     random.Random(0).shuffle(names)
     read_all(open_ours(folder), names)
@@ -206,11 +210,7 @@ def compare_memory(folder):
 
 def find_many(folder):
     """Print how long it takes to find as many features as a large corpus has."""
-    folder.mkdir()
-    one = torch.zeros(1, dtype=torch.float16)
-    for start in range(0, N_MSP_PODCAST_2, SHARD_UTTERANCES):
-        part = range(start, min(start + SHARD_UTTERANCES, N_MSP_PODCAST_2))
-        write_shard(folder, {f"{number:064x}": one.clone() for number in part}, {})
+    write_alike(folder, N_MSP_PODCAST_2, torch.zeros(1, dtype=torch.float16))
     seconds = fastest(lambda: find_shards(folder), 2)
     print(f"\n{len(find_shards(folder))} features in {len(list(folder.iterdir()))} shards are found in {seconds:.1f} s")
 

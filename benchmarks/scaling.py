@@ -36,6 +36,7 @@ from benchmarks.training_cost import (
     make_ours,
     save_encoders,
 )
+from ser_ts_lobes.processes import join
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPORA = {"1.6, training set": N_UTTERANCES, "2.0, all": N_MSP_PODCAST_2}
@@ -82,8 +83,8 @@ def work(encoder, out, n_clips, repeats, run_opts):
     torch.manual_seed(0)
     transformers_logging.disable_progress_bar()
     if "RANK" in os.environ:
-        run_opts |= {"distributed_launch": True, "distributed_backend": "gloo"}
-        sb.utils.distributed.ddp_init_group(run_opts)
+        run_opts = run_opts | {"distributed_launch": True, "distributed_backend": "gloo"}
+        join(run_opts)
     noise = Path(out, f"noise-{os.environ.get('RANK', 0)}")  # all processes make the same
     noise.mkdir(parents=True)
     manifest = make_manifest(noise, n_clips, n_clips)

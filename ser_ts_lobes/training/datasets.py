@@ -390,7 +390,6 @@ def use_raters(dataset: DynamicItemDataset, manifest: "Manifest", points: Sequen
     ratings = manifest.ratings or {}
     labels = soft_labels([ratings.get(utterance, ()) for utterance in rows], points)
     _add_rows(dataset, "soft_labels", torch.from_numpy(labels), rows)
-    dataset.set_output_keys([*dataset.pipeline.output_mapping, "soft_labels"])
     if ratings:
         logger.info(f"Raters' distributions are learnt of {len(ratings)} of {len(rows)} {manifest.name} utterances.")
 
@@ -409,7 +408,6 @@ def use_emotions(dataset: DynamicItemDataset, manifest: "Manifest") -> None:
     rows = {utterance: row for row, utterance in enumerate(manifest.utterances)}
     emotions = torch.from_numpy(manifest.emotions())
     _add_rows(dataset, "emotion_class", emotions, rows)
-    dataset.set_output_keys([*dataset.pipeline.output_mapping, "emotion_class"])
     if manifest.emotion_classes:
         n_known = int((emotions >= 0).sum())
         logger.info(f"Emotion classes are learnt of {n_known} of {len(rows)} {manifest.name} utterances.")
@@ -443,7 +441,6 @@ def use_teacher(
     }
     for name, values in items.items():
         _add_rows(dataset, name, torch.from_numpy(values), rows)
-    dataset.set_output_keys([*dataset.pipeline.output_mapping, *items])
     kind = "unrated" if manifest.name == UNRATED else "training"
     share = float(np.mean(trust.embedding))
     how = f"on {share:.1%} of" if trust.embedding.dtype == bool else f"with a mean weight of {share:.2f} on"
@@ -451,8 +448,10 @@ def use_teacher(
 
 
 def _add_rows(dataset, name, tensor, rows):
+    """Let a dataset give each utterance its row, too."""
     # No function of its own: a loader's processes may be sent the dataset, where they aren't forked (macOS).
     dataset.add_dynamic_item(functools.partial(_row, tensor, rows), "id", name)
+    dataset.set_output_keys([*dataset.pipeline.output_mapping, name])
 
 
 def _row(tensor, rows, utterance):
