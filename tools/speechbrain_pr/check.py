@@ -2,8 +2,8 @@
 
 To run: ``make speechbrain-pr OUT=folder SPEECHBRAIN_SOURCE=checkout``, or ``python -m tools.speechbrain_pr.check OUT
 CHECKOUT``. The checkout is copied, and nothing is written into it. What is checked: SpeechBrain's
-``tests/consistency``; ruff, yamllint and codespell by its settings, as far as they are installed; that no file is over
-1 MB; and with ``--run``, its recipe runner on our rows, which takes some 20 seconds a row.
+``tests/consistency``; ruff, yamllint and codespell by its settings; that no file is over 1 MB; and with ``--run``, its
+recipe runner on our rows, which takes some 20 seconds a row.
 """
 
 import argparse
@@ -22,16 +22,12 @@ from tools.speechbrain_pr.compose import RECIPES
 #: SpeechBrain's .pre-commit-config.yaml, check-added-large-files.
 MAX_BYTES = 1024 * 1024
 
-# Programs of its .pre-commit-config.yaml, by the module that shows that they are installed, and what they look at.
+# Programs of its .pre-commit-config.yaml, as modules with arguments, and what they look at.
 _LINTERS = {
-    "ruff check": ("ruff", ["ruff", "check"], ".py"),
-    "ruff format": ("ruff", ["ruff", "format", "--check"], ".py"),
-    "yamllint": ("yamllint", ["yamllint", "-c", ".yamllint.yaml"], ".yaml"),
-    "codespell": (
-        "codespell_lib",
-        ["codespell_lib", "--ignore-words=.dict-speechbrain.txt"],
-        (".py", ".yaml", ".md", ".txt"),
-    ),
+    "ruff check": (["ruff", "check"], ".py"),
+    "ruff format": (["ruff", "format", "--check"], ".py"),
+    "yamllint": (["yamllint", "-c", ".yamllint.yaml"], ".yaml"),
+    "codespell": (["codespell_lib", "--ignore-words=.dict-speechbrain.txt"], (".py", ".yaml", ".md", ".txt")),
 }
 _RUNNER = """
 import sys
@@ -86,16 +82,22 @@ def lint(out, merged):
     Returns
     -------
     dict[str, str]
-        What each check that was made complains of; nothing where it passes.
+        What each check complains of; nothing where it passes.
+
+    Raises
+    ------
+    InputError
+        If a linter is not installed.
     """
+    if missing := [command[0] for command, _ in _LINTERS.values() if not find_spec(command[0])]:
+        raise InputError(f"SpeechBrain's linters need {' and '.join(missing)}: pip install -e '.[dev]'.")
     files = [path for recipe in RECIPES for path in Path(out, "recipes", recipe.there).rglob("*") if path.is_file()]
     files += [path for path in Path(out, "tests", "samples", "SER").rglob("*") if path.is_file()]
     complaints = {"size": "\n".join(str(path) for path in files if path.stat().st_size > MAX_BYTES)}
-    for name, (module, command, endings) in _LINTERS.items():
-        if find_spec(module):
-            names = [path.relative_to(out) for path in files if path.name.endswith(endings)]
-            result = _run(merged, "-m", *command, *names)
-            complaints[name] = result.stdout if result.returncode else ""
+    for name, (command, endings) in _LINTERS.items():
+        names = [path.relative_to(out) for path in files if path.name.endswith(endings)]
+        result = _run(merged, "-m", *command, *names)
+        complaints[name] = result.stdout if result.returncode else ""
     return complaints
 
 
@@ -150,8 +152,8 @@ def main():
         lay_over(arguments.out, arguments.source, merged)
         result = consistency(merged)
         complaints = {"tests/consistency": result.stdout if result.returncode else "", **lint(arguments.out, merged)}
-        for name in ("tests/consistency", "size", *_LINTERS):
-            print(f"{name}: {'not installed' if name not in complaints else complaints[name] or 'passed'}", flush=True)
+        for name, complaint in complaints.items():
+            print(f"{name}: {complaint or 'passed'}", flush=True)
         if arguments.run:
             rows = run_rows(merged)
             print(f"rows of tests/recipes: {list(rows.values()).count('')} of {len(rows)} passed")
