@@ -42,7 +42,7 @@ test-fast: .venv/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit $(SLOW:%=--ignore-glob='*/%') $(PYTEST_ARGS)
 
 # The others need a corpus, trained networks or packages that are not in .venv.
-BENCH := gru roofline scaling mini_hubert speech_encoder prepare_msp_podcast inference training_cost
+BENCH := gru roofline scaling mini_hubert speech_encoder prepare_msp_podcast first_prediction inference training_cost
 
 bench: .venv/.ready
 	set -e; for name in $(BENCH); do echo; echo "$$name"; $(BIN)/python -m benchmarks.$$name; done
