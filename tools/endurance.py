@@ -575,9 +575,11 @@ def main(arguments=None):
             folder.mkdir(parents=True)
         interrupter = Interrupter(folder, options.seed, functools.partial(print, flush=True))
         names = options.programs or list(interrupter.programs)
-        for place, name in enumerate(names):
-            interrupter.interrupt(name, options.kills // len(names) + (place < options.kills % len(names)))
-    print(f"\n{describe(interrupter.tallies)}")
+        try:
+            for place, name in enumerate(names):
+                interrupter.interrupt(name, options.kills // len(names) + (place < options.kills % len(names)))
+        finally:  # it takes long, and may be stopped
+            print(f"\n{describe(interrupter.tallies)}")
     problems = [problem for tally in interrupter.tallies.values() for problem in tally.problems]
     if problems:
         raise InputError(f"{len(problems)} programs did not end as if nothing had been:\n\n" + "\n\n".join(problems))
