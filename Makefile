@@ -5,6 +5,7 @@
 ## make docs      this documentation as HTML in build/docs, with a reference from the docstrings; warnings are errors
 ## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
 ## make evidence  simulate how often intervals hold and tests err: the tables of docs/report.md (EVIDENCE_ARGS)
+## make endurance kill each program at random moments, and see it end as if nothing had been (ENDURANCE_ARGS)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make speechbrain-pr OUT=folder  compose what proposes the recipes to SpeechBrain; with SPEECHBRAIN_SOURCE, a checkout
 ##                of it, run its checks, too (SPEECHBRAIN_PR_ARGS=--run: and its recipe runner)
@@ -17,7 +18,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast bench docs mutants evidence hparams speechbrain-pr format clean
+.PHONY: help demo test test-fast bench docs mutants evidence endurance hparams speechbrain-pr format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -56,6 +57,9 @@ mutants: .venv/.ready
 
 evidence: .venv/.ready
 	$(BIN)/python -m tools.evidence $(EVIDENCE_ARGS)
+
+endurance: .venv/.ready
+	$(BIN)/python -m tools.endurance $(ENDURANCE_ARGS)
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED
@@ -93,7 +93,7 @@ class TeacherTargets:
             raise InputError(f"Teacher targets for {path}: {problem}; nothing was written.")
         metadata = {"ids": json.dumps(self.ids), "made_from": json.dumps(self.made_from)}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
+            temporary.write_bytes(save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "TeacherTargets":
