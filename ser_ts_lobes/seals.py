@@ -14,7 +14,7 @@ def seal(values: dict[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     values
-        Fit for JSON.
+        Fit for JSON. A seal among them is replaced.
 
     Returns
     -------
@@ -44,8 +44,9 @@ def is_intact(values: dict[str, Any]) -> bool:
     bool
         True also where there is no seal: an earlier version, or a person, has written them.
     """
-    return SEAL not in values or values[SEAL] == _digest({key: values[key] for key in values.keys() - {SEAL}})
+    return SEAL not in values or values[SEAL] == _digest(values)
 
 
 def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    rest = {key: value for key, value in values.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

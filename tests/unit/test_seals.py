@@ -5,7 +5,7 @@ import pytest
 
 from ser_ts_lobes.seals import is_intact, seal
 
-VALUES = {"b": (1, 2.5), "a": {"é": None, "x": float("nan")}, "c": 1e-300}
+VALUES = {"b": (1, 2.5), "a": {"é": None, "x": float("inf")}, "c": 1e-300}
 
 
 def test_a_seal_survives_being_written_in_any_order_and_form():
@@ -26,6 +26,10 @@ def test_the_seal_is_the_digest_of_the_rest():
 )
 def test_any_change_breaks_it(change):
     assert not is_intact(seal(VALUES) | change)
+
+
+def test_a_seal_is_replaced_when_a_change_is_meant():
+    assert seal(seal(VALUES) | {"b": 2}) == seal({**VALUES, "b": 2})
 
 
 def test_what_has_no_seal_is_taken_as_it_is():
