@@ -123,8 +123,8 @@ def places_in(value, path=()):
 
 
 @st.composite
-def changed_json(draw, value, values=VALUES, most=3):
-    """Replace, remove or add one to a few values anywhere in parsed JSON."""
+def changed_json(draw, value, values=VALUES, most=3, added=("", "self", "sha256", "format")):
+    """Replace, remove or add (under one of some names) one to a few values anywhere in parsed JSON."""
     value = json.loads(json.dumps(value))
     for _ in range(draw(st.integers(1, most))):
         places = places_in(value)
@@ -139,7 +139,7 @@ def changed_json(draw, value, values=VALUES, most=3):
         if action == "remove":
             del part[key]
         elif action == "add" and isinstance(part, dict):
-            part[draw(st.sampled_from(["", "self", "sha256", "format"]))] = hostile
+            part[draw(st.sampled_from(added))] = hostile
         else:
             part[key] = hostile
     return value
