@@ -5,6 +5,7 @@
 ## make docs      this documentation as HTML in build/docs, with a reference from the docstrings; warnings are errors
 ## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
 ## make evidence  simulate how often intervals hold and tests err: the tables of docs/report.md (EVIDENCE_ARGS)
+## make endurance 10,000 cases of damage and odd input for each property test, others each time (hours)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make format    lay out the code and mend what ruff can mend
 ## make clean     delete .venv, caches and the demo's output (never results/)
@@ -15,7 +16,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast bench docs mutants evidence hparams format clean
+.PHONY: help demo test test-fast bench docs mutants evidence endurance hparams format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -54,6 +55,9 @@ mutants: .venv/.ready
 
 evidence: .venv/.ready
 	$(BIN)/python -m tools.evidence $(EVIDENCE_ARGS)
+
+endurance: .venv/.ready
+	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=endurance tests
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py

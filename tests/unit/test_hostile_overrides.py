@@ -135,6 +135,11 @@ def path(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def sound(path):
+    return read_settings(path, "data_folder: /x")
+
+
 def read(path, *options):
     """Read settings as the scripts do, and as HyperPyYAML loads them; None where they are refused in a sentence."""
     try:
@@ -162,12 +167,11 @@ def plain(value):
 @example("lr", "*x").via("ComposerError")
 @example("lr", "!ref <lr> + 1").via("RecursionError")
 @example("seed", "2026-01-01").via("a date, which no checkpoint can say")
-def test_an_option_is_meant_as_it_stands_or_refused(path, name, value):
+def test_an_option_is_meant_as_it_stands_or_refused(path, sound, name, value):
     both = read(path, f"--{name}={value}")
     if both is None:
         return
     settings, loaded = both
-    sound = read_settings(path, "data_folder: /x")
     assert {key for key in sound if repr(settings[key]) != repr(sound[key])} <= {name} | FOLLOWS.get(name, set())
     assert settings.keys() == sound.keys()
     json.dumps(settings)  # a checkpoint says what it was made with
