@@ -70,7 +70,8 @@ def plain_errors() -> Iterator[None]:
 def _sentence(error):
     """Say what has gone wrong in one sentence, if it is nothing that a programmer would have to mend."""
     text = str(error)
-    if in_worker := _FROM_WORKER.search(text):
+    # A traceback that an InputError was given as its message has lines.
+    if in_worker := _FROM_WORKER.search(Exception.__str__(error)):
         return in_worker["sentence"].strip()
     if isinstance(error, InputError):
         return text
