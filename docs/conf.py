@@ -84,6 +84,7 @@ hparams/README
 Reference <docs/api/ser_ts_lobes>
 ser_ts_lobes/mini_hubert/README
 docs/mutants
+docs/endurance
 CONTRIBUTING
 CHANGELOG
 ```

@@ -210,7 +210,7 @@ def test_weights_of_another_listener_are_refused(saved):
 
 def test_a_listener_that_was_not_written_whole_is_none(saved, monkeypatch):
     speech, listener, folder = saved
-    monkeypatch.setattr(safetensors.torch, "save_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(safetensors.torch, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save_listener(folder, speech, listener)
     assert not is_listener(folder)
