@@ -7,6 +7,8 @@
 ## make evidence  simulate how often intervals hold and tests err: the tables of docs/report.md (EVIDENCE_ARGS)
 ## make endurance 10,000 cases of damage and odd input for each property test, others each time (hours)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
+## make speechbrain-pr OUT=folder  compose what proposes the recipes to SpeechBrain; with SPEECHBRAIN_SOURCE, a checkout
+##                of it, run its checks, too (SPEECHBRAIN_PR_ARGS=--run: and its recipe runner)
 ## make format    lay out the code and mend what ruff can mend
 ## make clean     delete .venv, caches and the demo's output (never results/)
 ##
@@ -16,7 +18,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast bench docs mutants evidence endurance hparams format clean
+.PHONY: help demo test test-fast bench docs mutants evidence endurance hparams speechbrain-pr format clean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -41,7 +43,7 @@ test-fast: .venv/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit $(SLOW:%=--ignore-glob='*/%') $(PYTEST_ARGS)
 
 # The others need a corpus, trained networks or packages that are not in .venv.
-BENCH := gru roofline scaling mini_hubert speech_encoder prepare_msp_podcast inference training_cost
+BENCH := gru roofline scaling mini_hubert speech_encoder prepare_msp_podcast first_prediction inference training_cost
 
 bench: .venv/.ready
 	set -e; for name in $(BENCH); do echo; echo "$$name"; $(BIN)/python -m benchmarks.$$name; done
@@ -61,6 +63,12 @@ endurance: .venv/.ready
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py
+
+speechbrain-pr: .venv/.ready
+	$(BIN)/python -m tools.speechbrain_pr.compose $(OUT) $(SPEECHBRAIN_SOURCE:%=--source %)
+ifdef SPEECHBRAIN_SOURCE
+	$(BIN)/python -m tools.speechbrain_pr.check $(OUT) $(SPEECHBRAIN_SOURCE) $(SPEECHBRAIN_PR_ARGS)
+endif
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix .

@@ -43,6 +43,7 @@ setup(
         "dev": [
             *("audmetric>=1.4", "hypothesis", "mutmut>=3.8,<4", "mypy>=2,<3"),
             *("pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"),
+            *("codespell>=2.3", "yamllint>=1.35"),  # by which SpeechBrain checks recipes
         ],
         "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],

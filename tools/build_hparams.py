@@ -107,15 +107,36 @@ def compose(corpus, system):
         *head[1:],
         f"# On {corpus}. Every key can be overridden on the command line: --key=value.",
     ]
+    return "\n".join([*lines, *lay_out(merged.values())]) + "\n"
+
+
+def lay_out(blocks):
+    r"""Lay blocks out under the headings of their sections.
+
+    Parameters
+    ----------
+    blocks : Iterable[tuple[str, str]]
+        Section and text of each block; those of a section in the order in which they are to stand.
+
+    Returns
+    -------
+    list[str]
+        Lines, an empty one before each heading. One-line blocks stand together, longer ones apart.
+
+    Example
+    -------
+    >>> lay_out([("Run", "seed: 1"), ("Run", "opts:\n    a: 2")])[2:5]
+    ['seed: 1', '', 'opts:\n    a: 2']
+    """
+    blocks, lines = list(blocks), []
     for name in SECTIONS:
         lines += ["", f"# {'-' * 70} {name}"]
         previous = ""
-        for text in (text for section, text in merged.values() if section == name):
-            # One-line blocks stand together, longer ones apart.
+        for text in (text for section, text in blocks if section == name):
             lines += [""] if previous and "\n" in previous + text else []
             lines.append(text)
             previous = text
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def flat_files():

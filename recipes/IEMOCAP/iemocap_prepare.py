@@ -165,7 +165,8 @@ def prepare_iemocap(data_folder, manifest_folder, clip_labels=False, skip_prep=F
     data_folder, manifest_folder = Path(data_folder).absolute(), Path(manifest_folder)
     folders = {fold: manifest_folder / f"fold{fold}" for fold in SESSIONS}
     if skip_prep:
-        return {fold: manifests.find_manifests(folder) for fold, folder in folders.items()}
+        # A run reads one fold, which manifest_folder may have elsewhere, and says itself if it is missing.
+        return {fold: manifests.find_manifests(folder) for fold, folder in folders.items() if folder.is_dir()}
     label_files, transcript_files, audio_folders = find_inputs(data_folder)
 
     # This script is among the inputs: another reading of the corpus must not pass for an up-to-date one.

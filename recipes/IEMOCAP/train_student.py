@@ -18,7 +18,7 @@ from iemocap_prepare import prepare_iemocap
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments, start_experiment
 from ser_ts_lobes.training.brains import StudentBrain
-from ser_ts_lobes.training.datasets import load_manifests, load_teacher, make_datasets
+from ser_ts_lobes.training.datasets import labels_beside, load_manifests, load_teacher, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
 
 if __name__ == "__main__":
@@ -32,8 +32,7 @@ if __name__ == "__main__":
             settings["manifest_folder"],
             settings["data_folder"],
             unrated=settings.get("unrated_manifest"),
-            needs_ratings=settings["soft_label_weight"] > 0,
-            emotion_classes=settings["emotion_classes"] if settings["emotion_weight"] > 0 else None,
+            **labels_beside(settings),
         )
         targets = load_teacher(manifests, settings)
 

@@ -17,7 +17,7 @@ from msp_podcast_prepare import prepare_msp_podcast
 from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments, start_experiment
 from ser_ts_lobes.training.brains import TeacherBrain
-from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.datasets import labels_beside, load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
 
 if __name__ == "__main__":
@@ -31,8 +31,7 @@ if __name__ == "__main__":
             settings["manifest_folder"],
             settings["data_folder"],
             needs_text=True,
-            needs_ratings=settings["soft_label_weight"] > 0,
-            emotion_classes=settings["emotion_classes"] if settings["emotion_weight"] > 0 else None,
+            **labels_beside(settings),
         )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.

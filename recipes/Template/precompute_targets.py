@@ -21,7 +21,7 @@ from ser_ts_lobes.errors import plain_errors
 from ser_ts_lobes.experiment import load_experiment, parse_arguments, start_experiment
 from ser_ts_lobes.provenance import refuse_untrained
 from ser_ts_lobes.training.brains import TeacherBrain
-from ser_ts_lobes.training.datasets import load_manifests, make_datasets
+from ser_ts_lobes.training.datasets import labels_beside, load_manifests, make_datasets
 from ser_ts_lobes.training.fitting import learn_from_training_set
 from ser_ts_lobes.training.targets import save_targets
 from ser_ts_lobes.training.teacher_report import report_teacher
@@ -38,8 +38,7 @@ if __name__ == "__main__":
             settings["data_folder"],
             needs_text=True,
             unrated=settings["unrated_manifest"],
-            needs_ratings=settings["soft_label_weight"] > 0,
-            emotion_classes=settings["emotion_classes"] if settings["emotion_weight"] > 0 else None,
+            **labels_beside(settings),
         )
 
         # Networks, which may have to be fetched, come after what can be wrong with less.

@@ -195,7 +195,7 @@ def evaluate(
     if unusual:
         print(f"\n{unusual} of {len(heard)} recordings are shorter or longer than nearly all training clips.")
     if robustness:
-        print(f"\n{robustness_table(student, labelled, vad, batch_size)}")
+        print(f"\n{robustness_table(student, labelled, predictions, vad, batch_size)}")
 
 
 def score_table(name: str, table: LabelledTable, predictions: np.ndarray) -> str:
@@ -262,8 +262,10 @@ def group_table(column: str, values: Sequence[str], table: LabelledTable, predic
     return markdown_table([column, "recordings", *(DIMENSIONS[j] for j in table.dimensions)], rows)
 
 
-def robustness_table(student: "EmotionRegressor", table: LabelledTable, vad: bool, batch_size: int) -> str:
-    """Hear all recordings as they are and changed, and format what becomes of the predictions.
+def robustness_table(
+    student: "EmotionRegressor", table: LabelledTable, predictions: np.ndarray, vad: bool, batch_size: int
+) -> str:
+    """Hear all recordings changed, and format what becomes of the predictions.
 
     Parameters
     ----------
@@ -271,6 +273,8 @@ def robustness_table(student: "EmotionRegressor", table: LabelledTable, vad: boo
         Hears.
     table
         Recordings and labels.
+    predictions
+        (N, 3), of the recordings as they are.
     vad
         Whether to leave out silence around the words.
     batch_size
@@ -285,20 +289,19 @@ def robustness_table(student: "EmotionRegressor", table: LabelledTable, vad: boo
     from ser_ts_lobes.data.audio import read_audio
     from ser_ts_lobes.student.robustness import CHANGES
 
-    changes = {"as they are": lambda clip, _: clip, **CHANGES}
-    heard: dict[str, list[np.ndarray]] = {name: [] for name in changes}
+    heard: dict[str, list[np.ndarray]] = {name: [] for name in CHANGES}
     for start in tqdm(range(0, len(table.paths), batch_size), desc="changed", unit="batch"):
         clips = [read_audio(path) for path in table.paths[start : start + batch_size]]
-        for name, change in changes.items():
+        for name, change in CHANGES.items():
             changed = [change(clip, np.random.default_rng(start + i)) for i, clip in enumerate(clips)]
             heard[name].append(student.predict_clips(changed, vad).double().cpu().numpy())
-    predictions = {name: np.concatenate(batches)[:, table.dimensions] for name, batches in heard.items()}
-    labels, unchanged = table.labels[:, table.dimensions], predictions["as they are"]
+    labels, unchanged = table.labels[:, table.dimensions], predictions[:, table.dimensions]
+    rows_of = {name: np.concatenate(batches)[:, table.dimensions] for name, batches in heard.items()}
     rows = [
         [
             name,
             *(f"{c:.3f} ({d:.2f})" for c, d in zip(metrics.ccc(p, labels), np.abs(p - unchanged).mean(0), strict=True)),
         ]
-        for name, p in predictions.items()
+        for name, p in {"as they are": unchanged, **rows_of}.items()
     ]
     return markdown_table(["recordings", *(DIMENSIONS[j] for j in table.dimensions)], rows)

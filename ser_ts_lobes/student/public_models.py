@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, TypeGuard
 import safetensors.torch
 import torch
 from huggingface_hub.errors import EntryNotFoundError
-from huggingface_hub.repocard import metadata_load
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.devices import check_device
@@ -373,6 +372,8 @@ def _check_weights(path: str | Path, weights: dict[str, torch.Tensor], network: 
 def _read_card(path: Path | None) -> dict[str, Any]:
     """Read the head of a model's card; of one that has none, nothing."""
     try:
+        from huggingface_hub.repocard import metadata_load  # a fifth of a second, which students need not wait for
+
         return {} if path is None else metadata_load(path) or {}
     except Exception:  # a card is for people, and may hold anything
         return {}

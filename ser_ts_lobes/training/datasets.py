@@ -86,6 +86,30 @@ def load_manifests(
     return manifests
 
 
+def labels_beside(hparams: dict[str, Any]) -> dict[str, Any]:
+    """Say what is learnt beside the three dimensions, as `load_manifests` takes it.
+
+    Parameters
+    ----------
+    hparams
+        ``soft_label_weight``, ``emotion_weight`` and ``emotion_classes``.
+
+    Returns
+    -------
+    dict[str, Any]
+        ``needs_ratings`` and ``emotion_classes``.
+
+    Example
+    -------
+    >>> labels_beside({"soft_label_weight": 0.0, "emotion_weight": 0.5, "emotion_classes": ["angry", "sad"]})
+    {'needs_ratings': False, 'emotion_classes': ['angry', 'sad']}
+    """
+    return {
+        "needs_ratings": hparams["soft_label_weight"] > 0,
+        "emotion_classes": hparams["emotion_classes"] if hparams["emotion_weight"] > 0 else None,
+    }
+
+
 def make_dataset(
     manifest: "Manifest", text_encoder: "TextEncoder | WordEncoder | None" = None, hears: bool = True
 ) -> DynamicItemDataset:
