@@ -1,6 +1,8 @@
 """What a user did that we can't work with, said in one sentence."""
 
 import contextlib
+import errno
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,13 +28,28 @@ class InputError(ValueError):
 
 # What gloo says to a process that waits for one that has ended.
 _LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+# What PyTorch says when a data loader's process has ended, and of an error there: a traceback that ends with it.
+_WORKER_DIED = re.compile(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)")
+_FROM_WORKER = re.compile(r"\ACaught .*^ser_ts_lobes\.[\w.]+: (?P<sentence>.*)\Z", re.MULTILINE | re.DOTALL)
+# What a user can do about what the system says of a file.
+_MAKE_ROOM, _ALLOW, _MOUNT = (
+    "make room there, or name a folder on another disk",
+    "let this program write there, or name another folder",
+    "see that the disk or the network drive is there",
+)
+_MENDED_BY = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _ALLOW),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), _MOUNT),
+}
 
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """End the program with the sentence of an `InputError` instead of a traceback.
 
-    Of several processes that work together, one that can't go on says why; the others, which wait for it, say that.
+    So it also ends where the disk is full, a file may not be written or a drive is gone. Of several processes that work
+    together, one that can't go on says why; the others, which wait for it, say that.
 
     Example
     -------
@@ -43,12 +60,36 @@ def plain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except RuntimeError as error:
-        if not any(words in str(error) for words in _LEFT_ALONE):
+    except (InputError, RuntimeError, OSError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
             raise
-        sys.exit("error: another process of this run has ended: see what it said.")
+        sys.exit(f"error: {sentence}")
+
+
+def _sentence(error):
+    """Say what has gone wrong in one sentence, if it is nothing that a programmer would have to mend."""
+    text = str(error)
+    if in_worker := _FROM_WORKER.search(text):
+        return in_worker["sentence"].strip()
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, OSError):
+        if error.errno not in _MENDED_BY:
+            return None
+        where = error.filename or "A file"
+        return (
+            f"{where} can't be read or written ({error.strerror}): {_MENDED_BY[error.errno]}, and give the same "
+            "command again."
+        )
+    if any(words in text for words in _LEFT_ALONE):
+        return "another process of this run has ended: see what it said."
+    if _WORKER_DIED.search(text):
+        return (
+            f"a process that read the data has died ({' '.join(text.split())[:200]}), most often for lack of memory: "
+            "give the same command again, with fewer --num_workers if that is so."
+        )
+    return None
 
 
 def needs_extra(what: str, package: str, extra: str) -> InputError:

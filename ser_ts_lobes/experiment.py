@@ -4,19 +4,20 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.utils.run_opts import RunOptions
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import hold_lock
+from ser_ts_lobes.files import hold_lock, replacing
 from ser_ts_lobes.options import check_run_options, check_settings
 from ser_ts_lobes.processes import join
-from ser_ts_lobes.provenance import made_from, refuse_another_corpus, refuse_other_settings
+from ser_ts_lobes.provenance import SETTINGS_FILE, made_from, refuse_another_corpus, refuse_other_settings
 from ser_ts_lobes.settings import Hparams, check_override, flatten, plain_hparams_errors, read_settings
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
@@ -207,7 +208,7 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str, tr
     """Join the other processes, if there are any, and see to it that the run can go on; no network is loaded.
 
     What costs little comes before what costs much: a script prepares its corpus and looks for its teacher with these
-    settings, and then calls `load_experiment`.
+    settings, and then calls `load_experiment`. A run that trains gets its ``hyperparams.yaml``.
 
     Parameters
     ----------
@@ -236,7 +237,18 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str, tr
         hold_lock(Path(settings["output_folder"], LOCK_FILE), os.environ.get(LOCK_VARIABLE))
     refuse_other_settings(settings["save_folder"], _of_model(settings, run_opts, trains))
     refuse_another_corpus(settings)
+    if trains:
+        sb.utils.distributed.run_on_main(_write_settings, [Path(settings["output_folder"]), hparams_file, overrides])
     return settings
+
+
+def _write_settings(folder, hparams_file, overrides):
+    """Write what `sb.create_experiment_directory` would, but whole or not at all: a finished run is known by it."""
+    with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:
+        resolved = resolve_references(file, overrides).getvalue()
+    with replacing(folder / SETTINGS_FILE) as temporary:
+        header = f"# Generated {date.today()} from:\n# {os.path.abspath(hparams_file)}\n# yamllint disable\n"
+        temporary.write_text(header + resolved, encoding="utf-8")
 
 
 def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str, trains: bool = True) -> Hparams:

@@ -1,10 +1,14 @@
 """Finding files, and writing them so that nothing is lost, whoever else writes."""
 
 import contextlib
+import errno
 import fcntl
+import glob
 import itertools
 import logging
 import os
+import re
+import shutil
 import socket
 import stat
 import time
@@ -18,6 +22,9 @@ from ser_ts_lobes.errors import InputError
 logger = logging.getLogger(__name__)
 
 _FILES_A_TASK = 256
+# What safetensors, whose errors are its own, says when a file can't be written.
+_FULL_BYTES = 2**20  # a disk with less is full
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 # Python's threads take turns, and each turn costs several of a small file's 10 microseconds on a local disk.
 _WORTH_A_THREAD_S = 2e-4
 
@@ -63,7 +70,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields a temporary path in the same folder; when the block ends without an error it takes the place of
-    `path`, otherwise it is removed and an older `path` stays as it was.
+    `path`, otherwise it is removed and an older `path` stays as it was. What processes of this machine have left that
+    were killed while they wrote the same file is removed, too.
 
     Parameters
     ----------
@@ -84,16 +92,141 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'all of it'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in find_abandoned(path):
+        left.unlink(missing_ok=True)
+    temporary = temporary_path(path)
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # of any new file; safetensors lets nobody but the owner read
+        mode = temporary.stat().st_mode  # of any new file; some writers let nobody but the owner read
         temporary.unlink()
         yield temporary
         temporary.chmod(mode)
         os.replace(temporary, path)
+    except Exception as error:
+        name_failed_write(error, path, temporary)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def name_failed_write(error: Exception, path: str | Path, written: str | Path | None = None) -> None:
+    """Let an error of writing say which file it was and, where the writer's own error does not, what the system said.
+
+    Parameters
+    ----------
+    error
+        Of any writer.
+    path
+        The file that was wanted, or its folder.
+    written
+        What was written in its place.
+
+    Raises
+    ------
+    OSError
+        In place of another error behind which is one of the system; otherwise `error` is the caller's to raise.
+    """
+    number = None
+    if isinstance(error, OSError):
+        if error.errno and error.filename in (None, written, str(written)):
+            error.filename, error.filename2 = str(path), None
+    elif told := _SYSTEM_ERROR.search(str(error)):
+        number = int(told[1])
+    # PyTorch does not say why; what it has written of a file lies there still.
+    elif isinstance(error, RuntimeError) and shutil.disk_usage(Path(path).parent).free < _FULL_BYTES:
+        number = errno.ENOSPC
+    if number:
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextlib.contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Give a folder for what is to take the place of a file or folder, beside it.
+
+    It is removed in the end, and so are those of processes of this machine that were killed.
+
+    Parameters
+    ----------
+    path
+        The file or folder, in an existing folder.
+
+    Yields
+    ------
+    pathlib.Path
+        An empty folder.
+
+    Example
+    -------
+    >>> with temporary_folder(getfixture("tmp_path") / "model") as folder:
+    ...     folder.is_dir()
+    True
+    >>> folder.exists()
+    False
+    """
+    for left in find_abandoned(path):
+        shutil.rmtree(left)
+    folder = temporary_path(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def temporary_path(path: str | Path) -> Path:
+    """Name what this process writes before it takes the place of a file or folder, which is beside it.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    return Path(path).with_name(_temporary_name(Path(path).name, os.getpid()))
+
+
+def find_abandoned(path: str | Path) -> list[Path]:
+    """Find what processes of this machine that are gone, or this one, began to write in place of a file or folder.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Of the names that `temporary_path` gives.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "notes.txt"
+    >>> temporary_path(path).touch()
+    >>> find_abandoned(path) == [temporary_path(path)]
+    True
+    """
+    path = Path(path)
+    found = sorted(path.parent.glob(_temporary_name(glob.escape(path.name), "*")))
+    return [left for left in found if not _is_another(left.name.removesuffix(".tmp").rpartition("-")[2])]
+
+
+def _temporary_name(name, process):
+    """Name what a process writes; only its own machine can tell whether it is still there."""
+    return f".{name}.{socket.gethostname()}-{process}.tmp"
+
+
+def _is_another(process):
+    """Say whether another process may be running under a number."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (PermissionError, ValueError):  # somebody else's; no number, so no process wrote it
+        return True
+    return int(process) != os.getpid()
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -17,7 +17,9 @@ from transformers import (
     WavLMModel,
     WhisperConfig,
     WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
     WhisperModel,
+    WhisperTokenizer,
 )
 
 from ser_ts_lobes.lobes.cpc import CPC, save_cpc
@@ -32,6 +34,7 @@ _SSL_CLASSES = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
     "wavlm": (WavLMConfig, WavLMModel),
 }
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TINY_WORDS = "it was good bad day the a we had and not so very awful lovely".split()
 
 
@@ -73,6 +76,38 @@ def save_tiny_whisper(folder):
     WhisperModel(config).save_pretrained(folder)
     WhisperFeatureExtractor(chunk_length=10).save_pretrained(folder)
     return str(folder)
+
+
+def save_tiny_recogniser(folder, vocab_size=30, seed=0):
+    """Save a Whisper with a window of 1 s that says up to 12 tokens, without OpenAI's generation settings."""
+    torch.manual_seed(seed)
+    tokens = [*LETTERS, "Ġ", "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    end, start = tokens.index("<|endoftext|>"), tokens.index("<|startoftranscript|>")
+    config = WhisperConfig(
+        vocab_size=vocab_size,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_source_positions=50,
+        max_target_positions=14,
+        decoder_start_token_id=start,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        init_std=1.0,
+    )
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    WhisperFeatureExtractor(chunk_length=1).save_pretrained(folder)
+    tokenizer = WhisperTokenizer(vocab={token: id for id, token in enumerate(tokens)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens[start:]})
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def save_tiny_listener(folder, source):

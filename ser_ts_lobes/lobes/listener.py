@@ -221,7 +221,7 @@ def save_listener(folder: str | Path, speech: Encoder, listener: Listener, reade
         for name, tensor in module.state_dict().items()
     }
     with replacing(folder / LISTENER_WEIGHTS_FILE) as temporary:
-        safetensors.torch.save_file(weights, temporary, {"format": "pt"})
+        temporary.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
     with replacing(folder / LISTENER_CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(describe_listener(speech, listener, reader), indent=2) + "\n", encoding="utf-8")
 

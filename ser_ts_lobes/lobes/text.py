@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import make_folder
+from ser_ts_lobes.files import make_folder, temporary_folder
 from ser_ts_lobes.fingerprint import fingerprint
 from ser_ts_lobes.lobes.encoder import Encoder, load_pretrained, read_model_config, run_masked, valid_mask
 
@@ -77,10 +77,10 @@ class TextEncoder(Encoder):
         make_folder(folder)
         last = "config.json"
         (folder / last).unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        with temporary_folder(folder / last) as temporary:
             self.model.save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)
-            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == last):
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == last):
                 path.replace(folder / path.name)
 
     def _frozen_settings(self):

@@ -393,7 +393,8 @@ class RunFolder:
         for line in [*self.log_file.read_text(encoding="utf-8", errors="replace").splitlines(), None]:
             match = line and _LOG_LINE.match(line)
             if line is None or (match and match[2].endswith("Beginning experiment!")):
-                seconds += (session[-1] - session[0]).total_seconds() if session else 0
+                # The clock may have been set back meanwhile.
+                seconds += max(0, (session[-1] - session[0]).total_seconds()) if session else 0
                 session = []
             if match:
                 session.append(datetime.fromisoformat(match[1]))

@@ -7,7 +7,6 @@ import math
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import Manifest, read_manifest
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import find_abandoned, temporary_path
 from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, ListenerEncoder, SpeechEncoder, WhisperEncoder
@@ -135,6 +135,7 @@ def export(
         If the run isn't finished, isn't a student that can travel, or `out` is taken.
     """
     run_folder, out = RunFolder(Path(run).resolve()), Path(out).resolve()
+    _recover(out)
     _check_free(out, force)
     report, hparams = run_folder.report(), _load_hparams(run_folder)
     network = _load_network(run_folder, hparams["modules"])
@@ -310,50 +311,66 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+# Where the files of a student are while they are written, while they come into their folder, and those of the one
+# before.
+_NEW, _INCOMING, _OLD = "new", "incoming", "old"
+
+
 @contextlib.contextmanager
 def _replacing_folder(path: Path) -> Iterator[Path]:
     """Write the files of a student whole or not at all; what else is in its folder is never touched.
 
-    An error takes everything back. A crash amid the renames can't, but loses nothing: the configuration is the first to
-    go and the last to come, so that files of two students are never taken for one, and what is not in the folder lies
-    in the hidden one beside it.
+    An error takes everything back; what is killed amid the renames is finished or taken back by the next export
+    (`_recover`). The configuration is the first to go and the last to come, so that files of two students are never
+    taken for one; what is not in the folder lies in the hidden one beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    new, old = temporary / "new", temporary / "old"
-    new.mkdir()
-    old.mkdir()
+    temporary = temporary_path(path)
+    for name in (_NEW, _OLD):
+        (temporary / name).mkdir(parents=True)
     replaced = False
     try:
-        yield new
+        yield temporary / _NEW
         if path.exists():
-            _replace_files(path, new, old)
+            _replace_files(path, temporary)
         else:
-            new.rename(path)
+            (temporary / _NEW).rename(path)
         replaced = True
     finally:
-        if replaced or not any(old.iterdir()):  # else not even the way back was free
+        if replaced or not any((temporary / _OLD).iterdir()):  # else not even the way back was free
             shutil.rmtree(temporary)
 
 
-def _replace_files(path: Path, new: Path, old: Path) -> None:
+def _replace_files(path: Path, temporary: Path) -> None:
     """Move a student's files out of its folder, and those of another one in; or, upon an error, back."""
-    moved: list[tuple[Path, Path]] = []  # where a file is now, and where it was
-
-    def move(file: Path, folder: Path) -> None:
-        file.rename(folder / file.name)
-        moved.append((folder / file.name, file))
-
-    def is_config(file: Path) -> bool:
-        return file.name == CONFIG_FILE
-
-    mine = [file for file in path.iterdir() if file.name in _FILES and not file.is_dir()]
     try:
-        for file in sorted(mine, key=is_config, reverse=True):
-            move(file, old)
-        for file in sorted(new.iterdir(), key=is_config):
-            move(file, path)
+        _move(_student_files(path, config_first=True), temporary / _OLD)
+        (temporary / _NEW).rename(temporary / _INCOMING)
+        _move(_student_files(temporary / _INCOMING), path)
     except BaseException:
-        for now, before in reversed(moved):
-            now.rename(before)
+        if (temporary / _INCOMING).exists():  # all of the old one was out
+            _move(_student_files(path, config_first=True), temporary / _INCOMING)
+            (temporary / _INCOMING).rename(temporary / _NEW)
+        _move(_student_files(temporary / _OLD), path)
         raise
+
+
+def _recover(path: Path) -> None:
+    """Finish or take back an export that was killed: the folder holds a whole student, or what it held before."""
+    for temporary in find_abandoned(path):
+        for name in (_INCOMING, _OLD):
+            if (temporary / name).is_dir():
+                _move(_student_files(temporary / name), path)
+                break
+        shutil.rmtree(temporary)
+
+
+def _student_files(folder: Path, config_first: bool = False) -> list[Path]:
+    """Give the files of a student that are in a folder; the configuration is the last, or the first."""
+    mine = (file for file in folder.iterdir() if file.name in _FILES and not file.is_dir())
+    return sorted(mine, key=lambda file: file.name == CONFIG_FILE, reverse=config_first)
+
+
+def _move(files: list[Path], folder: Path) -> None:
+    for file in files:
+        file.rename(folder / file.name)

@@ -3,23 +3,35 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from speechbrain.utils.checkpoints import METAFNAME, mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from speechbrain.utils.checkpoints import (
+    METAFNAME,
+    ckpt_recency,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.checkpoints import Checkpointer as SpeechBrainCheckpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.files import name_failed_write
 from ser_ts_lobes.provenance import MADE_FROM, refuse_difference
+
+_MIN_STEP_S = 1e-3  # between two checkpoints, where the clock tells no order
 
 
 class Checkpointer(SpeechBrainCheckpointer):
     """SpeechBrain's checkpointer, whose checkpoints survive a process that is killed while it saves.
 
     SpeechBrain takes a folder for a checkpoint once its ``CKPT.yaml`` is there, and writes that file first. Here it
-    gets its name last; a folder that has remained without it is removed when the next checkpoint is whole.
+    gets its name last; a folder that has remained without it is removed before the next checkpoint needs its room. And
+    it takes the one of the latest time for the newest. Here each is later than those before it, also if the clock was
+    set back.
 
     Example
     -------
@@ -33,13 +45,24 @@ class Checkpointer(SpeechBrainCheckpointer):
     """
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Save, as SpeechBrain does."""
-        checkpoint = super().save_checkpoint(*args, **kwargs)
+        """Save, as SpeechBrain does.
+
+        Raises
+        ------
+        OSError
+            If the disk is full.
+        """
+        folder = Path(self.checkpoints_dir)
+        if if_main_process():
+            for cut_short in [path for path in folder.glob("CKPT*") if not (path / METAFNAME).is_file()]:
+                shutil.rmtree(cut_short)
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+        except Exception as error:
+            name_failed_write(error, folder)
+            raise
         if checkpoint is not None:  # None on processes that are not the main one
             os.replace(_unfinished(checkpoint.path / METAFNAME), checkpoint.path / METAFNAME)
-            for folder in checkpoint.path.parent.glob("CKPT*"):
-                if not (folder / METAFNAME).is_file():
-                    shutil.rmtree(folder)
         # All processes must see the same checkpoints: each decides for itself which to delete, and then they wait for
         # one another.
         ddp_barrier()
@@ -57,8 +80,10 @@ class Checkpointer(SpeechBrainCheckpointer):
         """
         self.add_recoverable(MADE_FROM, MadeFrom(settings, **fingerprints))
 
-    def _save_checkpoint_metafile(self, fpath, *args, **kwargs):
-        return super()._save_checkpoint_metafile(_unfinished(fpath), *args, **kwargs)
+    def _save_checkpoint_metafile(self, fpath, meta_to_include=None, *args, **kwargs):
+        earlier = [ckpt_recency(checkpoint) + _MIN_STEP_S for checkpoint in self.list_checkpoints()]
+        meta = {"unixtime": max([time.time(), *earlier]), **(meta_to_include or {})}
+        return super()._save_checkpoint_metafile(_unfinished(fpath), meta, *args, **kwargs)
 
 
 def _unfinished(path):

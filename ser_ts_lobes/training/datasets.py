@@ -13,7 +13,7 @@ from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.data.audio import read_audio
+from ser_ts_lobes.data.audio import UnusableAudio, read_audio
 from ser_ts_lobes.data.manifests import UNRATED, find_manifests, read_manifest, read_unrated
 from ser_ts_lobes.data.ratings import read_ratings, soft_labels
 from ser_ts_lobes.errors import InputError
@@ -132,21 +132,34 @@ def make_dataset(
     """
     items: dict[str, Any] = {}
     if hears:
-        items["speech"] = read_audio, "wav"
+        items["speech"] = _read_speech, ("id", "wav")
     if text_encoder is not None:
         items["text"] = text_encoder.tokenize, "transcript"
     return _make_dataset(manifest, items)
 
 
 def _make_dataset(manifest, items):
-    """Make a dataset of ids, labels and some items: by name, a function and the column that it takes."""
+    """Make a dataset of ids, labels and some items: by name, a function and the column or columns that it takes."""
     # Copies, for a dataset that is filtered writes the ids into its rows.
     dataset = DynamicItemDataset({utterance: dict(row) for utterance, row in manifest.utterances.items()})
     dataset.add_dynamic_item(_to_labels, DIMENSIONS, "labels")
-    for key, (function, column) in items.items():
-        dataset.add_dynamic_item(function, column, key)
+    for key, (function, columns) in items.items():
+        dataset.add_dynamic_item(function, columns, key)
     dataset.set_output_keys(["id", "labels", *items])
     return dataset
+
+
+def _read_speech(utterance, path):
+    """Read the waveform of an utterance, which was there when the corpus was prepared."""
+    try:
+        return read_audio(path)
+    except UnusableAudio as error:
+        if error.problem != "missing":
+            raise InputError(f"{utterance}: {error}") from error
+        raise InputError(
+            f"The audio file {path} of {utterance} is gone: bring back the corpus (is a network drive missing?) and "
+            "give the same command again, which goes on."
+        ) from error
 
 
 def _to_labels(*labels):
@@ -187,7 +200,7 @@ def make_frozen_dataset(
     items: dict[str, Any] = {}
     for key, encoder in encoders.items():
         if key == "speech" and keeps_waveforms:
-            items[key] = read_audio, "wav"
+            items[key] = _read_speech, ("id", "wav")
             continue
         if not encoder.computes_frozen:
             items[key] = text_encoder.tokenize, "transcript"

@@ -364,7 +364,7 @@ class LexicalBrain(ReproducibleBrain):
         else:
             logger.info(f"No {READER_FOLDER} is written: {text_encoder.source!r} is no BERT with WordPiece tokens.")
         with replacing(run.path / _HEADS_FILE) as temporary:
-            safetensors.torch.save_file(modules["heads"].state_dict(), temporary)
+            temporary.write_bytes(safetensors.torch.save(modules["heads"].state_dict()))
         with replacing(run.path / _PIECES_FILE) as temporary:
             temporary.write_bytes(self.pieces.model)
         report = {

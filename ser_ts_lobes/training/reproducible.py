@@ -28,7 +28,7 @@ logger = get_logger(__name__)
 
 # Of train_dataloader_opts, what says which items share a batch.
 _BATCHING = ("batch_size", "shuffle", "drop_last", "batches", "max_batch_s")
-_EPOCH = re.compile(r"epoch: (\d+)")
+_EPOCH = re.compile(r"epoch: (\d+)\b.*\n")  # a whole line
 
 
 class ReproducibleBrain(sb.Brain):
@@ -258,7 +258,8 @@ def make_batches(
 def keep_epochs(train_log: str | Path, last: float = math.inf) -> None:
     r"""Leave the epochs up to `last` in a log, and no line of a test.
 
-    A process that was killed may have logged an epoch that it did not save; a test is of a training that has ended.
+    A process that was killed may have logged an epoch that it did not save, or, on a full disk, the beginning of a
+    line; a test is of a training that has ended.
 
     Parameters
     ----------
@@ -278,7 +279,7 @@ def keep_epochs(train_log: str | Path, last: float = math.inf) -> None:
     log = Path(train_log)
     if log.is_file():
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if (match := _EPOCH.match(line)) and int(match[1]) <= last]
-        if kept != lines:
-            with replacing(log) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+        epochs = [_EPOCH.fullmatch(line) for line in lines]
+        kept = [epoch[0] for epoch in epochs if epoch and int(epoch[1]) <= last]
+        with replacing(log) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import UNRATED
@@ -99,7 +99,7 @@ class TeacherTargets:
             raise InputError(f"Teacher targets for {path}: {problem}; nothing was written.")
         said = {"ids": json.dumps(self.ids), "made_from": json.dumps(self.made_from), "arrays": _digest(tensors)}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, seal(said))
+            temporary.write_bytes(save(tensors, seal(said)))
 
     @classmethod
     def load(cls, path: str | Path) -> "TeacherTargets":

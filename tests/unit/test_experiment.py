@@ -1,10 +1,13 @@
 import atexit
 import copy
+import errno
 import os
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
+import speechbrain as sb
 import torch
 
 from ser_ts_lobes import settings as settings_module
@@ -140,14 +143,39 @@ def test_a_finished_run_keeps_the_corpus_that_made_it(hparams_file, tmp_path, mo
 
     run = tmp_path / "results" / "ft" / "1"
     start("corpus")
-    (run / "hyperparams.yaml").write_text("data_folder: corpus\n")
     assert start("elsewhere") == "elsewhere"  # it is not finished: a cluster may lay the corpus somewhere else
+    start("corpus")
     (run / "metrics.json").write_text("{}")
     assert start("corpus") == "corpus" and start(tmp_path / "corpus") == str(tmp_path / "corpus")
-    with pytest.raises(InputError, match="ft/1 is finished, and was trained on corpus, not elsewhere: give the old"):
+    with pytest.raises(InputError, match="ft/1 is finished, and was trained on .*corpus, not elsewhere: give the old"):
         start("elsewhere")
     (run / "hyperparams.yaml").write_text("data_folder: elsewhere\n")  # as the sentence says
     assert start("elsewhere") == "elsewhere"
+
+
+def test_the_settings_of_a_run_are_those_that_speechbrain_writes_and_whole_or_not_there(
+    hparams_file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = parse_arguments([hparams_file, "--data_folder=/corpus", "--lr=0.25"])
+    start_experiment(*arguments, trains=False)
+    assert not list(tmp_path.rglob("hyperparams.yaml"))
+    folder = Path(start_experiment(*arguments)["output_folder"])
+    ours = (folder / "hyperparams.yaml").read_text()
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which this replaces
+    sb.create_experiment_directory(str(folder), hparams_file, arguments[2], save_env_desc=False)
+    assert ours == (folder / "hyperparams.yaml").read_text() and "lr: 0.25" in ours
+
+    write_text = Path.write_text
+
+    def full_disk(path, text, **options):
+        write_text(path, text[: len(text) // 2], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        start_experiment(*arguments)
+    assert (folder / "hyperparams.yaml").read_text() == ours
 
 
 def test_a_key_that_a_file_of_before_lacks_is_one_sentence(hparams_file, tmp_path, monkeypatch):

@@ -2,11 +2,13 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,17 @@ from safetensors.numpy import save_file
 
 from ser_ts_lobes import files
 from ser_ts_lobes.errors import InputError
-from ser_ts_lobes.files import locked, map_files, remove_leftovers, replacing, share_lock, try_lock, walk_files
+from ser_ts_lobes.files import (
+    locked,
+    map_files,
+    remove_leftovers,
+    replacing,
+    share_lock,
+    temporary_folder,
+    temporary_path,
+    try_lock,
+    walk_files,
+)
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
@@ -40,6 +52,50 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+class SafetensorError(Exception):
+    """As of the library, whose real ones need a full disk."""
+
+
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2**30),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), 2**30),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 51840 vs 51792"), 2**20 - 1),
+    ],
+    ids=["Python", "safetensors", "torch"],
+)
+def test_a_full_disk_is_an_error_of_the_file_that_was_wanted(tmp_path, monkeypatch, error, free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(OSError) as raised, replacing(tmp_path / "targets.safetensors") as temporary:
+        temporary.write_text("half of it")
+        raise error
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "targets.safetensors"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("odd"), FileNotFoundError(2, "No such file", "b.csv"), RuntimeError("a bug")]
+)
+def test_another_error_stays_as_it_is(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    before = vars(error) | {"filename": getattr(error, "filename", None)}
+    with pytest.raises(type(error)) as raised, replacing(tmp_path / "a.csv"):
+        raise error
+    assert raised.value is error and vars(error) | {"filename": getattr(error, "filename", None)} == before
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as gone:
+        gone.setattr(os, "getpid", lambda: 999_999_999)
+        left = temporary_path(tmp_path / "config.json")
+    left.mkdir()
+    (left / "model.bin").touch()
+    with temporary_folder(tmp_path / "config.json") as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name] != [left.name]
+    assert not list(tmp_path.iterdir())
+
+
 def test_whoever_may_read_a_new_file_may_read_what_is_written(tmp_path):
     (tmp_path / "new").touch()
     with replacing(tmp_path / "targets.safetensors") as temporary:
@@ -56,6 +112,43 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
             (tmp_path / name).touch()
         remove_leftovers(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "metrics.json", "notes.tmp"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
+    path = tmp_path / "a[1].csv"
+    program = f"""
+from ser_ts_lobes.files import replacing
+with replacing({str(path)!r}) as temporary:
+    temporary.write_text("half of it")
+    print()
+    input()
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1) for _ in range(2)]
+    for writer in writers:
+        writer.stdout.readline()
+    writers[0].kill()
+    writers[0].wait()
+    others = [".a[1].csv.elsewhere-999999999.tmp", ".b.csv.999999999.tmp"]  # another machine's, another file's
+    for name in others:
+        (tmp_path / name).touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    with replacing(path) as temporary:
+        temporary.write_text("all of it")
+    left = {entry.name for entry in tmp_path.iterdir()} - {path.name, *others}
+    assert len(left) == 1 and left.pop().endswith(f"-{writers[1].pid}.tmp")  # which still writes
+    writers[1].communicate(b"\n")
+    assert path.read_text() == "half of it"
+
+
+def test_what_may_be_a_process_is_left_alone(monkeypatch):
+    assert files._is_another(str(os.getppid())) and files._is_another("none")
+    assert not files._is_another(str(os.getpid())) and not files._is_another("9" * 30)
+
+    def kill(process, signal):
+        raise PermissionError  # somebody else's
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert files._is_another("12")
 
 
 def test_a_shared_lock_keeps_out_who_would_be_alone_until_all_have_let_it_go(tmp_path):

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     with plain_errors():
         hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
         settings = start_experiment(hparams_file, run_opts, overrides)
-        sb.create_experiment_directory(settings["output_folder"], hparams_file, overrides)
+        sb.create_experiment_directory(settings["output_folder"])
 
         sb.utils.distributed.run_on_main(prepare_transcribed_speech, kwargs=settings["prepare_opts"])
 

@@ -16,10 +16,8 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
-    WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
-    WhisperTokenizer,
 )
 
 from ser_ts_lobes.data import transcription
@@ -28,42 +26,9 @@ from ser_ts_lobes.data.manifests import Utterance, write_manifests
 from ser_ts_lobes.data.transcription import load_recogniser, recognise, transcribe
 from ser_ts_lobes.errors import InputError, plain_errors
 from tests.ranks import on_each_rank
-from tests.tiny_models import save_tiny_bert, save_tiny_ssl
+from tests.tiny_models import LETTERS, save_tiny_bert, save_tiny_recogniser, save_tiny_ssl
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CPU = torch.device("cpu")
-
-
-def save_whisper(folder, vocab_size=30, seed=0):
-    """Save a Whisper with a window of 1 s that says up to 12 tokens, without OpenAI's generation settings."""
-    torch.manual_seed(seed)
-    tokens = [*LETTERS, "Ġ", "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
-    end, start = tokens.index("<|endoftext|>"), tokens.index("<|startoftranscript|>")
-    config = WhisperConfig(
-        vocab_size=vocab_size,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        max_source_positions=50,
-        max_target_positions=14,
-        decoder_start_token_id=start,
-        pad_token_id=end,
-        bos_token_id=end,
-        eos_token_id=end,
-        suppress_tokens=None,
-        begin_suppress_tokens=None,
-        init_std=1.0,
-    )
-    WhisperForConditionalGeneration(config).save_pretrained(folder)
-    WhisperFeatureExtractor(chunk_length=1).save_pretrained(folder)
-    tokenizer = WhisperTokenizer(vocab={token: id for id, token in enumerate(tokens)}, merges=[])
-    tokenizer.add_special_tokens({"additional_special_tokens": tokens[start:]})
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def save_ctc(folder, style="base", blank_bias=0.0):
@@ -100,7 +65,7 @@ def asr(request, tmp_path):
     folder = tmp_path / request.param
     folder.mkdir()
     kind, _, style = request.param.partition("_")
-    return save_whisper(folder) if kind == "whisper" else save_ctc(folder, style)
+    return save_tiny_recogniser(folder) if kind == "whisper" else save_ctc(folder, style)
 
 
 @pytest.fixture
@@ -162,7 +127,7 @@ def test_ctc_is_the_best_path(ctc, tmp_path, manifests):
 
 
 def test_whisper_is_the_greedy_path_after_its_prompt(tmp_path, manifests):
-    folder = save_whisper(tmp_path / "whisper")
+    folder = save_tiny_recogniser(tmp_path / "whisper")
     audio = read_audio(tmp_path / "a.wav").numpy()
     features = WhisperFeatureExtractor.from_pretrained(folder)(audio, sampling_rate=16000, return_tensors="pt")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -291,9 +256,9 @@ def test_nothing_to_do(ctc, manifests, tmp_path, capsys):
 
 def test_transcripts_of_another_recogniser_are_refused(manifests, tmp_path):
     first, renamed, reweighted = tmp_path / "asr", tmp_path / "renamed", tmp_path / "other" / "asr"
-    save_whisper(first)
+    save_tiny_recogniser(first)
     shutil.copytree(first, renamed)
-    save_whisper(reweighted, seed=1)
+    save_tiny_recogniser(reweighted, seed=1)
     path = transcribe(manifests, first)
     with pytest.raises(InputError, match=r"another model \(asr; this run's is renamed\).*--out"):
         transcribe(manifests, renamed)
@@ -307,7 +272,7 @@ def test_what_is_no_recogniser(manifests, tmp_path):
         transcribe(manifests, "no/such/folder")
     with pytest.raises(InputError, match="can't be loaded as a speech recogniser"):
         transcribe(manifests, save_tiny_bert(tmp_path / "bert"))
-    save_whisper(tmp_path / "multilingual", vocab_size=51865)
+    save_tiny_recogniser(tmp_path / "multilingual", vocab_size=51865)
     with pytest.raises(InputError, match="no lang_to_id"):
         transcribe(manifests, tmp_path / "multilingual")
     assert not (manifests / "transcripts.csv").exists()

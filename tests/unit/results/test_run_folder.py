@@ -149,6 +149,17 @@ def test_hours_are_those_of_all_sessions(tmp_path):
     assert RunFolder(tmp_path).training_hours is None
 
 
+def test_a_session_in_which_the_clock_was_set_back_took_no_negative_time(tmp_path):
+    lines = [
+        "2026-11-30 10:00:00,000 - Beginning experiment!",
+        "2026-11-30 08:00:00,000 - epoch: 1",
+        "2026-11-30 08:10:00,000 - Beginning experiment!",
+        "2026-11-30 08:40:00,000 - epoch: 2",
+    ]
+    (tmp_path / "log.txt").write_text("\n".join(lines))
+    assert RunFolder(tmp_path).training_hours == 0.5
+
+
 @pytest.mark.parametrize(
     ("output_folder", "expected"),
     [

@@ -417,7 +417,7 @@ def test_a_failure_amid_the_replacing_is_undone(run, tmp_path, monkeypatch):
 
     def fail_at_the_end(path, target):
         order.append((path.name, path.parent == out))
-        if path.name == "config.json" and path.parent.name == "new":
+        if path.name == "config.json" and path.parent.name == "incoming":
             raise OSError("disk full")
         return rename(path, target)
 
@@ -428,7 +428,7 @@ def test_a_failure_amid_the_replacing_is_undone(run, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["student"]
     # The configuration went first and would have come last: in between is no student.
     assert order[0] == ("config.json", True)
-    assert {name for name, _ in order[len(FILES) : 2 * len(FILES) - 1]} == FILES - {"config.json"}
+    assert {name for name, _ in order[len(FILES) + 1 : 2 * len(FILES)]} == FILES - {"config.json"}
 
 
 def test_an_old_student_survives_even_if_there_is_no_way_back(run, tmp_path, monkeypatch):
@@ -447,6 +447,50 @@ def test_an_old_student_survives_even_if_there_is_no_way_back(run, tmp_path, mon
         export(run, out, force=True)
     [kept] = tmp_path.glob(".student.*/old")
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="already holds a student: --force replaces it"):
+        export(run, out)  # which first puts it back
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before and os.listdir(tmp_path) == ["student"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "n_renames", [0, 1, len(FILES) - 1, len(FILES), len(FILES) + 1, len(FILES) + 2, 2 * len(FILES)]
+)
+def test_an_export_that_was_killed_amid_the_replacing_leaves_one_student_or_the_other(
+    run, tmp_path, monkeypatch, n_renames
+):
+    def files():
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    out = tmp_path / "student"
+    export(run, out, half=True)
+    other = files()
+    export(run, out, force=True)
+    (out / "model.onnx").write_bytes(b"of that student")
+    before = files()
+    monkeypatch.setattr(os, "getpid", lambda: 999_999_999)  # a process that is gone
+    rename, left = Path.rename, [n_renames]
+
+    def be_killed(path, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", be_killed)
+    with pytest.raises(Killed):
+        export(run, out, half=True, force=True)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="already holds a student: --force replaces it"):
+        export(run, out)
+    assert files() == (before if n_renames <= len(FILES) + 1 else other)
+    assert os.listdir(tmp_path) == ["student"]
+    export(run, out, half=True, force=True)
+    assert files() == other
 
 
 def test_what_could_not_be_loaded_is_not_written(run, tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -36,6 +37,34 @@ def test_a_save_that_is_cut_short_leaves_the_earlier_checkpoint(tmp_path):
     again.save_and_keep_only(meta={"valid_loss": 0.3, "epoch": 2}, min_keys=["valid_loss"])
     assert again.recover_if_possible().meta["epoch"] == 2
     assert len(list(tmp_path.iterdir())) == 1  # the best and the last; what was cut short is gone
+
+
+def test_a_checkpoint_that_can_not_be_written_is_named(tmp_path):
+    def fail(layer, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError) as error:
+        Checkpointer(tmp_path, {"a": torch.nn.Linear(1, 1)}, custom_save_hooks={"a": fail}).save_checkpoint()
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
+def test_what_was_cut_short_makes_room_for_the_next(tmp_path):
+    (tmp_path / "CKPT+half").mkdir()
+    seen = []
+    hook = {"layer": lambda layer, path: seen.append(sorted(folder.name for folder in tmp_path.iterdir()))}
+    Checkpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)}, custom_save_hooks=hook).save_checkpoint(name="whole")
+    assert seen == [["CKPT+whole"]]
+
+
+@pytest.mark.parametrize("seconds", [[9e8, 5e8, 5e8, 1e8], [5e8, 5e8, 5e8, 5e8], [1e8, 9e8, 2e9, 3e8]])
+def test_the_last_checkpoint_is_the_newest_whatever_the_clock_says(tmp_path, monkeypatch, seconds):
+    checkpointer = Checkpointer(tmp_path, {"layer": torch.nn.Linear(1, 1)})
+    for epoch, now in enumerate(seconds, 1):
+        monkeypatch.setattr(checkpoints.time, "time", lambda now=now: now)
+        checkpointer.save_and_keep_only(meta={"valid_loss": epoch, "epoch": epoch}, min_keys=["valid_loss"])
+        assert Checkpointer(tmp_path).find_checkpoint().meta["epoch"] == epoch
+    assert {saved.meta["epoch"] for saved in checkpointer.list_checkpoints()} == {1, len(seconds)}
+    assert checkpointer.find_checkpoint().meta["unixtime"] == pytest.approx(max(seconds), abs=0.01)
 
 
 def test_processes_meet_when_the_checkpoint_is_whole(tmp_path, monkeypatch):

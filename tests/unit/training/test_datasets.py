@@ -115,6 +115,23 @@ def test_a_dataset_gives_what_the_manifest_says(manifests, tiny_bert):
     assert set(make_dataset(manifests["train"], encoder, hears=False)[0]) == {"id", "labels", "text"}
 
 
+def test_audio_that_is_gone_or_damaged_since_it_was_prepared_is_named_with_its_utterance(manifests, tmp_path):
+    (tmp_path / "damaged.wav").write_bytes(b"RIFF")
+    utterances = list(manifests["train"].utterances)[:2]
+    for utterance, name in zip(utterances, ("gone.wav", "damaged.wav"), strict=True):
+        manifests["train"].utterances[utterance]["wav"] = str(tmp_path / name)
+    dataset = make_dataset(manifests["train"])
+    with pytest.raises(InputError) as error:
+        dataset[0]
+    assert str(error.value) == (
+        f"The audio file {tmp_path}/gone.wav of {utterances[0]} is gone: bring back the corpus (is a network drive "
+        "missing?) and give the same command again, which goes on."
+    )
+    with pytest.raises(InputError, match=f"^{utterances[1]}: The audio file .*damaged.wav can't be used .unreadable."):
+        dataset[1]
+    assert len(dataset[2]["speech"])
+
+
 def test_training_and_validation_get_frozen_features_and_tests_the_audio(manifests, tmp_path, tiny_hubert):
     encoder = load_speech_encoder(tiny_hubert, trainable_layers=1)
     hparams = hparams_of({"speech_encoder": encoder}, feature_folder=tmp_path / "features")
