@@ -76,7 +76,7 @@ def die():
 @pytest.mark.parametrize(
     ("fail", "sentence"),
     [
-        (raise_input_error, "error: a.wav is gone.\nMend it."),
+        (raise_input_error, r"error: a.wav is gone.\nMend it."),
         (raise_unusable_audio, "error: The audio file a.wav can't be used (missing): give an intact recording."),
         (die, "error: a process that read the data has died (DataLoader worker (pid"),
     ],
