@@ -69,12 +69,11 @@ def plain_errors() -> Iterator[None]:
 
 def _sentence(error):
     """Say what has gone wrong in one sentence, if it is nothing that a programmer would have to mend."""
-    text = str(error)
-    # A traceback that an InputError was given as its message has lines.
-    if in_worker := _FROM_WORKER.search(Exception.__str__(error)):
+    text = Exception.__str__(error)  # of several lines, from a process that read
+    if in_worker := _FROM_WORKER.search(text):
         return in_worker["sentence"].strip()
     if isinstance(error, InputError):
-        return text
+        return str(error)
     if isinstance(error, OSError):
         if error.errno not in _MENDED_BY:
             return None
