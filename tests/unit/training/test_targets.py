@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,11 +232,12 @@ def test_a_write_that_fails_leaves_the_older_file(targets, tmp_path, monkeypatch
     targets.save(path)
     before = path.read_bytes()
 
-    def fail(tensors, path, metadata):
-        path.write_bytes(b"half of it")
+    def fail(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
         raise OSError("disk full")
 
-    monkeypatch.setattr("ser_ts_lobes.training.targets.save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         targets.save(path)
     assert path.read_bytes() == before
