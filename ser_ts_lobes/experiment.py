@@ -18,7 +18,7 @@ from ser_ts_lobes.files import hold_lock, replacing
 from ser_ts_lobes.options import check_run_options, check_settings
 from ser_ts_lobes.processes import join
 from ser_ts_lobes.provenance import SETTINGS_FILE, made_from, refuse_another_corpus, refuse_other_settings
-from ser_ts_lobes.settings import Hparams, flatten, plain_hparams_errors, read_settings
+from ser_ts_lobes.settings import Hparams, check_override, flatten, plain_hparams_errors, read_settings
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
 RUN_OPTIONS = frozenset(field.name for field in dataclasses.fields(RunOptions)) - {"param_file", "overridden_args"}
@@ -76,6 +76,7 @@ def parse_arguments(arguments: list[str]) -> tuple[str, RunOptions, str]:
         if name in settings:
             if value is None:
                 raise InputError(f"--{name} needs a value: --{name}=VALUE.")
+            check_override(name, value)
             _refuse_another_class(name, value, settings[name])
             overrides.append(f"{name}: {value}")
         elif name in RUN_OPTIONS:

@@ -75,10 +75,16 @@ class FileDigests:
 
     def _keep(self, entries):
         make_folder(self._side_file.parent)
-        with locked(self._side_file.with_name(f".{self._side_file.name}.lock")):
-            self._known = self._read() | entries  # others may have written since
-            with replacing(self._side_file) as temporary:
-                temporary.write_text(json.dumps(self._known), encoding="utf-8")
+        try:
+            with locked(self._side_file.with_name(f".{self._side_file.name}.lock")):
+                self._known = self._read() | entries  # others may have written since
+                with replacing(self._side_file) as temporary:
+                    temporary.write_text(json.dumps(self._known), encoding="utf-8")
+        except OSError as error:  # somebody else's folder, or a full disk
+            logger.warning(
+                f"{self._side_file} can't be written ({error.strerror}): the files are read again next time."
+            )
+            self._known |= entries
 
     def _read(self):
         try:

@@ -1,6 +1,6 @@
 """Options that can't be meant or can't be met: refused before anything that takes long."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -42,7 +42,8 @@ class _Rule(NamedTuple):
 
 
 def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Not math.isfinite, which can't tell of whole numbers beyond those of a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_whole(value):
@@ -70,6 +71,10 @@ _AUGMENTER = _Rule(
     lambda value: value is None or callable(value) or (isinstance(value, dict) and "!" in value),
     "give an !new:speechbrain.augment.augmenter.Augmenter, as in ft_augmented.yaml, or null",
 )
+_FOLDER = _Rule(
+    lambda value: isinstance(value, str),
+    "give the path of a folder; one that looks like a number goes in quotes within the shell's, '\"2026\"'",
+)
 _NOT_NEGATIVE = _Rule(lambda value: _is_number(value) and value >= 0, "give a number from 0 on")
 
 _RULES = {
@@ -78,6 +83,8 @@ _RULES = {
     **dict.fromkeys(
         ("lr", "encoder_lr", "ts_weight", "prediction_weight", "soft_label_weight", "emotion_weight"), _NOT_NEGATIVE
     ),
+    **dict.fromkeys(("data_folder", "results_folder", "output_folder", "save_folder", "manifest_folder"), _FOLDER),
+    "feature_folder": _Rule(lambda value: value is None or _FOLDER.holds(value), f"{_FOLDER.otherwise}; or null"),
     **dict.fromkeys(("precision", "eval_precision"), _one_of(_PRECISIONS)),
     "soft_label_points": _Rule(_are_points, "give the points of the labels' scale, two or more, as [1, 2, 3]"),
     "emotion_classes": _Rule(_are_names, "give the classes to learn, two or more, as [angry, neutral]"),

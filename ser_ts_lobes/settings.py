@@ -1,12 +1,13 @@
 """Settings: what a hparams file says, as plain values, and which of them make another model."""
 
 import contextlib
-import re
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ruamel.yaml
 import yaml
 from hyperpyyaml import resolve_references
 
@@ -137,11 +138,59 @@ def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, A
     Raises
     ------
     InputError
-        If the file is not there, a value that must be given is not, or an option names no key of the file.
+        If the file is not there, is not YAML with keys, a value that must be given is not, or an option names no key of
+        the file.
     """
     with plain_hparams_errors(path), open(path, encoding="utf-8") as file:
         text = file.read() if overrides is None else resolve_references(file, overrides).getvalue()
-    return yaml.load(text, _PlainLoader)
+        settings = yaml.load(text, _PlainLoader)
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise InputError(f"{path} has no keys with values, as a file of hparams/ has: name another file.")
+    return settings
+
+
+def check_override(name: str, value: str) -> None:
+    """Refuse an option whose text is not one value in YAML: it would set other keys, or less than it says.
+
+    Parameters
+    ----------
+    name
+        Of the key.
+    value
+        As it stands on the command line.
+
+    Raises
+    ------
+    InputError
+        If it is no YAML, several lines, ends in a comment, or is a date or the like, which no key takes.
+
+    Example
+    -------
+    >>> check_override("opt_class", "{lr: 0.1}")
+    >>> check_override("data_folder", "/corpus #2")
+    Traceback (most recent call last):
+    ser_ts_lobes.errors.InputError: --data_folder=/corpus #2 is no value in YAML (what follows # is a comment): ...
+    """
+    text = f"{name}: {value}"
+    problem = None
+    try:
+        read = yaml.load(text, _PlainLoader)[name]
+        [(_, node)] = yaml.compose(text, _PlainLoader).value
+        json.dumps(read)
+    except (*_YAML_ERRORS, RecursionError) as error:
+        problem = _reason(error)
+    except (TypeError, ValueError, KeyError):  # JSON has numbers, texts, lists and mappings
+        problem = "no number, text, list or mapping"
+    else:
+        if len(value.splitlines()) > 1:
+            problem = "it has several lines"
+        elif text[node.end_mark.index :].strip():
+            problem = "what follows # is a comment"
+    if problem:
+        raise InputError(
+            f"--{name}={value} is no value in YAML ({problem}): correct it, or put a text in quotes within the "
+            f"shell's, --{name}='\"...\"'."
+        )
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -196,6 +245,13 @@ def difference(then: dict[str, Any], now: dict[str, Any], leave_out: Iterable[st
 
 
 _ABSENT = "(not set)"
+# HyperPyYAML reads with the one, and the other reads what that has resolved.
+_YAML_ERRORS = (ruamel.yaml.error.YAMLError, yaml.YAMLError)
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong with YAML, without the excerpt."""
+    return str(getattr(error, "problem", None) or error).splitlines()[0]
 
 
 def _is_attribute(value: Any) -> bool:
@@ -219,8 +275,21 @@ def plain_hparams_errors(hparams_file: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: name a file of hparams/.") from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise InputError(f"{hparams_file} is not a text file in UTF-8: name a file of hparams/.") from error
+    except (*_YAML_ERRORS, RecursionError, ArithmeticError) as error:
+        raise InputError(
+            f"{hparams_file}, or an option for it, can't be read as YAML ({_reason(error)}): correct it."
+        ) from error
+    except (ImportError, TypeError) as error:
+        reason = ": ".join(map(str, error.args))
+        if reason.startswith(("There is no such", "Invalid argument to")):
+            raise InputError(f"{hparams_file}: {reason}: correct it, or the option.") from error
+        raise
     except (ValueError, KeyError) as error:
         reason = str(error.args[0]) if error.args else ""
+        if reason.startswith(("The reference", "Circular reference")):
+            raise InputError(f"{hparams_file}: {' '.join(map(str, error.args))}: correct it, or the option.") from error
         if "!PLACEHOLDER" in reason:
             raise InputError(f"{hparams_file}: {reason} Give it on the command line: --key=value.") from error
         if "structure of the overrides" in reason:  # which HyperPyYAML shows as Python objects
@@ -233,20 +302,18 @@ def plain_hparams_errors(hparams_file: str | Path) -> Iterator[None]:
         raise
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Reads what HyperPyYAML's tags stand before, and makes nothing of it."""
+class _PlainLoader(ruamel.yaml.SafeLoader):
+    """Reads values as HyperPyYAML does (YAML 1.2: ``1e-3`` is a number, ``no`` a text); makes nothing of its tags."""
 
 
 def _plain(loader, tag, node):
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, ruamel.yaml.MappingNode):
         return {"!": tag, **loader.construct_mapping(node, deep=True)}
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, ruamel.yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
     return f"!{tag} {node.value}".strip()
 
 
 _PlainLoader.add_multi_constructor("!", _plain)
-# YAML 1.1, which PyYAML reads, wants a point in 1e-3; HyperPyYAML reads the number that people mean.
-_PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
+# HyperPyYAML teaches it to ruamel.yaml's loaders when it first loads a file.
+_PlainLoader.add_constructor("!tuple", lambda loader, node: node.value)

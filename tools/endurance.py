@@ -35,7 +35,6 @@ import yaml
 from safetensors import safe_open
 
 from ser_ts_lobes.data import transcription
-from ser_ts_lobes.errors import InputError, plain_errors
 from ser_ts_lobes.fingerprint import fingerprint_file, fingerprint_tensors
 from ser_ts_lobes.results.text_tables import markdown_table
 from ser_ts_lobes.text_files import read_rows
@@ -48,11 +47,15 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 #: Python's names (audit events) of operations that change files.
 _OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
 #: These tell when and where something ran, and are of no run alone.
-_OF_THE_MOMENT = re.compile(r"log\.txt|env\.log|.*\.lock|\.in_use|table/logs/.*")
+_OF_THE_MOMENT = re.compile(r"log\.txt|env\.log|.*\.lock|\.in_use|table/logs/.*|shard_digests\.json")
 #: These grow line by line, and need not be whole.
 _LOGS = re.compile(r"(train_)?log\.txt|env\.log|.*\.log")
 #: What a table says of how long a run took.
 _HOURS = re.compile(r"\b0\.0\d+(?=,/| \|$| \\\\)", re.MULTILINE)
+
+
+class Failed(Exception):
+    """A program has not ended as it should; the message has its output."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +325,7 @@ class Interrupter:
         try:
             if output is None:
                 output = self.run(program)[1]
-        except InputError as error:
+        except Failed as error:
             problems.append(str(error))
         else:
             problems += differences(whole, contents(self.work))
@@ -376,7 +379,7 @@ class Interrupter:
 
         Raises
         ------
-        InputError
+        Failed
             With all its output, if it fails.
         """
         receiver, sender = multiprocessing.Pipe(duplex=False)
@@ -394,13 +397,13 @@ class Interrupter:
             process.join(TIMEOUT_S)
             if process.exitcode is None:
                 _kill(process)
-                raise InputError(f"it has not ended after {TIMEOUT_S} s")
+                raise Failed(f"it has not ended after {TIMEOUT_S} s")
             if process.exitcode == -signal.SIGKILL and moment is not None:
                 return timeline, None
             output.seek(0)
             text = output.read()
             if process.exitcode:
-                raise InputError(f"it ended with {process.exitcode}:\n{text}")
+                raise Failed(f"it ended with {process.exitcode}:\n{text}")
             return timeline, text
 
 
@@ -582,7 +585,7 @@ def main(arguments=None):
             print(f"\n{describe(interrupter.tallies)}")
     problems = [problem for tally in interrupter.tallies.values() for problem in tally.problems]
     if problems:
-        raise InputError(f"{len(problems)} programs did not end as if nothing had been:\n\n" + "\n\n".join(problems))
+        sys.exit(f"error: {len(problems)} programs did not end as if nothing had been:\n\n" + "\n\n".join(problems))
 
 
 def describe(tallies):
@@ -604,5 +607,4 @@ def describe(tallies):
 
 
 if __name__ == "__main__":
-    with plain_errors():
-        main()
+    main()

@@ -471,7 +471,7 @@ def parse_label_line(line, where):
     """
     match = LABEL_LINE.fullmatch(line)
     if not match:
-        raise InputError(f"{where}: expected '...; A:number; V:number; D:number;', but it is {line.strip()!r}.")
+        raise InputError(f"{where}: expected '...; A:number; V:number; D:number;', but it is {line.strip()[:60]!r}.")
     texts, *labels = match.groups()
     return [text.strip() for text in texts.split(";")], tuple(labels)
 
@@ -497,7 +497,7 @@ def read_partitions(path):
         if split not in SPLITS or not is_audio(name):
             raise InputError(
                 f"{path}, line {number}: expected 'SPLIT; name.wav' with a split of {', '.join(SPLITS)}, but it is "
-                f"{line.strip()!r}."
+                f"{line.strip()[:60]!r}."
             )
         if name in partitions:
             raise InputError(f"{path}, line {number}: {name} occurs twice; keep one.")
@@ -537,7 +537,7 @@ def read_speakers(path):
             known, expected = genders, "Speaker_NUMBER; gender' or a line of asterisks, '***"
             valid = semicolon and key.startswith("Speaker_")
         if not valid:
-            raise InputError(f"{path}, line {number}: expected '{expected}', but it is {line!r}.")
+            raise InputError(f"{path}, line {number}: expected '{expected}', but it is {line[:60]!r}.")
         if key in known:
             raise InputError(f"{path}, line {number}: {key} occurs twice; keep one.")
         known[key] = value

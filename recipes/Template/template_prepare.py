@@ -100,7 +100,7 @@ def read_recordings(table):
         row["labels"] = tuple(parse_number(row[dimension]) for dimension in DIMENSIONS)
         if None in row["labels"]:
             wrong = DIMENSIONS[row["labels"].index(None)]
-            raise InputError(f"{table}, line {line}: {wrong} of {row['file']} is {row[wrong]!r}; give a number.")
+            raise InputError(f"{table}, line {line}: {wrong} of {row['file']} is {row[wrong][:60]!r}; give a number.")
         row["speaker"] = manifests.known_speaker(row["speaker"])
         if "split" not in row and row["speaker"] == UNKNOWN_SPEAKER:
             raise InputError(f"{table}, line {line}: {row['file']} has no speaker; name one, or add a column split.")
@@ -125,7 +125,7 @@ def read_raters(table, files, label_range):
             if text := row[dimension].strip():
                 number = parse_number(text)
                 if number is None or not low <= number <= high:
-                    problem = f"{dimension} of {row['file']} is {text!r}; give a number from {low:g} to {high:g}."
+                    problem = f"{dimension} of {row['file']} is {text[:60]!r}; give a number from {low:g} to {high:g}."
                     raise InputError(f"{table}, line {line}: {problem}")
                 numbers.append(number)
     return ratings

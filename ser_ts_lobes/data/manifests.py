@@ -27,6 +27,7 @@ from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER, __version__
 from ser_ts_lobes.errors import InputError, first_few
 from ser_ts_lobes.files import make_folder, replacing
 from ser_ts_lobes.fingerprint import fingerprint_file
+from ser_ts_lobes.seals import is_intact, seal
 from ser_ts_lobes.text_files import parse_json, parse_number, read_rows, write_csv
 
 logger = logging.getLogger(__name__)
@@ -279,7 +280,7 @@ def write_manifests(
         "side_files": {os.path.relpath(file, folder): fingerprint_file(file) for file in side_files},
     }
     with replacing(folder / SIDECAR) as temporary:
-        temporary.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(seal(sidecar), indent=2) + "\n", encoding="utf-8")
     return {name: folder / entry["file"] for name, entry in entries.items()}
 
 
@@ -306,8 +307,8 @@ def read_manifest(path: str | Path, data_root: str | Path | None = None) -> Mani
     ------
     InputError
         When the file is missing, was edited after preparation, has no utterances, lacks a column, repeats an
-        id, or holds something else where a number must be (with its line), or when ``$data_root`` occurs and
-        nothing says what it is.
+        id, or holds something else where a number must be (with its line), when a duration is not positive, or when
+        ``$data_root`` occurs and nothing says what it is.
     """
     path = Path(path)
     if not path.is_file():
@@ -542,6 +543,8 @@ def _read_utterances(path, data_root):
         id = row.pop("ID")
         where = f"{path}, line {line}"
         row["duration"] = _parse_number(row, "duration", id, where)
+        if row["duration"] <= 0:
+            raise InputError(f"{where}: the duration of {id} is {row['duration']:g} s, which is not positive.")
         has_labels = any(row[name] for name in DIMENSIONS)
         if labelled not in (None, has_labels):
             raise InputError(
@@ -584,7 +587,7 @@ def _read_sidecar(folder):
 
 
 def _is_sidecar(content):
-    """Say whether parsed JSON has the shape of what `write_manifests` writes."""
+    """Say whether parsed JSON is what `write_manifests` writes: its shape and, but for one of before, all values."""
 
     def has(mapping, types):
         return isinstance(mapping, dict) and all(isinstance(mapping.get(key), kind) for key, kind in types.items())
@@ -600,6 +603,7 @@ def _is_sidecar(content):
             SPLIT_NAME.fullmatch(name) and entry["file"] == f"{name}.csv" for name, entry in content["splits"].items()
         )
         and all(isinstance(id, str) for entry in content["splits"].values() for id in entry["missing_transcripts"])
+        and is_intact(content)
     )
 
 

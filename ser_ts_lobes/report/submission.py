@@ -82,13 +82,15 @@ def check_submission(path: str | Path, expected: Iterable[str] | None = None) ->
     """
     header = next((line for _, line in read_lines(path)), "").strip()
     if header != ",".join(COLUMNS):
-        raise InputError(f"{path}, line 1: the columns are {header or 'missing'}; they have to be {','.join(COLUMNS)}.")
+        raise InputError(
+            f"{path}, line 1: the columns are {header[:200] or 'missing'}; they have to be {','.join(COLUMNS)}."
+        )
     ids = set()
     low, high = SCALE
     for line, row in read_rows(path, COLUMNS, key="FileName"):
         name = row["FileName"]
         if not name.endswith(".wav") or "/" in name:
-            raise InputError(f"{path}, line {line}: the FileName is {name!r}; name the file alone, such as a.wav.")
+            raise InputError(f"{path}, line {line}: the FileName is {name[:60]!r}; name the file alone, such as a.wav.")
         for column in COLUMNS[1:]:
             value = parse_number(row[column])
             if value is None or not low <= value <= high:

@@ -21,17 +21,21 @@ import ser_ts_lobes
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing, walk_files
+from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.provenance import SCORES_FILE, SETTINGS_FILE
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.text_tables import ccc_table
+from ser_ts_lobes.seals import is_intact, seal
 from ser_ts_lobes.settings import flatten, read_settings
-from ser_ts_lobes.text_files import parse_number, read_rows, write_csv
+from ser_ts_lobes.text_files import parse_json, parse_number, read_rows, write_csv
 
 if TYPE_CHECKING:
     from ser_ts_lobes.data.manifests import Manifest
 
 _LABELS = tuple(f"label_{dimension}" for dimension in DIMENSIONS)
 _COLUMNS = ("ID", "split", "spk_id", *DIMENSIONS, *_LABELS)
+# In metrics.json, of predictions.csv; earlier versions did not tell it.
+_DIGEST = "predictions_sha256"
 _EMOTIONS = ("emotion", "label_emotion")
 # Predictions are written with six decimals.
 _TOLERANCE = 1e-4
@@ -303,9 +307,18 @@ class RunFolder:
 
     @cached_property
     def _report(self) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        try:
+            report: Any = parse_json(self.metrics_file.read_text(encoding="utf-8"), self.metrics_file)
+        except (InputError, UnicodeDecodeError) as error:
+            raise self._refused("metrics.json is damaged") from error
+        if not (isinstance(report, dict) and is_intact(report)):
+            raise self._refused("metrics.json is not as it was written")
         if "test" not in report:
             raise InputError(f"{self.path} is a pretraining, which tests nothing: name a run like results/cts/1986.")
+        if not _is_report(report):
+            raise self._refused("metrics.json is damaged")
+        if _DIGEST in report and not self.predictions_file.is_file():
+            raise self._refused("predictions.csv is missing")
         for split, scores in report["test"].items():
             expected = report["counts"][split]
             tested = self.predictions(split)
@@ -316,6 +329,8 @@ class RunFolder:
             written = [scores[dimension]["ccc"] for dimension in DIMENSIONS]
             if not np.allclose(ccc, written, rtol=0, atol=_TOLERANCE, equal_nan=True):
                 raise self._refused(f"metrics.json and predictions.csv do not agree on {split}")
+        if _DIGEST in report and report[_DIGEST] != fingerprint_file(self.predictions_file):
+            raise self._refused("predictions.csv is not as it was written")
         return report
 
     def predictions(self, split: str) -> Predictions:
@@ -414,6 +429,7 @@ class RunFolder:
                 **run,
                 "counts": {name: len(manifest.utterances) for name, manifest in manifests.items()},
                 "manifests": fingerprints,
+                _DIGEST: fingerprint_file(self.predictions_file),
                 "test": {
                     split: _scores(output, manifests[split])
                     for split, output in outputs.items()
@@ -449,7 +465,7 @@ class RunFolder:
             Fit for JSON.
         """
         with replacing(self.metrics_file) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+            temporary.write_text(json.dumps(seal(report), indent=2) + "\n")
         self._forget_results()
 
     def remove_results(self) -> None:
@@ -477,6 +493,24 @@ class RunFolder:
     def _forget_results(self) -> None:
         for name in ("_report", "_predictions"):
             vars(self).pop(name, None)
+
+
+def _is_report(report: dict[str, Any]) -> bool:
+    """Say whether what metrics.json says of test sets has the form in which it is written."""
+    counts, tests = report.get("counts", {}), report["test"]
+    return (
+        isinstance(counts, dict)
+        and isinstance(report.get("manifests", {}), dict)
+        and isinstance(tests, dict)
+        and all(
+            isinstance(scores, dict)
+            and split in counts
+            and type(scores.get("utterances")) is int
+            and all(isinstance(scores.get(name), dict) for name in DIMENSIONS)
+            and all(isinstance(scores[name].get("ccc"), float) for name in DIMENSIONS)
+            for split, scores in tests.items()
+        )
+    )
 
 
 def score_emotions(output: Outputs, manifest: "Manifest") -> dict[str, float] | None:

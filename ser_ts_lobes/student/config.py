@@ -12,10 +12,13 @@ from typing import Any
 
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.seals import SEAL, is_intact
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 #: What ``config.json`` says of itself; another format gets another number.
 FORMAT = "ser_ts_lobes student 1"
+#: The key of the SHA-256 of ``model.safetensors``; students of before do not tell it.
+WEIGHTS_DIGEST = "weights_sha256"
 
 #: Most cells that a side of ``label_histogram`` has.
 MAX_CELLS = 200
@@ -66,7 +69,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is missing, or not the configuration of a student.
+        If it is missing, not the configuration of a student, or not as it was written.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,6 +80,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
     wrong = [name for name, is_right in _KEYS.items() if not is_right(config.get(name))]
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)} is missing or malformed; export it again.")
+    if not is_intact(config):
+        raise InputError(
+            f"{path} is not as it was written: get or export the student again or, if the change is yours, take {SEAL} "
+            "out of the file."
+        )
     return config
 
 

@@ -21,10 +21,12 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.data.manifests import Manifest, read_manifest
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import find_abandoned, temporary_path
+from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, ListenerEncoder, SpeechEncoder, WhisperEncoder
 from ser_ts_lobes.results.run_folder import RunFolder
-from ser_ts_lobes.student.config import CONFIG_FILE, FORMAT, MAX_CELLS, WEIGHTS_FILE, read_config
+from ser_ts_lobes.seals import seal
+from ser_ts_lobes.student.config import CONFIG_FILE, FORMAT, MAX_CELLS, WEIGHTS_DIGEST, WEIGHTS_FILE, read_config
 from ser_ts_lobes.student.hub import print_files
 from ser_ts_lobes.student.model_card import RESIDUALS_FILE, make_card
 from ser_ts_lobes.student.modeling import FOR_TRANSFORMERS, MODELING_FILE
@@ -169,7 +171,8 @@ def export(
         if onnx or int8:
             # Of the weights that travel, for they may have been rounded.
             config["onnx"] = write_onnx(folder, load_network(config, folder / WEIGHTS_FILE), test_sets)
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        config[WEIGHTS_DIGEST] = fingerprint_file(folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(seal(config), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (folder / _HPARAMS_FILE).write_text(_HYPERPARAMS, encoding="utf-8")
         interface = compose("ser_ts_lobes.student.inference", "EmotionRegressor", _INTERFACE_DOCSTRING)
         (folder / _INTERFACE_FILE).write_text(interface, encoding="utf-8")

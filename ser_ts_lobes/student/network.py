@@ -21,12 +21,13 @@ import safetensors.torch
 import torch
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.fingerprint import fingerprint_file
 from ser_ts_lobes.lobes.emotion import EmotionModel, EmotionOutput, LabelScale
 from ser_ts_lobes.lobes.encoder import model_config
 from ser_ts_lobes.lobes.listener import is_listener
 from ser_ts_lobes.lobes.pooling import GRUPooling, TransformerPooling, make_pooling
 from ser_ts_lobes.lobes.speech import SAMPLE_RATE, load_speech_encoder
-from ser_ts_lobes.student.config import CONFIG_FILE, MAX_TEXT, is_size
+from ser_ts_lobes.student.config import CONFIG_FILE, MAX_TEXT, WEIGHTS_DIGEST, is_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -174,13 +175,17 @@ def load_network(config: dict[str, Any], path: str | Path) -> StudentNetwork:
     ------
     InputError
         If the configuration describes no network that can hear, or the file isn't in safetensors format (a pickle,
-        say), or holds other weights.
+        say), holds other weights, or is not the one that was written with the configuration.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
             f"{path} does not exist: a student's weights are a safetensors file. Files of other kinds, such as "
             "*.bin, *.ckpt and *.pt, are pickles, which can run code, and are never read."
+        )
+    if WEIGHTS_DIGEST in config and config[WEIGHTS_DIGEST] != fingerprint_file(path):
+        raise InputError(
+            f"{path} is not the file that {CONFIG_FILE} beside it tells of: get or export the student again."
         )
     with in_one_sentence(), torch.device("meta"):
         network = make_network(config)

@@ -4,7 +4,13 @@
 the page there, and a Space on the Hugging Face Hub that holds the folder shows it.
 """
 
+import atexit
 import importlib.util
+import os
+import shutil
+import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 from numpy.typing import ArrayLike
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
     from ser_ts_lobes.student.inference import Emotion, Timeline
@@ -24,6 +32,8 @@ except ModuleNotFoundError:  # in an exported folder, on a machine without the p
     from custom_interface import EmotionRegressor, InputError  # type: ignore[no-redef]
 
 MAX_UPLOAD = "100mb"
+# Nobody goes on with an upload of which nothing has come for so long, in seconds; how often that is looked at.
+_IDLE_S, _SWEEP_S = 600.0, 60.0
 # Where Silero's voice activity detector is installed, a timeline has gaps where nobody speaks.
 _VAD = importlib.util.find_spec("silero_vad") is not None
 
@@ -127,7 +137,9 @@ def serve(
     InputError
         If the port is taken.
     """
+    uploads = _own_upload_folder()
     page = make_page(student)
+    threading.Thread(target=_keep_tidy, args=(uploads,), daemon=True).start()
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -141,10 +153,49 @@ def serve(
             ssr_mode=False,
             enable_monitoring=False,
             run_history=False,
+            app_kwargs={"exception_handlers": {ClientDisconnect: _forget}},
         )
     except OSError as error:
         raise InputError(f"The page can't be shown on port {port or 7860} ({error}): choose another --port.") from error
     return str(address)
+
+
+def _own_upload_folder() -> Path:
+    """Let gradio keep uploads in a folder that goes with this program, unless GRADIO_TEMP_DIR names another."""
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="ser-ts-uploads-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["GRADIO_TEMP_DIR"] = folder
+    return Path(os.environ["GRADIO_TEMP_DIR"])
+
+
+async def _forget(request: Request, error: Exception) -> PlainTextResponse:
+    """Answer nobody: who has cut an upload off is gone, which is no fault of the server's."""
+    return PlainTextResponse("The upload was cut off.", 400)
+
+
+def _keep_tidy(uploads: Path) -> None:
+    while True:
+        remove_cut_off(uploads, _IDLE_S)
+        time.sleep(_SWEEP_S)
+
+
+def remove_cut_off(uploads: Path, idle_s: float) -> None:
+    """Remove what gradio leaves of uploads that were cut off; whole ones lie in folders, and are deleted in time.
+
+    Parameters
+    ----------
+    uploads
+        Where gradio keeps them; it need not be there.
+    idle_s
+        Seconds that nothing has come.
+    """
+    for path in uploads.glob("*"):
+        try:
+            if path.is_file() and time.time() - path.stat().st_mtime > idle_s:
+                path.unlink()
+        except FileNotFoundError:  # it is whole, and has just been moved
+            continue
 
 
 def render(

@@ -17,6 +17,7 @@ safetensors>=0.4.3
 silero-vad>=6
 soundfile>=0.12.1
 speechbrain>=1.1,<1.2
+starlette>=0.40
 torch>=2.7.1
 torchaudio>=2.7.1
 tqdm>=4.65

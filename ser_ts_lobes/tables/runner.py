@@ -365,10 +365,16 @@ def raise_failures(failures: list[Failure], n_jobs: int) -> None:
         With what `Failure.describe` says of each.
     """
     if failures:
-        raise InputError(
+        raise _JobsFailed(
             f"{len(failures)} of {n_jobs} jobs have not succeeded. Mend the cause and give the same command again: "
             "what is finished is kept.\n\n" + "\n\n".join(failure.describe() for failure in failures)
         )
+
+
+class _JobsFailed(InputError):
+    """Has a paragraph for each job."""
+
+    __str__ = Exception.__str__
 
 
 def _tell_progress(job, told):

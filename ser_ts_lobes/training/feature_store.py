@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from ser_ts_lobes.errors import InputError
+from ser_ts_lobes.file_digests import FileDigests
 from ser_ts_lobes.files import map_files, remove_leftovers, replacing, try_lock
 from ser_ts_lobes.fingerprint import fingerprint_file
 
@@ -27,10 +28,13 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 #: Who reads from a network's folder shares this lock.
 IN_USE = ".in_use"
+#: Beside the networks' folders, in which leftovers are removed: the digests of their shards, as they were last read.
+DIGESTS = "shard_digests.json"
 
 _SHARDS = "shard-*.safetensors"
 _NAME_DIGITS = 16
 _NETWORK = re.compile(rf"[0-9a-f]{{{_NAME_DIGITS}}}")
+_NAMED = re.compile(_SHARDS.replace("*", _NETWORK.pattern))
 
 
 def network_folder(folder: str | Path, network: str) -> Path:
@@ -65,12 +69,15 @@ def write_shard(folder: Path, features: "dict[str, torch.Tensor]", made_by: dict
     from safetensors.torch import save
 
     content = save(features, made_by)
-    with replacing(folder / _SHARDS.replace("*", hashlib.sha256(content).hexdigest()[:_NAME_DIGITS])) as temporary:
+    with replacing(folder / _shard_name(hashlib.sha256(content).hexdigest())) as temporary:
         temporary.write_bytes(content)
 
 
 def find_shards(folder: Path) -> dict[str, str]:
     """Find out which shard of a network has the features of which content, from the shards themselves.
+
+    Each is read whole when it is first seen here, and then for as long as its size and times stay as they are
+    (`ser_ts_lobes.file_digests.FileDigests`) taken for what it was.
 
     Parameters
     ----------
@@ -82,16 +89,40 @@ def find_shards(folder: Path) -> dict[str, str]:
     dict of str to str
         Names of shards by content; those that are damaged have nothing.
     """
-    return {content: path.name for path in sorted(folder.glob(_SHARDS)) for content in _read_header(path)[0]}
+    sound, _ = _judge(folder)
+    return {content: path.name for path in sound for content in _read_header(path)[0]}
 
 
 def remove_damaged(folder: Path) -> None:
-    """Remove shards that can't be read, and what writers have left that were killed; nobody may be writing there."""
+    """Remove damaged shards, and what writers have left that were killed; nobody may be writing there."""
     remove_leftovers(folder)
-    for path in sorted(folder.glob(_SHARDS)):
-        if not _read_header(path)[0]:
-            logger.warning(f"{path} is damaged: what was in it is computed again.")
-            path.unlink()
+    for path in _judge(folder)[1]:
+        logger.warning(f"{path} is damaged: what was in it is computed again.")
+        path.unlink()
+
+
+def _judge(folder):
+    """Tell the shards of a network that are as they were written from those that are damaged."""
+    paths = sorted(folder.glob(_SHARDS))
+    try:
+        digests = FileDigests(folder.parent / DIGESTS).of(paths)
+    except InputError:
+        if all(path.exists() for path in paths):
+            raise
+        return _judge(folder)  # another process has just removed one, for it is damaged
+    sound = [
+        path for path, digest in zip(paths, digests, strict=True) if _is_named(path, digest) and _read_header(path)[0]
+    ]
+    return sound, [path for path in paths if path not in sound]
+
+
+def _shard_name(digest):
+    return _SHARDS.replace("*", digest[:_NAME_DIGITS])
+
+
+def _is_named(path, digest):
+    """Say whether a shard is named by its digest; those of earlier versions were not."""
+    return path.name == _shard_name(digest) or not _NAMED.fullmatch(path.name)
 
 
 def _read_header(path):
@@ -180,11 +211,7 @@ def find_damaged(network: Network) -> list[Path]:
     """
     paths = sorted(network.folder.glob(_SHARDS))
     digests = map_files(fingerprint_file, paths)
-    return [
-        path
-        for path, digest in zip(paths, digests, strict=True)
-        if path.name != _SHARDS.replace("*", digest[:_NAME_DIGITS])
-    ]
+    return [path for path, digest in zip(paths, digests, strict=True) if path.name != _shard_name(digest)]
 
 
 def prune(network: Network) -> None:

@@ -156,6 +156,7 @@ class FrozenFeatures:
                     for shard in _join(batches):
                         _refuse_changed(shard, content_of, contents)
                         write_shard(folder, {content_of[id]: shard[id] for id in shard}, _describe(encoder, dtype))
+                run_on_main(find_shards, [folder])  # one process reads what is new, for all
         return cls(folder, content_of)
 
     def __getitem__(self, utterance: str) -> torch.Tensor:

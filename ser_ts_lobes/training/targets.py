@@ -1,10 +1,12 @@
 """What a trained teacher says about each utterance, kept on disk for the students."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,8 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import replacing
 from ser_ts_lobes.options import TAUGHT
 from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.seals import SEAL, is_intact, seal
+from ser_ts_lobes.text_files import parse_json
 
 _DTYPES = {
     "embedding": np.float32,
@@ -26,6 +30,8 @@ _DTYPES = {
     "residual": np.float64,
     "spread": np.float64,
 }
+# What a file says of its arrays; earlier versions said no more than the first two.
+_SAID, _SAID_LATER = {"ids", "made_from"}, {"arrays", SEAL}
 
 
 def _array_of(kind: str) -> str:
@@ -88,12 +94,12 @@ class TeacherTargets:
             for name, dtype in _DTYPES.items()
             if getattr(self, name) is not None
         }
-        problem = _problem(self.ids, tensors)
+        problem = _problem(self.ids, self.made_from, tensors)
         if problem:
             raise InputError(f"Teacher targets for {path}: {problem}; nothing was written.")
-        metadata = {"ids": json.dumps(self.ids), "made_from": json.dumps(self.made_from)}
+        said = {"ids": json.dumps(self.ids), "made_from": json.dumps(self.made_from), "arrays": _digest(tensors)}
         with replacing(path) as temporary:
-            temporary.write_bytes(save(tensors, metadata))
+            temporary.write_bytes(save(tensors, seal(said)))
 
     @classmethod
     def load(cls, path: str | Path) -> "TeacherTargets":
@@ -102,7 +108,7 @@ class TeacherTargets:
         Raises
         ------
         InputError
-            If the file is missing or damaged.
+            If the file is missing, damaged, or not as it was written.
         """
         path = Path(path)
         if not path.is_file():
@@ -110,13 +116,18 @@ class TeacherTargets:
         try:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in _DTYPES.keys() & set(file.keys())}
-                metadata = file.metadata()
-            ids, made_from = json.loads(metadata["ids"]), json.loads(metadata["made_from"])
-            problem = _problem(ids, tensors)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            problem = f"it can't be read ({error})"
+                said = file.metadata() or {}
+            ids: Any = parse_json(said.get("ids", ""), path)
+            made_from: Any = parse_json(said.get("made_from", ""), path)
+        except (SafetensorError, InputError) as error:
+            raise _damaged(path, f"it can't be read ({error})") from error
+        if said.keys() not in (_SAID, _SAID | _SAID_LATER):
+            raise _damaged(path, "it doesn't say itself what it is")
+        if not is_intact(said) or said.get("arrays") not in (None, _digest(tensors)):
+            raise _damaged(path, "it is not as it was written")
+        problem = _problem(ids, made_from, tensors)
         if problem:
-            raise InputError(f"{path} is damaged: {problem}. Delete it and make the teacher targets again.")
+            raise _damaged(path, problem)
         return cls(
             ids,
             tensors["embedding"],
@@ -266,8 +277,24 @@ def save_targets(folder: str | Path, targets: dict[str, TeacherTargets]) -> None
     print(f"Targets and plots: {run.path}")
 
 
-def _problem(ids: list[str], tensors: dict[str, np.ndarray]) -> str | None:
+def _damaged(path: Path, problem: str) -> InputError:
+    return InputError(f"{path} is damaged: {problem}. Delete it and make the teacher targets again.")
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(tensors.items()):
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _problem(ids: list[str], made_from: dict[str, str], tensors: dict[str, np.ndarray]) -> str | None:
     """Return what is wrong with the parts of targets, or None."""
+    if not (isinstance(ids, list) and all(isinstance(utterance, str) for utterance in ids)):
+        return "its ids are no list of texts"
+    if not (isinstance(made_from, dict) and all(isinstance(value, str) for value in made_from.values())):
+        return "it doesn't say what it was made from"
     seen = set()
     for utterance in ids:
         if utterance in seen:

@@ -10,9 +10,8 @@ import sys
 
 import pytest
 
-from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.files import sign_lock, try_lock
-from tools.endurance import SEED, Interrupter, Program, contents, differences, half_written
+from tools.endurance import SEED, Failed, Interrupter, Program, contents, differences, half_written
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def test_a_killed_program_ends_as_if_nothing_had_been(interrupter, name, kills):
 
 def fail(interrupter, program, before=None):
     """Run a program, which fails; return the sentence that it ends with."""
-    with pytest.raises(InputError) as failed:
+    with pytest.raises(Failed) as failed:
         interrupter.run(program, before=before)
     output = str(failed.value)
     assert "Traceback" not in output, output

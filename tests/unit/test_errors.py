@@ -12,6 +12,10 @@ from ser_ts_lobes.data.audio import UnusableAudio
 from ser_ts_lobes.errors import InputError, first_few, plain_errors
 
 
+def test_what_an_error_quotes_stays_on_its_line():
+    assert str(InputError("id 'a\nb\x1b[2J\0\u202e é' is wrong.")) == r"id 'a\nb\x1b[2J\x00\u202e é' is wrong."
+
+
 def test_first_few():
     assert first_few("abcd") == "a, b, c and 1 more"
     assert first_few("abc") == "a, b, c"
@@ -54,7 +58,7 @@ class Spoilt(torch.utils.data.Dataset):
 
 
 def raise_input_error():
-    raise InputError("a.wav is gone.\nMend it.")
+    raise InputError("a.wav is\ngone.")
 
 
 def raise_unusable_audio():
@@ -72,7 +76,7 @@ def die():
 @pytest.mark.parametrize(
     ("fail", "sentence"),
     [
-        (raise_input_error, "error: a.wav is gone.\nMend it."),
+        (raise_input_error, r"error: a.wav is\ngone."),
         (raise_unusable_audio, "error: The audio file a.wav can't be used (missing): give an intact recording."),
         (die, "error: a process that read the data has died (DataLoader worker (pid"),
     ],

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -105,6 +106,22 @@ def test_what_others_have_kept_stays(tmp_path, settled, read):
     second.of(paths[1:])
     assert second.of(paths) == FileDigests(tmp_path / "digests.json").of(paths) == digests_of("one", "two")
     assert read == paths
+
+
+def test_where_nothing_can_be_kept_files_are_read_again(tmp_path, settled, read, caplog, monkeypatch):
+    paths = write_files(tmp_path, a="one")
+
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(file_digests, "replacing", refuse)
+    digests = FileDigests(tmp_path / "digests.json")
+    assert digests.of(paths) == digests.of(paths) == digests_of("one")
+    assert read == paths  # known to the process, if not to the next
+    assert caplog.messages[-1] == (
+        f"{tmp_path / 'digests.json'} can't be written (Read-only file system): the files are read again next time."
+    )
+    assert FileDigests(tmp_path / "digests.json").of(paths) == digests_of("one") and read == 2 * paths
 
 
 ENTRY = [3, 1, 1, "0" * 64]

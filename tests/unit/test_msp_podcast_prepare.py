@@ -28,6 +28,7 @@ from tests.fixtures_msp import (
     write_msp_release,
     write_msp_tree,
 )
+from tests.hostile import at_least
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "MSP-Podcast" / "msp_podcast_prepare.py"
 spec = importlib.util.spec_from_file_location("msp_podcast_prepare", SCRIPT)
@@ -916,7 +917,7 @@ def fuzzed(tmp_path_factory):
         ("1.6", "Speaker_ids.txt"),
     ],
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(at_least(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.sampled_from(list(DAMAGES)), where=st.floats(0, 1))
 def test_damaged_label_files_give_an_error_or_the_right_result(fuzzed, caplog, number, name, damage, where):
     corpus, path = fuzzed[number], fuzzed[number] / name

@@ -253,6 +253,8 @@ ROW = "a,1,/x/a.wav,1,F,1,2,3,well,N\n"
             "train.csv, line 3: the valence of b is 'high', not a number",
         ),
         (OWN + "b,,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '', not a number"),
+        (OWN + "b,0,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is 0 s, which is not positive"),
+        (OWN + "b,-1.5,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is -1.5 s, which is not positive"),
         (OWN + "b,1_0,/x/b.wav,1,F,1,2,3,,N\n", "line 2: the duration of b is '1_0', not a number"),
         (OWN + f"b,{'9' * 5000},/x/b.wav,1,F,1,2,3,,N\n", r"the duration of b is '9{12}\.\.\.9{13}', not a number"),
         (OWN + ROW + ROW.replace("a,", "a ,", 1), "train.csv, lines 2 and 3: ID a occurs twice"),
@@ -477,7 +479,7 @@ def test_a_relative_data_root_is_of_the_working_directory(tmp_path, monkeypatch)
 def test_a_sidecar_of_before_names_no_side_files(tmp_path):
     path = write(tmp_path, train=[utterance()])["train"]
     sidecar = json.loads((tmp_path / "manifests.json").read_text())
-    del sidecar["side_files"]
+    del sidecar["side_files"], sidecar["sha256"]
     (tmp_path / "manifests.json").write_text(json.dumps(sidecar))
     assert is_prepared(tmp_path, "inputs") and read_manifest(path).data_root == "/corpus"
 

@@ -9,6 +9,7 @@ import ser_ts_lobes.results.run_folder
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.seals import seal
 from ser_ts_lobes.training.brains import Outputs
 from tests.integration.programs import ROOT
 from tests.unit.results.outputs import LABEL, OUTPUTS, PREDICTION, make_manifests, write_report
@@ -190,7 +191,7 @@ def edit_metrics(folder, edit):
     path = folder / "metrics.json"
     report = json.loads(path.read_text())
     edit(report)
-    path.write_text(json.dumps(report))
+    path.write_text(json.dumps(seal(report)))
 
 
 def drop_predictions(folder, number):
@@ -206,6 +207,42 @@ def swap_predictions(folder):
     moved = columns[1:] + columns[:1]
     lines = [",".join([*a[:3], *b[3:6], *a[6:]]) for a, b in zip(columns, moved, strict=True)]
     (folder / "predictions.csv").write_text("\n".join([text[0], *lines]) + "\n")
+
+
+def change_a_digit(path):
+    content = path.read_bytes()
+    place = content.rindex(b"1")
+    path.write_bytes(content[:place] + b"2" + content[place + 1 :])
+
+
+def test_a_digit_that_has_changed_is_noticed(tmp_path):
+    folder = write_run(tmp_path, "cts", 1)
+    change_a_digit(folder / "predictions.csv")  # in the sixth place, which no CCC shows
+    with pytest.raises(InputError, match="cts/1: predictions.csv is not as it was written: run its training command"):
+        RunFolder(folder).report()
+    edit_metrics(folder, lambda report: report.pop("predictions_sha256"))  # as an earlier version wrote it
+    assert RunFolder(folder).report()["counts"] == {"test1": 40}
+    change_a_digit(folder / "metrics.json")
+    with pytest.raises(InputError, match="cts/1: metrics.json is not as it was written: run its training command"):
+        RunFolder(folder).report()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "null", "[]", '"test"', '{"test": 3}', '{"test": {"test1": 3}}', '{"test": {"test1": {}}}', "[" * 3000],
+)
+def test_metrics_of_another_form_are_refused(tmp_path, text):
+    folder = write_run(tmp_path, "cts", 1)
+    (folder / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match="cts/1: metrics.json is (damaged|not as it was written): run its training"):
+        RunFolder(folder).report()
+
+
+def test_predictions_that_are_gone_are_missed(tmp_path):
+    folder = write_run(tmp_path, "cts", 1)
+    (folder / "predictions.csv").unlink()
+    with pytest.raises(InputError, match="cts/1: predictions.csv is missing: run its training command again"):
+        RunFolder(folder).report()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import ser_ts_lobes.student.export as export_module
 from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.lobes.speech import load_speech_encoder
+from ser_ts_lobes.seals import seal
 from ser_ts_lobes.student.export import export
 from ser_ts_lobes.student.inference import EmotionRegressor
 from ser_ts_lobes.student.model_card import make_card
@@ -555,7 +556,7 @@ def test_a_checkpoint_that_was_not_tested_is_refused(trained, run, tmp_path):
     older = shutil.copytree(run, trained / "results" / "older" / "1986")
     report = json.loads((older / "metrics.json").read_text())
     report["best"]["epoch"] += 1
-    (older / "metrics.json").write_text(json.dumps(report))
+    (older / "metrics.json").write_text(json.dumps(seal(report)))
     text = (run / "hyperparams.yaml").read_text().replace("results/ft/1986", "results/older/1986")
     (older / "hyperparams.yaml").write_text(text)
     with pytest.raises(InputError, match="run the training command again, which tests it"):
@@ -566,6 +567,6 @@ def test_other_labels_than_those_of_training_are_refused(trained, run, tmp_path)
     moved = shutil.copytree(trained, tmp_path / "moved")
     report = json.loads((moved / "results" / "ft" / "1986" / "metrics.json").read_text())
     report["manifests"]["train"] = "0" * 64
-    (moved / "results" / "ft" / "1986" / "metrics.json").write_text(json.dumps(report))
+    (moved / "results" / "ft" / "1986" / "metrics.json").write_text(json.dumps(seal(report)))
     with pytest.raises(InputError, match="no longer what the student was trained on"):
         export(moved / "results" / "ft" / "1986", tmp_path / "out")

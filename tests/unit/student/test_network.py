@@ -1,6 +1,5 @@
 """The two files of a student: what loads, and what is refused."""
 
-import copy
 import json
 import pickle
 import queue
@@ -12,12 +11,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.student.config import read_config, reads_what_it_hears
 from ser_ts_lobes.student.network import describe_network, load_network, save_weights
+from tests.hostile import at_least, changed_json
 from tests.integration.programs import ROOT
 from tests.tiny_models import save_tiny_bert, save_tiny_listener, save_tiny_reader, save_tiny_ssl, save_tiny_whisper
 from tests.tiny_student import LABELS, change, make_tiny_network, save_tiny_student, scores
@@ -359,6 +359,7 @@ def deep(levels):
     return value
 
 
+ADDED = ["num_heads", "use_cache", "sampling_rate", "", "self"]
 HOSTILE = st.one_of(
     st.sampled_from(
         [None, True, False, 0, -1, 1, 2, 3, 8, 63, 1024, 20_000, 2**16, 2**16 + 1, 8_000_000, 2**31, 2**63]
@@ -375,40 +376,12 @@ HOSTILE = st.one_of(
 )
 
 
-def paths_in(value, path=()):
-    """List where anything stands in a configuration."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path] * bool(path) + [found for key, item in items for found in paths_in(item, (*path, key))]
-
-
-@st.composite
-def mutations(draw, config):
-    """Replace, remove or add one to three values anywhere in a configuration."""
-    config = copy.deepcopy(config)
-    for _ in range(draw(st.integers(1, 3))):
-        *parents, key = draw(st.sampled_from(paths_in(config)))
-        part = config
-        for parent in parents:
-            part = part[parent]
-        action = draw(st.sampled_from(["replace"] * 6 + ["remove", "add"]))
-        hostile = json.loads(json.dumps(draw(HOSTILE)))  # a copy: the next mutation may change it
-        if action == "remove":
-            del part[key]
-        elif action == "add" and isinstance(part, dict):
-            part[draw(st.sampled_from(["num_heads", "use_cache", "sampling_rate", "", "self"]))] = hostile
-        else:
-            part[key] = hostile
-        if not paths_in(config):
-            break
-    return config
-
-
-@settings(max_examples=300)
+@at_least(300)
 @given(data=st.data())
 def test_any_value_anywhere_is_used_or_refused_in_a_sentence(students, loader, data):
     folders, before_mb = students
     folder = data.draw(st.sampled_from(folders))
-    config = data.draw(mutations(json.loads((folder / "config.json").read_text())))
+    config = data.draw(changed_json(json.loads((folder / "config.json").read_text()), HOSTILE, added=ADDED))
     made_up = folder.with_name("made-up")
     made_up.mkdir(exist_ok=True)
     (made_up / "config.json").write_text(json.dumps(config))

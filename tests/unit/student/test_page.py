@@ -1,12 +1,15 @@
 """The page in the browser: what it draws, and what a browser shows of it."""
 
 import ast
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import gradio
@@ -18,10 +21,11 @@ from ser_ts_lobes import DIMENSIONS
 from ser_ts_lobes.cli import main
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.student.inference import Timeline
-from ser_ts_lobes.student.page import _ask, _limits, make_page, render, serve
+from ser_ts_lobes.student.page import _ask, _limits, make_page, remove_cut_off, render, serve
 from ser_ts_lobes.student.single_file import compose
 from ser_ts_lobes.student.space import write_space
 from tests.integration.programs import ROOT
+from tools.load import Client
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -189,6 +193,49 @@ def test_a_taken_port_is_one_sentence(student):
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"port {port}.*choose another --port"):
             serve(student, port=port, block=False)
+
+
+@pytest.fixture
+def served(student, tmp_path, monkeypatch):
+    """Give a client of the page, and the folder of its uploads."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setattr("ser_ts_lobes.student.page.MAX_UPLOAD", "3mb")
+    return Client(urlsplit(serve(student, block=False)).port), tmp_path / "uploads"
+
+
+def test_clients_at_once_are_all_heard(served, student, clip):
+    client, _ = served
+    with ThreadPoolExecutor(3) as pool:
+        pages = list(pool.map(client.hear, [clip.read_bytes()] * 3))
+    emotion = student.predict_file(clip)
+    assert [texts(page, "value") for page in pages] == [[f"{value:.2f}" for value in emotion]] * 3
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing_and_hinders_nobody(served, clip, capfd):
+    client, uploads = served
+    client.upload_zeros(2**20, 2**21)
+    assert texts(client.hear(clip.read_bytes()), "value") != ["–"] * 3
+    [left] = [path for path in uploads.iterdir() if path.is_file()]
+    remove_cut_off(uploads, idle_s=600)
+    assert left.is_file()  # it may be going on
+    remove_cut_off(uploads, idle_s=0)
+    assert not left.exists() and any(uploads.iterdir())  # what is whole stays until its time
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_too_large_an_upload_is_refused_before_it_is_there(served, clip):
+    client, uploads = served
+    sent, answer = client.upload_zeros(2**28, 2**28)
+    assert "413" in answer and sent < 2**27
+    assert not [path for path in uploads.iterdir() if path.is_file()]
+    assert texts(client.hear(clip.read_bytes()), "value") != ["–"] * 3
+
+
+def test_uploads_are_kept_in_a_folder_that_goes_with_the_program():
+    program = "from ser_ts_lobes.student.page import _own_upload_folder; print(_own_upload_folder())"
+    environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+    assert "ser-ts-uploads-" in said.stdout and not Path(said.stdout.strip()).exists()
 
 
 def test_the_command_passes_its_options_on(student_folder, monkeypatch):

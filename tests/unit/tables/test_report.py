@@ -17,6 +17,7 @@ from ser_ts_lobes.cli import main
 from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.results import metrics
 from ser_ts_lobes.results.run_folder import RunFolder
+from ser_ts_lobes.seals import seal
 from ser_ts_lobes.tables.plan import Sweep
 from ser_ts_lobes.tables.report import make_tables
 from ser_ts_lobes.tables.runs import find_runs, summarise
@@ -86,9 +87,9 @@ def test_results_of_a_shorter_training_are_refused(tmp_path):
     path = folder / "metrics.json"
     report = json.loads(path.read_text())
     settings = {"system": "cts", "seed": 1, "batch_size": 32, "number_of_epochs": 20, "processes": 1}
-    path.write_text(json.dumps(report | {"settings": settings}))
+    path.write_text(json.dumps(seal(report | {"settings": settings})))
     assert len(find_runs(tmp_path)) == 1
-    path.write_text(json.dumps(report | {"settings": settings | {"number_of_epochs": 10}}))
+    path.write_text(json.dumps(seal(report | {"settings": settings | {"number_of_epochs": 10}})))
     with pytest.raises(InputError, match="cts/1: its results are of a training with number_of_epochs 10, not 20"):
         find_runs(tmp_path)
 
@@ -385,7 +386,8 @@ def test_runs_that_cannot_share_a_table_are_refused(tmp_path):
         report(MSP, tmp_path)
     folder = write_run(tmp_path, "cts", 1)
     path = folder / "metrics.json"
-    path.write_text(path.read_text().replace("test1 of fold None", "another"))
+    other = path.read_text().replace("test1 of fold None", "another")
+    path.write_text(json.dumps(seal(json.loads(other))))
     with pytest.raises(InputError, match="were tested on different data"):
         report(MSP, tmp_path, seeds=[1])
     assert report(MSP, tmp_path, seeds=[1], systems=["ft"]).is_dir()

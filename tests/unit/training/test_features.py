@@ -119,7 +119,7 @@ def test_a_change_of_what_made_them_makes_new_ones(tmp_path, tiny_hubert, wavs, 
         with torch.no_grad():
             encoder.layers[0].final_layer_norm.bias.add_(0.1)
     compute(tmp_path, encoder, wavs, dtype="float32" if change == "dtype" else "float16")
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*/"))) == 2
 
 
 def test_what_changes_while_it_is_computed_is_not_kept(tmp_path, wavs, monkeypatch):
@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on(tmp_path, tiny_hubert, wavs, monkeypatch):
     assert sum(calls) == 2 + 2 + 3  # a batch, the one that was interrupted, all but the first
     expected, _ = forward(wavs["utt0"].unsqueeze(0), torch.ones(1))
     torch.testing.assert_close(features["utt0"], expected[0], rtol=0, atol=5e-3)
-    [folder] = tmp_path.iterdir()
+    [folder] = tmp_path.glob("*/")
     kept = [key for path in folder.glob("*.safetensors") for key in safe_open(path, "pt").keys()]
     assert sorted(kept) == sorted(contents_of(wavs)(list(wavs)))
 
@@ -252,7 +252,8 @@ def test_two_processes_may_fill_one_folder(tmp_path, wavs, locks):
         first = 0 if "computes" in outputs[0] else 1
         assert "computes" not in outputs[1 - first]
         [waits] = [line for line in outputs[1 - first].splitlines() if "waiting" in line]
-        assert f"is in use by process {writers[first].pid} on " in waits
+        # Between taking a lock and signing it, nobody can tell whose it is.
+        assert f"is in use by process {writers[first].pid} on " in waits or "is in use by another process:" in waits
     else:
         assert all("has no locks" in output for output in outputs)
 
@@ -302,7 +303,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path, wavs):
         assert writer.poll() is None
     writer.kill()
     writer.communicate()
-    [folder] = tmp_path.iterdir()
+    [folder] = tmp_path.glob("*/")
     assert len(list(folder.glob(".*.tmp"))) == 1
     compute(tmp_path, ShortTermStatistics(), wavs)
     assert not list(folder.glob("*.tmp"))
@@ -313,15 +314,22 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def change_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the last number
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "n_missing", "noticed"),
     [
         (lambda one, other: one.unlink(), 2, False),
         (lambda one, other: cut(one), 2, True),
         (lambda one, other: one.write_bytes(b""), 2, True),
-        (lambda one, other: one.write_bytes(other.read_bytes()), 2, False),
+        (lambda one, other: one.write_bytes(other.read_bytes()), 2, True),
+        (lambda one, other: change_a_bit(one), 2, True),
     ],
-    ids=["deleted", "cut", "empty", "overwritten"],
+    ids=["deleted", "cut", "empty", "overwritten", "a bit"],
 )
 def test_a_damaged_shard_is_noticed_and_computed_again(tmp_path, wavs, monkeypatch, caplog, damage, n_missing, noticed):
     monkeypatch.setattr(ser_ts_lobes.training.features, "_SHARD_BYTES", 0)
@@ -357,13 +365,13 @@ def test_without_options_16_of_one_length_go_together_in_half_precision(tmp_path
     assert batches[0] == lengths[1::2]  # of all lengths, to foretell the size; then from the shortest to the longest
     assert batches[1:] == [lengths[0:32:2], lengths[32:]]
     assert read_by == {os.getpid()}
-    [folder] = tmp_path.iterdir()
+    [folder] = tmp_path.glob("*/")
     [path] = folder.glob("*.safetensors")
     with safe_open(path, "pt") as shard:
         assert {shard.get_tensor(key).dtype for key in shard.keys()} == {torch.float16}
     bar = capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
     assert bar.startswith("frozen features (heard): 100%") and "33/33" in bar and "utt/s" in bar
-    [message] = caplog.messages
+    [message] = [message for message in caplog.messages if message.startswith("Frozen")]
     assert message == (
         f"Frozen features (heard) of 33 utterances take about 0.00 GB, and 7.40 GB are free in {folder}."
     )
@@ -379,7 +387,7 @@ def test_too_little_disk_is_refused_before_anything_is_written(tmp_path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=share_free * n_bytes))
     with contextlib.nullcontext() if fits else pytest.raises(InputError) as error:
         compute(tmp_path, encoder, wavs, batch_size=5)
-    [folder] = tmp_path.iterdir()
+    [folder] = tmp_path.glob("*/")
     if fits:
         assert len(find_networks(tmp_path)[0].made_by) == 4
     else:
@@ -451,7 +459,7 @@ def test_features_that_were_read_travel_to_another_process(tmp_path, wavs):
 def test_without_locks_nothing_of_another_writer_is_removed(tmp_path, wavs, monkeypatch):
     some = {name: wavs[name] for name in ("utt0", "utt1")}
     compute(tmp_path, ShortTermStatistics(), some)
-    [folder] = tmp_path.iterdir()
+    [folder] = tmp_path.glob("*/")
     others = [folder / ".shard-0.safetensors.1.tmp", folder / "shard-0.safetensors"]
     for path in others:
         path.write_bytes(b"half of it")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,11 @@ def test_damaged_files_are_refused(targets, tmp_path):
     whole = path.read_bytes()
     with safe_open(path, framework="numpy") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in ARRAYS}, file.metadata()
+    assert metadata.keys() == {"ids", "made_from", "arrays", "sha256"}
+    for sealed in ("arrays", "sha256"):  # as an earlier version wrote it
+        del metadata[sealed]
+    save_file(tensors, path, metadata)
+    assert TeacherTargets.load(path).ids == targets.ids
     fewer_ids = metadata | {"ids": json.dumps(targets.ids[:2])}
     no_label = {name: array for name, array in tensors.items() if name != "label"}
 
@@ -156,6 +162,9 @@ def test_damaged_files_are_refused(targets, tmp_path):
         lambda: save_file(tensors, path, metadata | {"ids": "[oops"}),
         lambda: save_file(tensors, path, fewer_ids),
         lambda: save_file(no_label, path, metadata),
+        lambda: save_file(tensors, path, metadata | {"made_from": '["m1"]'}),
+        lambda: save_file(tensors, path, metadata | {"ids": '["a", "b", 3]'}),
+        lambda: save_file(tensors, path, metadata | {"note": ""}),
     ):
         damage()
         with pytest.raises(InputError, match="is damaged: .*Delete it and make"):
@@ -208,12 +217,28 @@ def test_a_write_that_fails_leaves_nothing_behind(targets, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_write_that_fails_leaves_the_older_file(targets, tmp_path):
+def test_a_value_that_has_changed_on_the_disk_is_noticed(targets, tmp_path):
+    path = tmp_path / "targets.safetensors"
+    targets.save(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged: it is not as it was written. Delete it and make"):
+        TeacherTargets.load(path)
+
+
+def test_a_write_that_fails_leaves_the_older_file(targets, tmp_path, monkeypatch):
     path = tmp_path / "targets.safetensors"
     targets.save(path)
     before = path.read_bytes()
-    targets.made_from["teacher"] = object()  # can't be written as JSON
-    with pytest.raises(TypeError):
+
+    def fail(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
         targets.save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
