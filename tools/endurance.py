@@ -579,13 +579,29 @@ def main(arguments=None):
         interrupter = Interrupter(folder, options.seed, functools.partial(print, flush=True))
         names = options.programs or list(interrupter.programs)
         try:
-            for place, name in enumerate(names):
-                interrupter.interrupt(name, options.kills // len(names) + (place < options.kills % len(names)))
+            for name, kills in share_out(options.kills, {name: interrupter.programs[name] for name in names}).items():
+                interrupter.interrupt(name, kills)
         finally:  # it takes long, and may be stopped
             print(f"\n{describe(interrupter.tallies)}")
     problems = [problem for tally in interrupter.tallies.values() for problem in tally.problems]
     if problems:
         sys.exit(f"error: {len(problems)} programs did not end as if nothing had been:\n\n" + "\n\n".join(problems))
+
+
+def share_out(kills, programs):
+    """Share kills out among programs by name, a fourth as many to one that starts others, which takes the longest.
+
+    Example
+    -------
+    >>> share_out(18, {"a": Program(("a.py",)), "b": Program(("b.py",)), "table": Program(("c.py",), is_runner=True)})
+    {'a': 8, 'b': 8, 'table': 2}
+    """
+    weights = {name: 1 if program.is_runner else 4 for name, program in programs.items()}
+    shares, total = {}, sum(weights.values())
+    for name, weight in weights.items():
+        shares[name] = round(kills * weight / total)
+        kills, total = kills - shares[name], total - weight
+    return shares
 
 
 def describe(tallies):
