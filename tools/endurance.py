@@ -1,6 +1,6 @@
 """Kill each program at random moments, start it again, and see it end as if nothing had been.
 
-To run: ``make endurance``, or ``python -m tools.endurance --kills 10 --programs student export``.
+To run: ``make endurance`` (6 minutes), or ``python -m tools.endurance --kills 10 --programs student export``.
 
 Each program works on tiny networks and made-up speech, first undisturbed. Then it is killed (SIGKILL to its process
 group) at moments drawn from the seed: half of them just before it opens a file to write, renames, removes, ... one, the
