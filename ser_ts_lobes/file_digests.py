@@ -28,6 +28,8 @@ class FileDigests:
     ----------
     side_file
         JSON, made when there is something to keep; a damaged one is made anew.
+    tells
+        Whether to log how many files are read.
 
     Example
     -------
@@ -38,8 +40,8 @@ class FileDigests:
     'ba7816bf'
     """
 
-    def __init__(self, side_file: str | Path) -> None:
-        self._side_file = Path(side_file)
+    def __init__(self, side_file: str | Path, tells: bool = True) -> None:
+        self._side_file, self._tells = Path(side_file), tells
         self._known = self._read()
 
     def of(self, paths: Sequence[str | Path]) -> list[str]:
@@ -65,7 +67,7 @@ class FileDigests:
         # Before they are read: what is changed meanwhile has other times than those kept here.
         states = dict(zip(names, map_files(_state, names), strict=True))
         changed = [name for name, state in states.items() if self._known.get(name, [])[:-1] != state]
-        if changed:
+        if changed and self._tells:
             logger.info(f"{len(changed)} of {len(states)} files are read to know them by their content.")
         digests = dict(zip(changed, map_files(_digest, changed), strict=True))
         settled = [name for name in changed if states[name][-1] < start_ns - _STEP_NS]
