@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import fcntl
+import fnmatch
+import functools
 import glob
 import itertools
 import logging
@@ -22,8 +24,8 @@ from ser_ts_lobes.errors import InputError
 logger = logging.getLogger(__name__)
 
 _FILES_A_TASK = 256
-# What safetensors, whose errors are its own, says when a file can't be written.
 _FULL_BYTES = 2**20  # a disk with less is full
+# What safetensors, whose errors are its own, says when a file can't be written.
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 # Python's threads take turns, and each turn costs several of a small file's 10 microseconds on a local disk.
 _WORTH_A_THREAD_S = 2e-4
@@ -71,7 +73,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Yields a temporary path in the same folder; when the block ends without an error it takes the place of
     `path`, otherwise it is removed and an older `path` stays as it was. What processes of this machine have left that
-    were killed while they wrote the same file is removed, too.
+    were killed while they wrote the same file, before this one first wrote in the folder, is removed, too.
+
+    Write to that path itself: safetensors' `save_file` makes a hidden file of its own beside it first, which would
+    stay when a process is killed; its `save` gives bytes.
 
     Parameters
     ----------
@@ -92,7 +97,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'all of it'
     """
     path = Path(path)
-    for left in find_abandoned(path):
+    for left in _abandoned(path, _first_seen(os.path.abspath(path.parent))):
         left.unlink(missing_ok=True)
     temporary = temporary_path(path)
     try:
@@ -209,8 +214,23 @@ def find_abandoned(path: str | Path) -> list[Path]:
     True
     """
     path = Path(path)
-    found = sorted(path.parent.glob(_temporary_name(glob.escape(path.name), "*")))
-    return [left for left in found if not _is_another(left.name.removesuffix(".tmp").rpartition("-")[2])]
+    return _abandoned(path, _temporaries(path.parent))
+
+
+def _abandoned(path, names):
+    """Pick from the names of temporary files those that were to take the place of one, and that nobody writes."""
+    found = sorted(fnmatch.filter(names, _temporary_name(glob.escape(path.name), "*")))
+    return [path.with_name(name) for name in found if not _is_another(name.removesuffix(".tmp").rpartition("-")[2])]
+
+
+def _temporaries(folder):
+    return [path.name for path in Path(folder).glob(".*.tmp")]
+
+
+@functools.cache
+def _first_seen(folder):
+    """List the temporary files of a folder once: listing it before each of 10,000 files that go there takes minutes."""
+    return _temporaries(folder)
 
 
 def _temporary_name(name, process):

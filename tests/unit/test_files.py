@@ -140,6 +140,15 @@ with replacing({str(path)!r}) as temporary:
     assert path.read_text() == "half of it"
 
 
+def test_a_folder_is_listed_once_however_many_files_are_written(tmp_path, monkeypatch):
+    listed = []
+    monkeypatch.setattr(files, "_temporaries", lambda folder: listed.append(folder) or [])
+    for name in "abc":
+        with replacing(tmp_path / name) as temporary:
+            temporary.write_text("all of it")
+    assert listed == [str(tmp_path)]
+
+
 def test_what_may_be_a_process_is_left_alone(monkeypatch):
     assert files._is_another(str(os.getppid())) and files._is_another("none")
     assert not files._is_another(str(os.getpid())) and not files._is_another("9" * 30)
