@@ -89,31 +89,31 @@ def find_shards(folder: Path) -> dict[str, str]:
     dict of str to str
         Names of shards by content; those that are damaged have nothing.
     """
-    sound, _ = _judge(folder)
-    return {content: path.name for path in sound for content in _read_header(path)[0]}
+    return {content: path.name for path, contents in _read_contents(folder).items() for content in contents}
 
 
 def remove_damaged(folder: Path) -> None:
     """Remove damaged shards, and what writers have left that were killed; nobody may be writing there."""
     remove_leftovers(folder)
-    for path in _judge(folder)[1]:
-        logger.warning(f"{path} is damaged: what was in it is computed again.")
-        path.unlink()
+    for path, contents in _read_contents(folder).items():
+        if not contents:
+            logger.warning(f"{path} is damaged: what was in it is computed again.")
+            path.unlink()
 
 
-def _judge(folder):
-    """Tell the shards of a network that are as they were written from those that are damaged."""
+def _read_contents(folder):
+    """Read of which contents the shards of a network have the features; of one that is damaged, nothing."""
     paths = sorted(folder.glob(_SHARDS))
     try:
         digests = FileDigests(folder.parent / DIGESTS, tells=False).of(paths)
     except InputError:
         if all(path.exists() for path in paths):
             raise
-        return _judge(folder)  # another process has just removed one, for it is damaged
-    sound = [
-        path for path, digest in zip(paths, digests, strict=True) if _is_named(path, digest) and _read_header(path)[0]
-    ]
-    return sound, [path for path in paths if path not in sound]
+        return _read_contents(folder)  # another process has just removed one, for it is damaged
+    return {
+        path: _read_header(path)[0] if _is_named(path, digest) else []
+        for path, digest in zip(paths, digests, strict=True)
+    }
 
 
 def _shard_name(digest):
