@@ -296,12 +296,12 @@ def robustness_table(
             changed = [change(clip, np.random.default_rng(start + i)) for i, clip in enumerate(clips)]
             heard[name].append(student.predict_clips(changed, vad).double().cpu().numpy())
     labels, unchanged = table.labels[:, table.dimensions], predictions[:, table.dimensions]
-    rows_of = {name: np.concatenate(batches)[:, table.dimensions] for name, batches in heard.items()}
+    predictions_of = {name: np.concatenate(batches)[:, table.dimensions] for name, batches in heard.items()}
     rows = [
         [
             name,
             *(f"{c:.3f} ({d:.2f})" for c, d in zip(metrics.ccc(p, labels), np.abs(p - unchanged).mean(0), strict=True)),
         ]
-        for name, p in {"as they are": unchanged, **rows_of}.items()
+        for name, p in {"as they are": unchanged, **predictions_of}.items()
     ]
     return markdown_table(["recordings", *(DIMENSIONS[j] for j in table.dimensions)], rows)
