@@ -10,7 +10,7 @@ from typing import Any
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.run_opts import RunOptions
 
 from ser_ts_lobes.errors import InputError
@@ -18,7 +18,7 @@ from ser_ts_lobes.files import hold_lock, replacing
 from ser_ts_lobes.options import check_run_options, check_settings
 from ser_ts_lobes.processes import join
 from ser_ts_lobes.provenance import SETTINGS_FILE, made_from, refuse_another_corpus, refuse_other_settings
-from ser_ts_lobes.settings import Hparams, check_override, flatten, plain_hparams_errors, read_settings
+from ser_ts_lobes.settings import Hparams, check_override, flatten, plain_hparams_errors, read_settings, resolve
 
 #: SpeechBrain's options of the scripts, which are no keys of a hparams file.
 RUN_OPTIONS = frozenset(field.name for field in dataclasses.fields(RunOptions)) - {"param_file", "overridden_args"}
@@ -244,11 +244,9 @@ def start_experiment(hparams_file: str, run_opts: RunOptions, overrides: str, tr
 
 def _write_settings(folder, hparams_file, overrides):
     """Write what `sb.create_experiment_directory` would, but whole or not at all: a finished run is known by it."""
-    with plain_hparams_errors(hparams_file), open(hparams_file, encoding="utf-8") as file:
-        resolved = resolve_references(file, overrides).getvalue()
+    header = f"# Generated {date.today()} from:\n# {os.path.abspath(hparams_file)}\n# yamllint disable\n"
     with replacing(folder / SETTINGS_FILE) as temporary:
-        header = f"# Generated {date.today()} from:\n# {os.path.abspath(hparams_file)}\n# yamllint disable\n"
-        temporary.write_text(header + resolved, encoding="utf-8")
+        temporary.write_text(header + resolve(hparams_file, overrides), encoding="utf-8")
 
 
 def load_experiment(hparams_file: str, run_opts: RunOptions, overrides: str, trains: bool = True) -> Hparams:

@@ -141,12 +141,37 @@ def read_settings(path: str | Path, overrides: str | None = None) -> dict[str, A
         If the file is not there, is not YAML with keys, a value that must be given is not, or an option names no key of
         the file.
     """
-    with plain_hparams_errors(path), open(path, encoding="utf-8") as file:
-        text = file.read() if overrides is None else resolve_references(file, overrides).getvalue()
+    with plain_hparams_errors(path):
+        text = Path(path).read_text(encoding="utf-8") if overrides is None else resolve(path, overrides)
         settings = yaml.load(text, _PlainLoader)
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise InputError(f"{path} has no keys with values, as a file of hparams/ has: name another file.")
     return settings
+
+
+def resolve(path: str | Path, overrides: str) -> str:
+    """Put the options and what is referred to into the text of a hparams file.
+
+    Parameters
+    ----------
+    path
+        HyperPyYAML.
+    overrides
+        YAML, as `ser_ts_lobes.experiment.parse_arguments` gives it.
+
+    Returns
+    -------
+    str
+        HyperPyYAML without references.
+
+    Raises
+    ------
+    InputError
+        As `read_settings`.
+    """
+    with plain_hparams_errors(path), open(path, encoding="utf-8") as file:
+        text: str = resolve_references(file, overrides).getvalue()
+        return text
 
 
 def check_override(name: str, value: str) -> None:
