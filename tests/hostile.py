@@ -7,6 +7,8 @@ import json
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ser_ts_lobes.errors import InputError
+
 
 def at_least(number):
     """Give a test so many cases, or as many as the profile (see ``conftest.py``) has if these are more."""
@@ -146,6 +148,16 @@ def changed_json(draw, value, values=VALUES, most=3, added=("", "self", "sha256"
 
 
 # ------------------------------------------------------------------ errors
+
+
+def read_or_refused(reader, path, content, named=None):
+    """Read a file with other bytes in it; None where it is refused in a sentence that names it, or what is `named`."""
+    path.write_bytes(content)
+    try:
+        return reader(path)
+    except InputError as error:
+        assert is_a_sentence(error) and (named or str(path)) in str(error)
+        return None
 
 
 def is_a_sentence(error):

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_ts_lobes import DIMENSIONS
-from ser_ts_lobes.errors import InputError
 from tests.fixtures_iemocap import write_iemocap_tree
 from tests.fixtures_msp import write_msp_release
-from tests.hostile import changed_tables, damaged, is_a_sentence, rearranged, written
+from tests.hostile import changed_tables, damaged, read_or_refused, rearranged, written
 from tests.unit.test_iemocap_prepare import recipe as iemocap
 from tests.unit.test_msp_podcast_prepare import recipe as msp
 from tests.unit.test_msp_podcast_prepare import write_text_files
@@ -19,13 +18,7 @@ from tests.unit.test_template_prepare import recipe as template
 
 
 def read(reader, path, content):
-    """Read a file with other bytes in it; None where it is refused in a sentence that names it."""
-    path.write_bytes(content)
-    try:
-        return reader(path)
-    except InputError as error:
-        assert is_a_sentence(error) and path.name in str(error)
-        return None
+    return read_or_refused(reader, path, content, named=path.name)
 
 
 @st.composite

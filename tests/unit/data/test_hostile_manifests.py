@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ser_ts_lobes import DIMENSIONS, UNKNOWN_SPEAKER
 from ser_ts_lobes.data.manifests import COLUMNS, SIDECAR, Utterance, is_prepared, read_manifest, write_manifests
 from ser_ts_lobes.errors import InputError
-from tests.hostile import changed_json, changed_tables, damaged, is_a_sentence, rearranged, written
+from tests.hostile import changed_json, changed_tables, damaged, is_a_sentence, read_or_refused, rearranged, written
 
 TABLE = [
     list(COLUMNS),
@@ -27,13 +27,8 @@ def path(tmp_path_factory):
 
 
 def read(path, content):
-    """Read a person's manifest; None where it is refused, in a sentence that names the file."""
-    path.write_bytes(content)
-    try:
-        return read_manifest(path, "/corpus")
-    except InputError as error:
-        assert is_a_sentence(error) and str(path) in str(error)
-        return None
+    """Read a person's manifest."""
+    return read_or_refused(lambda path: read_manifest(path, "/corpus"), path, content)
 
 
 @given(st.data())

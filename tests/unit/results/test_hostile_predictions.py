@@ -12,7 +12,7 @@ from ser_ts_lobes.errors import InputError
 from ser_ts_lobes.report.strangers import read_facts, read_predictions
 from ser_ts_lobes.report.submission import check_submission
 from ser_ts_lobes.results.run_folder import RunFolder
-from tests.hostile import changed_json, changed_tables, damaged, is_a_sentence, rearranged, written
+from tests.hostile import changed_json, changed_tables, damaged, is_a_sentence, read_or_refused, rearranged, written
 from tests.unit.results.outputs import write_report
 
 
@@ -84,12 +84,7 @@ def path(tmp_path_factory):
 
 
 def read(path, content):
-    path.write_bytes(content)
-    try:
-        return read_predictions(path)
-    except InputError as error:
-        assert is_a_sentence(error) and str(path) in str(error)
-        return None
+    return read_or_refused(read_predictions, path, content)
 
 
 @given(st.data())
